@@ -1,0 +1,22 @@
+"""Noise that belongs to a sample: sample i is the same on one device or on sixty-four."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+Noise = Callable[[Tensor], Tensor]  # like x (B, C, H, W) -> standard normal of its shape, type and device
+
+
+class SampleNoise:
+    """Standard normal draws in float64, each row from its own generator seeded by (seed, sample index)."""
+
+    def __init__(self, seed: int, indices: Sequence[int]) -> None:
+        self.generators = [torch.Generator().manual_seed((seed << 32) + index) for index in indices]
+
+    def __call__(self, like: Tensor) -> Tensor:
+        return self.draw(tuple(like.shape[1:])).to(like.device, like.dtype)
+
+    def draw(self, shape: tuple[int, ...]) -> Tensor:
+        """(B, *shape) in float64 on the CPU."""
+        return torch.stack([torch.randn(shape, generator=g, dtype=torch.float64) for g in self.generators])
