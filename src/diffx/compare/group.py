@@ -1,0 +1,135 @@
+"""Methods: runs of one experiment and id with their seeds pooled, under labels that tell them apart."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from diffx.compare.read import Run, plain_values
+from diffx.errors import DiffxError
+
+# Not part of what a method is: where a run wrote, who logged it, which repetition it was.
+BOOKKEEPING = ("seed", "experiment", "logger", "hydra", "paths", "run_dir", "runs", "id", "label")
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method: all its seeds, sorted."""
+
+    label: str
+    runs: tuple[Run, ...]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(run.seed for run in self.runs)
+
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        return self.runs[0].plugins
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return self.runs[0].facts
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Dotted names and values of the resolved configuration, bookkeeping left out."""
+        leaves = plain_values(self.runs[0].config)
+        return {name: value for name, value in leaves if name.split(".")[0] not in BOOKKEEPING}
+
+
+def group(runs: Sequence[Run]) -> list[Method]:
+    """Pools the seeds of each method; fewest plugins first, then by label."""
+    pools: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        pools.setdefault(run.key, []).append(run)
+    methods = [Method(pool[0].label, tuple(sorted(pool, key=lambda run: run.seed))) for pool in pools.values()]
+    methods.sort(key=lambda method: (len(method.plugins), method.label, method.runs[0].key))
+    return distinct(methods)
+
+
+def distinct(methods: Sequence[Method]) -> list[Method]:
+    """Adds the settings that differ to labels that collide, then the experiment, then the id."""
+    named = list(methods)
+    for label, count in Counter(method.label for method in methods).items():
+        if count > 1:
+            places = [place for place, method in enumerate(methods) if method.label == label]
+            for place, text in zip(places, told_apart([methods[place] for place in places]), strict=True):
+                named[place] = replace(methods[place], label=f"{label} {text}".strip())
+    for part in (0, 1):
+        counts = Counter(method.label for method in named)
+        named = [
+            replace(method, label=f"{method.label} ({method.runs[0].key[part]})")
+            if counts[method.label] > 1
+            else method
+            for method in named
+        ]
+    return sorted(named, key=lambda method: (len(method.plugins), natural(method, named)))
+
+
+def natural(method: Method, methods: Sequence[Method]) -> tuple[Any, ...]:
+    """Sort key within a number of plugins: by plugin names, then by the swept values as numbers."""
+    same = [other for other in methods if other.plugins == method.plugins]
+    varied = differing([other.settings for other in same])
+    values = [method.settings.get(name) for name in varied]
+    return (method.plugins, *((0, value, "") if is_number(value) else (1, 0.0, str(value)) for value in values))
+
+
+def told_apart(methods: Sequence[Method]) -> list[str]:
+    """The settings that differ between methods of one label, as `name=value` with the shortest clear name."""
+    settings = [method.settings for method in methods]
+    names = differing(settings)
+    short = short_names(names)
+    return [" ".join(f"{short[name]}={shown(one.get(name))}" for name in names) for one in settings]
+
+
+def differing(settings: Sequence[dict[str, Any]]) -> list[str]:
+    """Names whose values are not the same everywhere. Settings that change together count once."""
+    names = list(dict.fromkeys(name for one in settings for name in one))
+    columns: dict[tuple[str, ...], str] = {}
+    for name in names:
+        column = tuple(repr(one.get(name)) for one in settings)
+        if len(set(column)) > 1:
+            columns.setdefault(column, name)
+    return list(columns.values())
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """The last part of each dotted name, or as many parts as are needed to tell it from the others."""
+    short: dict[str, str] = {}
+    for name in names:
+        parts = name.split(".")
+        tails = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
+        clear = (tail for tail in tails if sum(f".{other}".endswith(f".{tail}") for other in names) == 1)
+        short[name] = next(clear, name)
+    return short
+
+
+def choose_baseline(methods: Sequence[Method], wanted: str | None) -> tuple[Method | None, list[str]]:
+    """The method without plugins, or the one asked for by label; and a remark when the choice is not obvious."""
+    if wanted is not None:
+        found = [method for method in methods if method.label == wanted]
+        if not found:
+            labels = ", ".join(f'"{method.label}"' for method in methods)
+            raise DiffxError(f'there is no method called "{wanted}". Type --baseline with one of {labels}.')
+        return found[0], []
+    plain = [method for method in methods if not method.plugins]
+    if not plain:
+        return None, [
+            "no run without plugins: there is no baseline, so no speed-ups. Choose one with --baseline LABEL."
+        ]
+    if len(plain) == 1:
+        return plain[0], []
+    nearest = min(plain, key=lambda one: sum(len(differing([one.settings, other.settings])) for other in methods))
+    return nearest, [
+        f'{len(plain)} methods have no plugins; "{nearest.label}" is the baseline, having most settings in common with '
+        "the others. Choose another with --baseline LABEL."
+    ]
+
+
+def shown(value: Any) -> str:
+    return f"{value:g}" if is_number(value) else str(value).replace("'", "")
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

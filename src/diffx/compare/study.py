@@ -1,0 +1,205 @@
+"""A study: the methods being compared, and what their curves say in each metric."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from diffx.compare.card import UNITS, Difference, check_measures, differences, kinship, odd_ones
+from diffx.compare.group import Method, choose_baseline, group
+from diffx.compare.metric import distances, network_of
+from diffx.compare.read import Run, read
+from diffx.compare.target import (
+    Curve,
+    Reach,
+    Speedup,
+    Spread,
+    chance,
+    ladder,
+    least_chance,
+    median,
+    reach,
+    speedup,
+    spread,
+    value_at,
+)
+from diffx.errors import DiffxError
+
+ENOUGH = 0.1  # a permutation chance up to here counts as beyond the spread; three seeds a side can reach it
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One method in one metric. `equal` is at the largest cost that all runs reached; `ratio`: baseline over method."""
+
+    final: Spread | None
+    equal: Spread | None
+    ratio: float | None
+    chance: float | None  # None when one side has a single seed
+    reaches: tuple[Reach, ...]  # the median over seeds, per target
+    speedups: tuple[Speedup | None, ...]  # per target; None for the baseline itself and where nothing can be said
+
+
+@dataclass(frozen=True)
+class Result:
+    """One metric: the targets (the baseline's final value is `targets[goal]`), the equal cost, an outcome per label."""
+
+    metric: str
+    targets: tuple[float, ...]
+    goal: int
+    equal_cost: float
+    outcomes: dict[str, Outcome]
+    floor: float | None
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that the tables, figures and words are made from."""
+
+    methods: tuple[Method, ...]
+    baseline: Method | None
+    results: tuple[Result, ...]
+    unit: str
+    differences: tuple[Difference, ...]
+    kinship: tuple[str, ...]
+    clashes: tuple[str, ...]  # what is measured differently, when --mixed allowed it
+    odd: frozenset[str] = frozenset()  # labels that carry the mark of being measured unlike the baseline
+    remarks: tuple[str, ...] = ()
+    best_so_far: bool = False
+
+    @property
+    def unit_name(self) -> str:
+        units = {UNITS.get(run.unit, run.unit) for method in self.methods for run in method.runs}
+        return " or ".join(sorted(units)) + (", mixed" if len(units) > 1 else "")
+
+
+def study(
+    paths: Sequence[Path],
+    mixed: bool = False,
+    baseline: str | None = None,
+    targets: Sequence[float] = (),
+    best: bool = False,
+) -> Study:
+    """Reads and compares the runs below the paths; DiffxError when none is usable or they cannot share an axis."""
+    runs, remarks = read(paths)
+    if not runs:
+        said = "\n".join(remarks) or f"no run.json below {', '.join(map(str, paths))}"
+        raise DiffxError(f"nothing to compare:\n{said}")
+    runs = [so_far(run) for run in runs] if best else runs
+    methods = group(runs)
+    clashes = check_measures(methods, mixed)
+    chosen, said_of_baseline = choose_baseline(methods, baseline)
+    metrics = common_metrics(methods)
+    if not metrics:
+        raise DiffxError("the runs share no distance (fid_..., fd_...), so no axis can hold them.")
+    return Study(
+        methods=tuple(methods),
+        baseline=chosen,
+        results=tuple(result(methods, chosen, metric, targets) for metric in metrics),
+        unit=methods[0].runs[0].unit,
+        differences=tuple(differences(methods)),
+        kinship=tuple(kinship(methods, metrics)),
+        clashes=tuple(clashes),
+        odd=frozenset(odd_ones(methods, chosen)) if clashes else frozenset(),
+        remarks=(*remarks, *said_of_baseline, *unevenness(methods, metrics)),
+        best_so_far=best,
+    )
+
+
+def so_far(run: Run) -> Run:
+    """The run with every distance replaced by the least value seen up to then."""
+    least: dict[str, float] = {}
+    points = []
+    for point in run.points:
+        for name in distances(point.values):
+            least[name] = min(point.values[name], least.get(name, point.values[name]))
+        points.append(replace(point, values={**point.values, **least}))
+    return replace(run, points=tuple(points))
+
+
+def common_metrics(methods: Sequence[Method]) -> list[str]:
+    """Distances that every method has at least once, in the order of the first run."""
+    names = distances(dict.fromkeys(name for point in methods[0].runs[0].points for name in point.values))
+    return [name for name in names if all(any(run.series(name)[0] for run in method.runs) for method in methods)]
+
+
+def curves(method: Method, metric: str) -> list[Curve]:
+    return [run.series(metric) for run in method.runs if run.series(metric)[0]]
+
+
+def result(methods: Sequence[Method], baseline: Method | None, metric: str, wanted: Sequence[float]) -> Result:
+    """What the curves of one metric say about each method."""
+    equal_cost = largest_common_cost(methods, metric)
+    targets, goal = choose_targets(methods, baseline, metric, wanted)
+    outcomes = {method.label: outcome(method, baseline, metric, targets, equal_cost) for method in methods}
+    floors = [(run.facts.get("reference") or {}).get("floor") or {} for method in methods for run in method.runs]
+    floor = next((float(one[metric]) for one in floors if metric in one), None)
+    return Result(metric, tuple(targets), goal, equal_cost, outcomes, floor)
+
+
+def outcome(
+    method: Method, baseline: Method | None, metric: str, targets: Sequence[float], equal_cost: float
+) -> Outcome:
+    own = curves(method, metric)
+    equal = spread([value_at(curve, equal_cost) for curve in own])
+    finished = [run.series(metric)[1][-1] for run in method.runs if not run.diverged and run.series(metric)[0]]
+    reaches = [[reach(curve, target) for curve in own] for target in targets]
+    if baseline is None or baseline.label == method.label:
+        nothing: tuple[Speedup | None, ...] = (None,) * len(targets)
+        return Outcome(spread(finished), equal, None, None, tuple(map(median, reaches)), nothing)
+    base = curves(baseline, metric)
+    base_equal = spread([value_at(curve, equal_cost) for curve in base])
+    ratio, luck = against(base_equal, equal)
+    base_reaches = [[reach(curve, target) for curve in base] for target in targets]
+    gains = tuple(speedup(theirs, mine) for theirs, mine in zip(base_reaches, reaches, strict=True))
+    return Outcome(spread(finished), equal, ratio, luck, tuple(map(median, reaches)), gains)
+
+
+def against(baseline: Spread | None, method: Spread | None) -> tuple[float | None, float | None]:
+    """Baseline's mean over the method's, and the permutation chance; None where nothing can be divided or permuted."""
+    if baseline is None or method is None or method.mean <= 0:
+        return None, None
+    several = min(baseline.count, method.count) > 1
+    return baseline.mean / method.mean, chance(method.values, baseline.values) if several else None
+
+
+def largest_common_cost(methods: Sequence[Method], metric: str) -> float:
+    """The cost at which the first run ended; diverged runs do not shorten the others' comparison."""
+    sound = [run.series(metric)[0][-1] for m in methods for run in m.runs if not run.diverged and run.series(metric)[0]]
+    return min(sound) if sound else min(x[-1] for method in methods for x, _ in curves(method, metric))
+
+
+def choose_targets(
+    methods: Sequence[Method], baseline: Method | None, metric: str, wanted: Sequence[float]
+) -> tuple[list[float], int]:
+    """Targets from high to low, and the place of the baseline's final value (median over its seeds) among them."""
+    everything = [y for method in methods for _, y in curves(method, metric)]
+    finals = sorted(y[-1] for _, y in curves(baseline or methods[0], metric))
+    final = finals[len(finals) // 2]  # the upper median, so that the median seed does reach it
+    if wanted:
+        targets = sorted({*wanted, final}, reverse=True)
+    else:
+        targets = ladder(final, start=min(y[0] for y in everything), best=min(min(y) for y in everything))
+    return targets, targets.index(final)
+
+
+def unevenness(methods: Sequence[Method], metrics: Sequence[str]) -> list[str]:
+    """Remarks on seeds and feature spaces that a reader has to know about."""
+    remarks = []
+    seeds = {method.seeds for method in methods}
+    if len(seeds) > 1:
+        listed = "; ".join(f"{method.label}: {' '.join(map(str, method.seeds))}" for method in methods)
+        remarks.append(f"unequal seeds ({listed})")
+    networks = methods[0].facts.get("feature_networks") or []
+    spaces = {str(network_of(metric, networks) or metric) for metric in metrics}
+    if len(spaces) < 2:
+        remarks.append(
+            "only one feature space was measured; a second one would show whether the metric flatters a method"
+        )
+    return remarks
+
+
+def beyond_spread(outcome: Outcome, seeds: tuple[int, int]) -> bool | None:
+    """Whether a difference from the baseline at equal cost exceeds the seeds' spread; None with too few seeds."""
+    if outcome.chance is None or least_chance(*seeds) > ENOUGH + 1e-9:
+        return None
+    return outcome.chance <= ENOUGH + 1e-9

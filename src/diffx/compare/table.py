@@ -1,0 +1,262 @@
+"""The tables of a comparison as text cells, for the terminal and Markdown; and the CSV with unrounded numbers."""
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import rich.box
+import rich.markup
+import rich.table
+
+from diffx.compare.card import MARK, UNITS
+from diffx.compare.group import Method
+from diffx.compare.metric import distances, title
+from diffx.compare.study import Result, Study
+from diffx.compare.target import Reach, Speedup, Spread, spread
+
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Title, header, rows of cells (the first is text, the others numbers) and a line that says how to read it."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+    def markdown(self) -> str:
+        """A GitHub-flavoured Markdown table under its title."""
+        head = f"| {' | '.join(map(escaped, self.header))} |"
+        rule = "|---|" + "---:|" * (len(self.header) - 1)
+        lines = [f"| {' | '.join(map(escaped, row))} |" for row in self.rows]
+        return "\n".join([f"### {self.title}", "", head, rule, *lines, *(["", self.note] if self.note else [])])
+
+    def rich(self) -> rich.table.Table:
+        """The same for the terminal."""
+        drawn = rich.table.Table(title=self.title, title_justify="left", title_style="bold", pad_edge=False,
+                                 box=rich.box.SIMPLE_HEAD, caption_justify="left",
+                                 caption=rich.markup.escape(self.note) or None)  # fmt: skip
+        for place, name in enumerate(self.header):
+            drawn.add_column(name, justify="right" if place else "left", no_wrap=place == 0, overflow="fold")
+        for row in self.rows:
+            drawn.add_row(*(rich.markup.escape(cell) for cell in row))
+        return drawn
+
+
+def tables(study: Study) -> list[Table]:
+    """For each metric its values and time-to-target, then what the runs cost."""
+    per_metric = [table(study, result) for result in study.results for table in (values, times)]
+    return [*per_metric, *others(study), sizes(study), hours(study)]
+
+
+def values(study: Study, result: Result) -> Table:
+    """Per method: the final value, and the value at equal cost against the baseline."""
+    header = ("method", "seeds", "final", f"at {result.equal_cost:.3g} {unit(study)}", "gain", "p")
+    rows = []
+    for method in study.methods:
+        one = result.outcomes[method.label]
+        gain = f"{one.ratio:.2f}×" if one.ratio is not None else NONE
+        luck = f"{one.chance:.2g}" if one.chance is not None else NONE
+        row = (marked(study, method.label), seeds(method), ranged(one.final), ranged(one.equal), gain, luck)
+        rows.append(row)
+    note = "mean [least – greatest seed]; gain: baseline over method at equal cost, above 1 is better"
+    if any(one.chance is not None for one in result.outcomes.values()):
+        note += "; p: chance of such a gain among equal methods (permutation of seeds)"
+    return Table(title(result.metric), header, tuple(rows), note)
+
+
+def others(study: Study) -> list[Table]:
+    """What was measured beside the distances, at the end of training: nearest training image, precision, recall."""
+    runs = [run for method in study.methods for run in method.runs]
+    measured = dict.fromkeys(name for run in runs for point in run.points for name in point.values)
+    names = [name for name in measured if name not in distances(measured)]
+    if not names:
+        return []
+    rows = []
+    for method in study.methods:
+        last = [[run.series(name)[1][-1] for run in method.runs if run.series(name)[1]] for name in names]
+        rows.append((marked(study, method.label), *(ranged(spread(values)) for values in last)))
+    note = "at the end of training, mean [least – greatest seed]"
+    if "nearest_train" in names:
+        note += "; nearest_train: mean distance to the nearest training image, which falls when a model memorises"
+    return [Table("Also measured", ("method", *names), tuple(rows), note)]
+
+
+def times(study: Study, result: Result) -> Table:
+    """Cost of each target per method, the speed-up over the baseline below it."""
+    names = [f"{target:.3g}" for target in result.targets]
+    if study.baseline is not None:
+        names[result.goal] += f" = {study.baseline.label}'s final"
+    rows = []
+    for method in study.methods:
+        one = result.outcomes[method.label]
+        cells = [timed(met, gain) for met, gain in zip(one.reaches, one.speedups, strict=True)]
+        rows.append((marked(study, method.label), *cells))
+    note = f"{unit(study)} to reach the value, median over seeds; > not reached, < met at the first evaluation"
+    if study.baseline is not None:
+        note += f"; ×: speed-up over {study.baseline.label} [95 % bootstrap interval over seeds]"
+    return Table(f"Time to target: {title(result.metric)}", ("method", *names), tuple(rows), note)
+
+
+def sizes(study: Study) -> Table:
+    """Parameters, FLOPs, throughput and memory."""
+    header = ("method", "parameters", "training only", "FLOPs/step", "forward", "images/s", "peak memory")
+    rows = []
+    for method in study.methods:
+        parameters, flops = method.facts.get("parameters") or {}, method.facts.get("flops") or {}
+        row = (
+            marked(study, method.label),
+            scaled(parameters.get("backbone")),
+            scaled(parameters.get("training_only")),
+            scaled(flops_per_step(method)),
+            f"{flops['relative_forward']:.2f}×" if flops.get("relative_forward") is not None else NONE,
+            scaled(middle(run.facts.get("samples_per_second") for run in method.runs)),
+            scaled(greatest(run.facts.get("peak_memory_bytes") for run in method.runs), "B"),
+        )
+        rows.append(row)
+    note = (
+        "parameters: the backbone's, all that inference needs; forward: FLOPs of a training step's forward over the "
+        "plain backbone's; images/s: median over seeds; peak memory: largest"
+    )
+    return Table("Size and speed", header, tuple(rows), note)
+
+
+def hours(study: Study) -> Table:
+    """Where the device-hours went, by the run's clocks."""
+    runs = [run for method in study.methods for run in method.runs]
+    clocks = list(dict.fromkeys(name for run in runs for name in run.facts.get("clock") or {}))
+    rows = []
+    for method in study.methods:
+        total = number(middle(run.points[-1].cost for run in method.runs))
+        split = [number(middle(device_hours(run.facts, name) for run in method.runs)) for name in clocks]
+        rows.append((marked(study, method.label), total, *split))
+    note = f"total: {unit(study)} up to the last evaluation, as drawn; then device-hours by clock; median over seeds"
+    return Table("Where the hours went", ("method", "total", *clocks), tuple(rows), note + offline(study))
+
+
+def offline(study: Study) -> str:
+    spent = [f"{m.label}: {m.facts['offline']}" for m in study.methods if m.facts.get("offline")]
+    return f"; offline work beside it: {'; '.join(spent)}" if spent else ""
+
+
+def comma_separated(study: Study) -> str:
+    """One row per method, metric and target, numbers unrounded; empty where nothing was observed."""
+    text = io.StringIO()
+    rows = [row for result in study.results for method in study.methods for row in records(study, result, method)]
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def records(study: Study, result: Result, method: Method) -> list[dict[str, Any]]:
+    one = result.outcomes[method.label]
+    parameters = method.facts.get("parameters") or {}
+    shared = {
+        "method": method.label,
+        "plugins": "+".join(method.plugins),
+        "seeds": " ".join(map(str, method.seeds)),
+        "diverged_seeds": sum(run.diverged for run in method.runs),
+        "baseline": study.baseline.label if study.baseline else "",
+        "cost_unit": " ".join(sorted({run.unit for run in method.runs})),
+        "metric": result.metric,
+        **numbers("final", one.final),
+        "equal_cost": result.equal_cost,
+        **numbers("at_equal_cost", one.equal),
+        "gain_at_equal_cost": one.ratio,
+        "permutation_chance": one.chance,
+    }
+    after = {
+        "parameters_backbone": parameters.get("backbone"),
+        "parameters_training_only": parameters.get("training_only"),
+        "flops_per_step": flops_per_step(method),
+        "images_per_second": middle(run.facts.get("samples_per_second") for run in method.runs),
+        "peak_memory_bytes": greatest(run.facts.get("peak_memory_bytes") for run in method.runs),
+        "total_cost": middle(run.points[-1].cost for run in method.runs),
+    }
+    rows = []
+    for target, met, gain in zip(result.targets, one.reaches, one.speedups, strict=True):
+        low, high = gain.interval if gain and gain.interval else (None, None)
+        timed = {"target": target, "cost_bound": met.bound, "cost_to_target": met.cost}
+        faster = {"speedup_bound": gain.bound if gain else None, "speedup": gain.ratio if gain else None}
+        rows.append({**shared, **timed, **faster, "speedup_low": low, "speedup_high": high, **after})
+    return rows
+
+
+def numbers(name: str, one: Spread | None) -> dict[str, float | None]:
+    return {f"{name}_{part}": getattr(one, part) if one else None for part in ("mean", "low", "high")}
+
+
+def flops_per_step(method: Method) -> float | None:
+    per_image = (method.facts.get("flops") or {}).get("train_per_image")
+    batch = method.runs[0].config.get("batch_size")
+    return float(per_image) * float(batch) if per_image and batch else None
+
+
+def device_hours(facts: dict[str, Any], clock: str) -> float | None:
+    seconds = (facts.get("clock") or {}).get(clock)
+    return None if seconds is None else float(seconds) * float((facts.get("device") or {}).get("count") or 1) / 3600
+
+
+def middle(found: Iterable[Any]) -> float | None:
+    known = [float(value) for value in found if value is not None]
+    return statistics.median(known) if known else None
+
+
+def greatest(found: Iterable[Any]) -> float | None:
+    return max((float(value) for value in found if value is not None), default=None)
+
+
+def ranged(one: Spread | None) -> str:
+    if one is None:
+        return NONE
+    return f"{one.mean:.3g}" if one.count == 1 else f"{one.mean:.3g} [{one.low:.3g} – {one.high:.3g}]"
+
+
+def timed(met: Reach, gain: Speedup | None) -> str:
+    cost = f"{met.bound if met.bound != '=' else ''}{' ' if met.bound != '=' else ''}{met.cost:.3g}"
+    if gain is None:
+        return cost
+    sign = "" if gain.bound == "=" else f"{gain.bound} "
+    return f"{cost}\n{sign}{gain.ratio:.2g}×{interval(gain.interval)}"
+
+
+def interval(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f" [{'–'.join('∞' if math.isinf(end) else f'{end:.2g}' for end in ends)}]"
+
+
+def seeds(method: Method) -> str:
+    diverged = sum(run.diverged for run in method.runs)
+    return str(len(method.runs)) + (f" ({diverged} diverged)" if diverged else "")
+
+
+def unit(study: Study) -> str:
+    return UNITS.get(study.unit, study.unit)
+
+
+def marked(study: Study, label: str) -> str:
+    return label + (MARK if label in study.odd else "")
+
+
+def number(value: float | None) -> str:
+    return NONE if value is None else f"{value:.3g}"
+
+
+def scaled(value: float | None, unit: str = "") -> str:
+    """1234567 as 1.23M; bytes in powers of 1000."""
+    if value is None:
+        return NONE
+    for size, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{prefix}{unit}"
+    return f"{value:.3g}{unit}"
+
+
+def escaped(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", "<br>")

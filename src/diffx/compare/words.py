@@ -1,0 +1,165 @@
+"""What the runs show, in a few plain sentences; and the caption that has to stand under every picture."""
+
+from collections.abc import Sequence
+
+from diffx.compare.card import MARK, UNITS, join
+from diffx.compare.group import Method, shown
+from diffx.compare.metric import title
+from diffx.compare.read import plain_values
+from diffx.compare.study import ENOUGH, Outcome, Result, Study, beyond_spread
+from diffx.compare.target import least_chance
+
+CAPTION_SETTINGS = ("batch_size", "ema_decay")
+
+
+def caption(study: Study) -> str:
+    """Protocol, seeds, how to read the lines, and everything that differs beside the plugins."""
+    seeds = {len(method.runs) for method in study.methods}
+    several = max(seeds) > 1
+    parts = [
+        "Line: mean over seeds, band: least to greatest." if several else "One seed per method.",
+        f"Cost: {study.unit_name} of the training loop, evaluation excluded.",
+    ]
+    if study.baseline is not None:
+        parts.append(
+            f"Dotted: the final value of {study.baseline.label}; rings and factors: cost to reach it, against "
+            f"{study.baseline.label}{' (median over seeds)' if several else ''}."
+        )
+    if any(result.floor is not None for result in study.results):
+        parts.append("Dashed: the same distance for real held-out images.")
+    if study.best_so_far:
+        parts.append("Each curve shows the best value so far.")
+    return " ".join([*parts, protocol(study), differences(study), *study.kinship, *mixed(study)])
+
+
+def protocol(study: Study) -> str:
+    """What was held equal, from the first run: data and evaluation protocol, batch, EMA, device."""
+    run = study.methods[0].runs[0]
+    settings = {name: value for name, value in plain_values(run.facts.get("protocol") or {}) if value is not None}
+    settings |= {name: run.config[name] for name in CAPTION_SETTINGS if name in run.config and name not in settings}
+    device = run.facts.get("device") or {}
+    settings |= {"device": f"{device.get('count', 1)} × {device.get('name', device.get('kind', 'unknown'))}"}
+    if run.facts.get("precision"):
+        settings["precision"] = run.facts["precision"]
+    return (
+        "Protocol: " + ", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in settings.items()) + "."
+    )
+
+
+def differences(study: Study) -> str:
+    if not study.differences:
+        return "Nothing differs between the methods beside their plugins."
+    return f"Differs beside the plugins: {'; '.join(map(str, study.differences))}."
+
+
+def mixed(study: Study) -> list[str]:
+    if not study.clashes:
+        return []
+    marked = f" Measured unlike the rest ({MARK.strip()}): {join(sorted(study.odd))}." if study.odd else ""
+    return [f"MIXED, not a fair comparison: {' '.join(study.clashes)}{marked}"]
+
+
+def paragraph(study: Study) -> str:
+    """The verdict in words, one part per metric, then what limits it."""
+    if study.baseline is None:
+        return "There is no run without plugins to compare with, so nothing is said about gains."
+    others = [method for method in study.methods if method.label != study.baseline.label]
+    if not others:
+        return f"Only {study.baseline.label} was run: there is nothing to compare it with."
+    parts = [verdict(study, result, study.baseline, others) for result in study.results]
+    return " ".join([*parts, disagreement(study, others), *trust(study, study.baseline, others)]).replace("  ", " ")
+
+
+def verdict(study: Study, result: Result, baseline: Method, others: Sequence[Method]) -> str:
+    """One metric: who is better than the baseline at equal cost, by how much, and whether seeds could explain it."""
+    head = f"{title(result.metric)} after {result.equal_cost:.3g} {UNITS.get(study.unit, study.unit)} each: "
+    compared = [method for method in others if result.outcomes[method.label].ratio is not None]
+    if not compared:
+        return head + "no method can be compared with the baseline there."
+    calls = {method.label: call(result.outcomes[method.label], method, baseline) for method in compared}
+    base = result.outcomes[baseline.label].equal
+    start = f"{baseline.label} has {base.mean:.3g}" if base else baseline.label
+    better = [label for label, said in calls.items() if said == "better"]
+    maybe = [label for label, said in calls.items() if said == "untold better"]
+    parts = [start, *clauses(result, calls)]
+    if not better and not maybe:
+        parts.append(f"so no method beats {baseline.label} here")
+    return head + "; ".join(parts) + "." + reached(result, baseline, [m for m in compared if m.label in better])
+
+
+def call(outcome: Outcome, method: Method, baseline: Method) -> str:
+    """`better` or `worse` when the seeds allow to say so, else `within` their spread or `untold` with too few seeds."""
+    said = beyond_spread(outcome, seeds_behind(outcome, baseline, method))
+    ratio = outcome.ratio or 1.0
+    if said is None:
+        return "untold better" if ratio > 1 else "untold worse"
+    if not said:
+        return "within"
+    return "better" if ratio > 1 else "worse"
+
+
+def seeds_behind(outcome: Outcome, baseline: Method, method: Method) -> tuple[int, int]:
+    return len(baseline.runs), outcome.equal.count if outcome.equal else len(method.runs)
+
+
+def clauses(result: Result, calls: dict[str, str]) -> list[str]:
+    endings = {
+        "better": "is better by more than the seeds' spread",
+        "worse": "is worse by more than the seeds' spread",
+        "within": "cannot be told from it: the difference is within the seeds' spread",
+        "untold better": "is lower, but too few seeds were run to tell this from chance",
+        "untold worse": "is not lower",
+    }
+    found = []
+    for said, ending in endings.items():
+        labels = [label for label, one in calls.items() if one == said]
+        if labels:
+            listed = [f"{label} ({result.outcomes[label].equal.mean:.3g})" for label in labels]  # type: ignore[union-attr]
+            found.append(f"{join(listed)} {ending if len(labels) == 1 else plural(ending)}")
+    return found
+
+
+def plural(ending: str) -> str:
+    return f"are{ending[2:]}" if ending.startswith("is ") else ending
+
+
+def reached(result: Result, baseline: Method, better: Sequence[Method]) -> str:
+    """How much sooner the better methods reached the baseline's final value."""
+    gains = [(method.label, result.outcomes[method.label].speedups[result.goal]) for method in better]
+    listed = [f"{bounded(gain.bound)}{gain.ratio:.2g} times sooner by {label}" for label, gain in gains if gain]
+    return f" What {baseline.label} ended with was reached {join(listed)}." if listed else ""
+
+
+def bounded(bound: str) -> str:
+    return {"=": "", ">": "more than ", "<": "less than "}[bound]
+
+
+def disagreement(study: Study, others: Sequence[Method]) -> str:
+    """Methods that one feature space ranks above the baseline and another below: the gain depends on the ruler."""
+    split = []
+    for method in others:
+        ratios = [result.outcomes[method.label].ratio for result in study.results]
+        known = [ratio for ratio in ratios if ratio is not None]
+        if known and min(known) < 1 < max(known):
+            split.append(method.label)
+    if not split:
+        return ""
+    return f"The feature spaces disagree about {join(split)}: lower than the baseline in one, not in another."
+
+
+def trust(study: Study, baseline: Method, others: Sequence[Method]) -> list[str]:
+    """How far the seeds carry."""
+    counts = [len(method.runs) for method in (baseline, *others)]
+    if min(counts) == 1:
+        lone = [method.label for method in (baseline, *others) if len(method.runs) == 1]
+        who = "every method" if len(lone) == len(counts) else join(lone)
+        return [f"One seed cannot tell a difference from chance: {who} ran once. Three seeds each can begin to."]
+    least = max(least_chance(len(baseline.runs), len(method.runs)) for method in others)
+    if least > ENOUGH + 1e-9:
+        return [
+            f"With {min(counts)} seeds, chance alone orders them perfectly in 1 of {1 / least:.0f} cases: run three."
+        ]
+    return [
+        f'"More than the seeds\' spread": splitting the seeds at random gives as large a difference in at most 1 of '
+        f"{1 / ENOUGH:.0f} cases; with {len(others)} method(s) compared, expect such luck now and then."
+    ]

@@ -1,0 +1,141 @@
+"""Bad runs cost one line each, and never the report."""
+
+import json
+from pathlib import Path
+
+import pytest
+from made_runs import falling, line, write_run
+
+from diffx.compare.read import read
+from diffx.errors import DiffxError
+
+
+def edit(folder: Path, **facts: object) -> None:
+    file = folder / "run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **facts}))
+
+
+def only_remark(root: Path) -> str:
+    _, remarks = read([root])
+    assert len(remarks) == 1, remarks
+    return remarks[0]
+
+
+def test_runs_are_found_at_and_below_the_given_paths_and_counted_once(root: Path):
+    one, two = write_run(root, "plain"), write_run(root, "repa", seed=3)
+    runs, remarks = read([root, one, two.parent])
+    assert [(run.label, run.seed) for run in runs] == [("plain", 0), ("repa", 3)]
+    assert remarks == []
+
+
+def test_a_curve_is_read_as_written(root: Path):
+    write_run(root, curves={"fd_x_1k": falling(100, 0.5)}, costs=(1.0, 2.0))
+    (run,) = read([root])[0]
+    assert run.series("fd_x_1k") == ([1.0, 2.0], [pytest.approx(60.653066), pytest.approx(36.787944)])
+    assert run.series("fd_x_1k", "images")[0] == [6400.0, 12800.0]
+
+
+def test_a_missing_path_is_an_error_that_says_what_to_give(root: Path):
+    with pytest.raises(DiffxError, match="runs/demo"):
+        read([root / "nowhere"])
+
+
+def test_a_run_without_evaluations_is_skipped(root: Path):
+    (write_run(root) / "curve.jsonl").write_text("")
+    assert "skipped: no evaluations" in only_remark(root)
+    assert read([root])[0] == []
+
+
+def test_a_run_without_a_curve_file_is_skipped(root: Path):
+    (write_run(root) / "curve.jsonl").unlink()
+    assert "skipped: no evaluations" in only_remark(root)
+
+
+def test_a_truncated_last_line_costs_that_evaluation_alone(root: Path):
+    folder = write_run(root)
+    text = (folder / "curve.jsonl").read_text()
+    (folder / "curve.jsonl").write_text(text[:-20])
+    assert "last line of curve.jsonl (line 4) is cut off" in only_remark(root)
+    assert len(read([root])[0][0].points) == 3
+
+
+def test_a_garbled_middle_line_costs_that_evaluation_alone(root: Path):
+    folder = write_run(root)
+    lines = (folder / "curve.jsonl").read_text().splitlines()
+    (folder / "curve.jsonl").write_text("\n".join([lines[0], "{]", *lines[2:]]) + "\n")
+    assert "line 2 of curve.jsonl cannot be read" in only_remark(root)
+    assert len(read([root])[0][0].points) == 3
+
+
+def test_a_duplicate_run_is_skipped_and_the_longer_one_kept(root: Path):
+    write_run(root / "copy", costs=(1.0, 2.0))
+    write_run(root / "whole", costs=(1.0, 2.0, 4.0))
+    assert "copy" not in only_remark(root)
+    assert "duplicate" in only_remark(root)
+    (run,) = read([root])[0]
+    assert len(run.points) == 3
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "null"])
+def test_a_diverged_run_ends_before_its_first_value_that_is_not_finite(root: Path, value: str):
+    folder = write_run(root, curves={"fd_x_1k": falling(9, 0.1)}, costs=(1.0, 2.0, 3.0))
+    lines = (folder / "curve.jsonl").read_text().splitlines()
+    lines[1] = line(200, 2.0, {"fd_x_1k": "@"}).strip().replace('"@"', value)
+    (folder / "curve.jsonl").write_text("\n".join(lines) + "\n")
+    assert "diverged: NaN at step 200" in only_remark(root)
+    (run,) = read([root])[0]
+    assert run.diverged
+    assert [point.step for point in run.points] == [100]
+
+
+def test_a_diverged_run_is_kept_even_when_it_is_marked_as_failed(root: Path):
+    folder = write_run(root, curves={"fd_x_1k": falling(9, 0.1)}, costs=(1.0,))
+    edit(folder, status="failed")
+    with (folder / "curve.jsonl").open("a") as curve:
+        curve.write(line(200, 2.0, {"fd_x_1k": float("nan")}))
+    assert "diverged" in only_remark(root)
+    assert len(read([root])[0]) == 1
+
+
+def test_a_failed_run_is_skipped(root: Path):
+    edit(write_run(root), status="failed")
+    assert "the run failed after step 400" in only_remark(root)
+    assert read([root])[0] == []
+
+
+@pytest.mark.parametrize("status", ["running", "interrupted"])
+def test_an_unfinished_run_is_kept_with_a_remark(root: Path, status: str):
+    edit(write_run(root), status=status)
+    assert f"{status}: its curve ends at step 400" in only_remark(root)
+    assert len(read([root])[0]) == 1
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.yaml"])
+def test_a_missing_file_skips_that_run_alone(root: Path, name: str):
+    (write_run(root, "plain") / name).unlink()
+    write_run(root, "repa")
+    assert f"skipped: no {name}" in only_remark(root)
+    assert [run.label for run in read([root])[0]] == ["repa"]
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.yaml"])
+def test_a_broken_file_skips_that_run_alone(root: Path, name: str):
+    (write_run(root, "plain") / name).write_text("{: ][")
+    write_run(root, "repa")
+    assert "skipped" in only_remark(root)
+    assert [run.label for run in read([root])[0]] == ["repa"]
+
+
+def test_a_resumed_run_goes_on_from_the_step_it_repeats(root: Path):
+    folder = write_run(root, curves={"fd_x_1k": falling(9, 0.1)}, costs=(1.0, 2.0, 3.0))
+    with (folder / "curve.jsonl").open("a") as curve:
+        curve.write(line(200, 2.5, {"fd_x_1k": 5.0}))
+    (run,) = read([root])[0]
+    assert [(point.step, point.cost) for point in run.points] == [(100, 1.0), (200, 2.5)]
+
+
+def test_files_of_a_run_are_not_mistaken_for_runs(root: Path):
+    folder = write_run(root)
+    (folder / "wandb").mkdir()
+    (folder / "wandb" / "run.json").write_text("{}")
+    assert len(read([root])[0]) == 1

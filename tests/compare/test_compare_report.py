@@ -1,0 +1,253 @@
+"""The report end to end: files, tables, words and refusals."""
+
+import csv
+import io
+import itertools
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from made_runs import falling, write_run
+from PIL import Image
+from rich.console import Console
+
+import diffx.compare.figure as figure
+from diffx.compare import compare
+from diffx.compare.study import Study, study
+from diffx.compare.words import caption, paragraph
+from diffx.errors import DiffxError
+
+METRIC = "fd_embedded_sup_1k"
+
+
+def seeds(root: Path, label: str, starts: tuple[float, ...], rate: float = 0.2) -> None:
+    for seed, start in enumerate(starts):
+        write_run(root, label, seed, {METRIC: falling(start, rate), "fd_embedded_ssl_1k": falling(start / 50, rate)})
+
+
+def printed(root: Path, out: Path, **options: object) -> str:
+    text = io.StringIO()
+    compare([root], out, console=Console(file=text, width=100), **options)  # type: ignore[arg-type]
+    return text.getvalue()
+
+
+def records(folder: Path) -> list[dict[str, str]]:
+    with (folder / "compare.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_report_holds_the_picture_the_page_the_table_and_the_data(root: Path, tmp_path: Path):
+    seeds(root, "plain", (100,))
+    seeds(root, "repa", (90,))
+    folder = compare([root], tmp_path / "report", console=Console(file=io.StringIO()))
+    assert folder == tmp_path / "report"
+    assert Image.open(folder / "compare.png").width > 1500
+    assert (folder / "compare.svg").read_text().count("<svg") == 1
+    assert "![the curves](compare.png)" in (folder / "compare.md").read_text()
+    assert {row["method"] for row in records(folder)} == {"plain", "repa"}
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_the_default_folder_lies_beside_the_runs(root: Path):
+    write_run(root, "plain")
+    write_run(root, "repa")
+    assert compare([root], console=Console(file=io.StringIO())) == (root / "demo" / "compare").resolve()
+
+
+def test_comparing_twice_gives_the_same_files_and_does_not_read_its_own_report(root: Path):
+    write_run(root, "plain")
+    write_run(root, "repa")
+    folder = compare([root], console=Console(file=io.StringIO()))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    compare([root], console=Console(file=io.StringIO()))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_speed_up_and_equal_cost_are_exact_on_log_linear_curves(root: Path, tmp_path: Path):
+    """Falling twice as fast halves the cost of every value; at equal cost 8 the gain is exp(0.2 * 8)."""
+    seeds(root, "plain", (100,), rate=0.2)
+    seeds(root, "fast", (100,), rate=0.4)
+    printed(root, tmp_path / "report")
+    fast = [row for row in records(tmp_path / "report") if row["method"] == "fast" and row["metric"] == METRIC]
+    exact = [row for row in fast if row["cost_bound"] == "=" and row["speedup_bound"] == "="]
+    assert exact
+    for row in exact:
+        assert float(row["speedup"]) == pytest.approx(2.0, rel=1e-9)
+        assert float(row["cost_to_target"]) == pytest.approx(math.log(100 / float(row["target"])) / 0.4, rel=1e-9)
+    assert float(fast[0]["gain_at_equal_cost"]) == pytest.approx(math.exp(1.6), rel=1e-9)
+
+
+def test_values_are_compared_at_the_largest_cost_that_all_runs_reached(root: Path, tmp_path: Path):
+    write_run(root, "plain", costs=(1.0, 2.0, 8.0))
+    write_run(root, "repa", costs=(1.0, 2.0, 5.0))
+    printed(root, tmp_path / "report")
+    assert {row["equal_cost"] for row in records(tmp_path / "report")} == {"5.0"}
+
+
+def test_the_baselines_own_final_value_is_a_target_that_its_median_seed_reaches(root: Path, tmp_path: Path):
+    seeds(root, "plain", (100, 140, 90))
+    seeds(root, "repa", (90, 91, 92))
+    printed(root, tmp_path / "report")
+    plain = [row for row in records(tmp_path / "report") if row["method"] == "plain" and row["metric"] == METRIC]
+    own = [row for row in plain if math.isclose(float(row["target"]), 100 * math.exp(-1.6))]
+    assert [(row["cost_bound"], float(row["cost_to_target"])) for row in own] == [("=", 8.0)]
+
+
+def test_targets_can_be_chosen_and_the_unreached_are_printed_as_more_than_the_last_cost(root: Path, tmp_path: Path):
+    seeds(root, "plain", (100,))
+    seeds(root, "repa", (90,))
+    text = printed(root, tmp_path / "report", targets=(0.001,))
+    assert "> 8" in text
+
+
+def test_a_better_value_seen_earlier_counts_with_best_so_far(root: Path, tmp_path: Path):
+    write_run(root, "plain", curves={METRIC: lambda cost: abs(cost - 2) + 1})
+    printed(root, tmp_path / "now")
+    printed(root, tmp_path / "best", best=True)
+    assert float(records(tmp_path / "now")[0]["final_mean"]) == 7.0
+    assert float(records(tmp_path / "best")[0]["final_mean"]) == 1.0
+
+
+def told(root: Path) -> str:
+    return paragraph(study([root]))
+
+
+def test_words_say_that_one_seed_cannot_tell(root: Path):
+    seeds(root, "plain", (100,))
+    seeds(root, "repa", (50,))
+    assert "too few seeds" in told(root)
+    assert "One seed cannot tell a difference from chance" in told(root)
+
+
+def test_words_say_that_no_method_beats_the_baseline(root: Path):
+    seeds(root, "plain", (50, 51, 52))
+    seeds(root, "repa", (90, 91, 92))
+    assert "repa (18.4) is worse by more than the seeds' spread; so no method beats plain here" in told(root)
+
+
+def test_words_say_that_a_difference_is_within_the_spread(root: Path):
+    seeds(root, "plain", (90, 100, 110))
+    seeds(root, "repa", (89, 99, 109))
+    assert "cannot be told from it: the difference is within the seeds' spread" in told(root)
+
+
+def test_words_say_that_a_method_is_better_beyond_the_spread_and_how_much_sooner(root: Path):
+    seeds(root, "plain", (100, 101, 102), rate=0.2)
+    seeds(root, "repa", (100, 101, 102), rate=0.4)
+    assert "is better by more than the seeds' spread" in told(root)
+    assert "reached 2 times sooner by repa" in told(root)
+
+
+def test_words_say_that_the_feature_spaces_disagree(root: Path):
+    write_run(root, "plain")
+    write_run(root, "repa", curves={METRIC: falling(50, 0.2), "fd_embedded_ssl_1k": falling(4, 0.2)})
+    assert "The feature spaces disagree about repa" in told(root)
+
+
+def test_words_call_two_seeds_too_few(root: Path):
+    seeds(root, "plain", (100, 101))
+    seeds(root, "repa", (50, 51))
+    assert "too few seeds" in told(root)
+    assert "1 of 3 cases" in told(root)
+
+
+def test_the_caption_carries_protocol_differences_and_kinship(root: Path):
+    write_run(root, "plain")
+    write_run(root, "repa", config={"batch_size": 128})
+    text = caption(study([root]))
+    assert "nfe 50" in text
+    assert "batch_size: 64 in plain, 128 in repa" in text
+    assert "may flatter" in text
+
+
+def test_mixed_runs_are_marked_in_caption_table_and_picture(root: Path, tmp_path: Path):
+    write_run(root, "plain")
+    write_run(root, "repa", facts={"protocol_hash": "ff00"})
+    text = printed(root, tmp_path / "report", mixed=True)
+    assert "repa †" in text
+    assert "MIXED, not a fair comparison" in (tmp_path / "report" / "compare.md").read_text()
+    assert "repa †" in (tmp_path / "report" / "compare.svg").read_text()
+
+
+def test_a_refused_comparison_writes_nothing(root: Path, tmp_path: Path):
+    write_run(root, "plain")
+    write_run(root, "repa", facts={"protocol_hash": "ff00"})
+    with pytest.raises(DiffxError):
+        compare([root], tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+def test_bad_runs_are_reported_and_the_rest_is_drawn(root: Path, tmp_path: Path):
+    write_run(root, "plain")
+    write_run(root, "repa")
+    (write_run(root, "tread") / "curve.jsonl").write_text("")
+    text = printed(root, tmp_path / "report")
+    assert "demo/tread/s0: skipped: no evaluations" in text
+    assert "demo/tread/s0" in (tmp_path / "report" / "compare.md").read_text()
+
+
+def test_only_bad_runs_are_an_error_that_says_why(root: Path):
+    (write_run(root, "plain") / "curve.jsonl").write_text("")
+    with pytest.raises(DiffxError, match="no evaluations"):
+        compare([root])
+
+
+def test_a_single_feature_space_is_remarked(root: Path):
+    write_run(root, "plain", curves={METRIC: falling(9, 0.1)})
+    assert any("only one feature space" in remark for remark in study([root]).remarks)
+
+
+def test_unequal_seeds_are_remarked(root: Path):
+    seeds(root, "plain", (100, 101))
+    seeds(root, "repa", (90,))
+    assert any("unequal seeds (plain: 0 1; repa: 0)" in remark for remark in study([root]).remarks)
+
+
+def lines_of(found: Study) -> dict[str, str]:
+    axis = figure.draw(found, "").axes[0]
+    return {str(line.get_color()): str(line.get_linestyle()) for line in axis.lines if len(line.get_xdata()) > 2}
+
+
+def test_every_method_has_a_colour_of_its_own_and_the_baseline_is_black(root: Path):
+    for label in ("plain", "repa", "mdt", "tread"):
+        write_run(root, label)
+    found = study([root])
+    looks = figure.styles(found.methods, found.baseline)
+    assert looks["plain"]["color"] == figure.BASELINE
+    assert len({look["color"] for look in looks.values()}) == 4
+    assert len(lines_of(found)) == 4
+
+
+def test_more_methods_than_colours_are_told_apart_by_dashes(root: Path):
+    for number in range(20):
+        write_run(root, f"m{number}")
+    found = study([root])
+    assert len({str(look) for look in figure.styles(found.methods, None).values()}) == 20
+
+
+def test_labels_at_line_ends_do_not_overlap():
+    placed = figure.apart([0.5, 0.5, 0.51, 0.9, 0.1, 0.52], 0.05)
+    ordered = sorted(placed)
+    assert all(high - low >= 0.05 - 1e-12 for low, high in itertools.pairwise(ordered))
+    assert placed[3] == 0.9
+    assert placed[4] == 0.1
+
+
+def test_the_band_over_seeds_covers_only_the_cost_that_all_seeds_reached(root: Path):
+    write_run(root, "plain", 0, costs=(1.0, 2.0, 8.0))
+    write_run(root, "plain", 1, costs=(1.5, 4.0))
+    (method,) = study([root]).methods
+    grid, values = figure.pooled([run.series(METRIC) for run in method.runs])
+    assert grid.tolist() == [1.5, 2.0, 4.0]
+    assert values.shape == (2, 3)
+
+
+def test_the_command_exits_with_2_and_one_sentence(tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-m", "diffx.compare", str(tmp_path / "none")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "is not a folder" in done.stderr
+    assert "Traceback" not in done.stderr
