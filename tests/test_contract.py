@@ -1,0 +1,14 @@
+"""The contract, run over every registered plugin and every pair of them."""
+
+from diffx.testing import PluginContract, make_registered, registered
+
+for _name in registered():
+    globals()[f"Test{_name.upper()}"] = type(
+        f"Test{_name.upper()}",
+        (PluginContract,),
+        {"name": _name, "plugin": staticmethod(lambda name=_name: make_registered(name))},
+    )
+
+
+def test_the_projects_own_plugins_are_registered():
+    assert {"repa", "mdt", "tread"} <= set(registered())
