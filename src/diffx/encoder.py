@@ -36,3 +36,18 @@ def encoder_spec(name: str) -> EncoderSpec:
     if name not in SPECS:
         raise DiffxError(f"encoder={name} is not known; type one of {', '.join(SPECS)}.")
     return SPECS[name]
+
+
+def check_grid(spec: EncoderSpec, name: str, image_size: int, side: int) -> None:
+    """Refuse an encoder whose tokens on images of `image_size` pixels cannot be matched with the backbone's side².
+
+    Raises:
+        DiffxError: says the two grids and what to change.
+    """
+    grid = image_size // spec.stride
+    fits = grid == side or (spec.pooled and grid >= side and grid % side == 0)
+    if not fits:
+        raise DiffxError(
+            f"encoder {name} gives {grid}x{grid} tokens for images of {image_size} pixels, which cannot be matched "
+            f"with the backbone's {side}x{side}; change backbone.patch_size, or take another encoder."
+        )

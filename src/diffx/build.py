@@ -1,0 +1,133 @@
+"""From a configuration to the objects of a run, refusing what does not fit before anything is written."""
+
+import difflib
+import inspect
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from diffx.backbone import DiT
+from diffx.encoder import check_grid, encoder_spec
+from diffx.errors import DiffxError
+from diffx.objective import Objective
+from diffx.plan import Plan, make_plan
+from diffx.plugin import Plugin
+
+BATCH_KEYS = ("x", "y", "image")
+COMPILE = ("none", "blocks", "step")
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is trained and how: built from the configuration alone, with no data and no weights of others."""
+
+    backbone: DiT
+    plugins: dict[str, Plugin]
+    objective: Objective
+    plan: Plan
+
+
+def build_model(config: DictConfig, device: torch.device | str = "cpu") -> Model:
+    """Backbone, plugins, objective and plan, initialised from config.seed, without touching global random state.
+
+    On device "meta" nothing is allocated. Raises DiffxError for anything that cannot work.
+    """
+    check(config)
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        torch.manual_seed(config.seed)
+        backbone: DiT = instantiate(config.backbone)
+        objective: Objective = instantiate(config.objective)
+        plugins: dict[str, Plugin] = {}
+        for name, settings in (config.get("plugins") or {}).items():
+            # Its own seed: one plugin's modules start alike whatever stands beside it.
+            torch.manual_seed(config.seed + 1)
+            plugins[str(name)] = instantiate(settings)
+            plugins[str(name)].setup(backbone)
+    provided = {*BATCH_KEYS, *(f"features/{name}" for name in _encoders(plugins, backbone, config))}
+    return Model(backbone, plugins, objective, make_plan(backbone, plugins, provided))
+
+
+def encoder_names(plan: Plan) -> list[str]:
+    """The frozen encoders that a plan's plugins read."""
+    return [need.removeprefix("features/") for need in plan.needs if need.startswith("features/")]
+
+
+def check(config: DictConfig) -> None:
+    """Refuse unknown settings and values out of range, naming the key and what to type."""
+    for path, node in _targets(config):
+        _check_arguments(path, node)
+    for key in ("batch_size", "max_steps", "log_every"):
+        if not isinstance(config[key], int) or config[key] < 1:
+            raise DiffxError(f"{key}={config[key]} must be a whole number of at least 1; type for instance {key}=100.")
+    if not 0 <= config.label_dropout < 1:
+        raise DiffxError(f"label_dropout={config.label_dropout} is a share in [0, 1); type label_dropout=0.1.")
+    if not 0 <= config.ema_decay < 1:
+        raise DiffxError(f"ema_decay={config.ema_decay} is a number in [0, 1); type ema_decay=0.9999.")
+    if config.compile not in COMPILE:
+        raise DiffxError(f"compile={config.compile} is not known; type compile= one of {', '.join(COMPILE)}.")
+    _check_budget(config.budget)
+
+
+def _check_budget(budget: Any) -> None:
+    if budget is None:
+        return
+    for unit, hours in budget.items():
+        if unit not in ("cpu_hours", "gpu_hours"):
+            raise DiffxError(f"budget.{unit} is not known; type budget.cpu_hours or budget.gpu_hours.")
+        if not isinstance(hours, int | float) or not math.isfinite(hours) or hours <= 0:
+            raise DiffxError(f"budget.{unit}={hours} must be a positive number of hours; type budget.{unit}=1.")
+
+
+def _encoders(plugins: dict[str, Plugin], backbone: DiT, config: DictConfig) -> list[str]:
+    names = [need.removeprefix("features/") for p in plugins.values() for need in p.needs if "features/" in need]
+    for name in dict.fromkeys(names):
+        check_grid(encoder_spec(name), name, config.data.image_size, backbone.side)
+    return names
+
+
+def _targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """Every node with a _target_, and its path."""
+    if not isinstance(node, DictConfig):
+        return
+    if "_target_" in node:
+        yield path, node
+    for key in node:
+        if not OmegaConf.is_missing(node, key):
+            yield from _targets(node[key], f"{path}.{key}".lstrip("."))
+
+
+def _check_arguments(path: str, node: DictConfig) -> None:
+    """Every key of the node is an argument of its class."""
+    try:
+        target = get_class(node._target_)
+    except Exception as error:
+        raise DiffxError(f"{path}._target_={node._target_} cannot be imported: {error}") from error
+    known = inspect.signature(target).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in known.values()):
+        return
+    for key in node:
+        if key not in known and not str(key).startswith("_"):
+            raise DiffxError(unknown_key(f"{path}.{key}", [f"{path}.{name}" for name in known]))
+
+
+def unknown_key(key: str, known: list[str]) -> str:
+    """The sentence for a setting that does not exist, with the nearest ones."""
+    near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known)}."
+    return f"{key} is not a setting; {hint}"
+
+
+def resolve(config: DictConfig) -> DictConfig:
+    """A copy with every interpolation replaced. Raises DiffxError where one leads nowhere."""
+    try:
+        resolved = OmegaConf.create(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    except OmegaConfBaseException as error:
+        raise DiffxError(f"The configuration cannot be resolved: {error}") from error
+    assert isinstance(resolved, DictConfig)
+    return resolved

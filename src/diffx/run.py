@@ -1,0 +1,131 @@
+"""The run directory runs/<experiment>/<id>/s<seed>/ and the files in it. curve.jsonl is the truth; W&B is a sink."""
+
+import hashlib
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from diffx.errors import DiffxError
+
+# Keys that say where, how long and on what a run goes, not what it is: they leave its identity alone.
+NOT_IDENTITY = ("seed", "experiment", "runs_dir", "logger", "resume", "log_every", "checkpoint_minutes", "max_steps")
+NOT_IDENTITY_EITHER = ("budget", "compile", "trainer.accelerator", "trainer.devices", "trainer.threads")
+PACKAGES = ("torch", "lightning", "hydra-core", "numpy", "timm", "diffusers", "torchmetrics", "wandb")
+
+
+def short_hash(facts: Any) -> str:
+    """Eight hex digits of plain data."""
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=4).hexdigest()
+
+
+def run_id(config: DictConfig) -> str:
+    """A short hash of the resolved configuration without seed, paths, length and hardware."""
+    facts = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(facts, dict)
+    for key in NOT_IDENTITY + NOT_IDENTITY_EITHER:
+        *parents, last = key.split(".")
+        node: Any = facts
+        for parent in parents:
+            node = node.get(parent, {})
+        node.pop(last, None)
+    return short_hash(facts)
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths of one run and the small files in it. All writes but appended lines replace a file whole."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, config: DictConfig) -> "RunDir":
+        return cls(Path(config.runs_dir) / config.experiment / run_id(config) / f"s{config.seed}")
+
+    @property
+    def last_checkpoint(self) -> Path:
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def ema_weights(self) -> Path:
+        return self.path / "checkpoints" / "ema.safetensors"
+
+    @property
+    def curve(self) -> Path:
+        return self.path / "curve.jsonl"
+
+    def create(self, config: DictConfig, plan_text: str) -> None:
+        """Make the folders and write config.yaml and plan.txt. Raises DiffxError where that is not allowed."""
+        try:
+            for folder in ("checkpoints", "samples"):
+                (self.path / folder).mkdir(parents=True, exist_ok=True)
+            self.write("config.yaml", OmegaConf.to_yaml(config, resolve=True))
+            self.write("plan.txt", plan_text + "\n")
+        except OSError as error:
+            raise DiffxError(
+                f"runs_dir={self.path.parents[2]} cannot be written ({error.strerror}); "
+                "type runs_dir= a folder that can be."
+            ) from error
+
+    def write(self, name: str, text: str) -> None:
+        """Replace file `name` in one step."""
+        partial = self.path / f".{name}.partial"
+        partial.write_text(text)
+        os.replace(partial, self.path / name)
+
+    def read_card(self) -> dict[str, Any]:
+        """run.json, or {} before it is written."""
+        file = self.path / "run.json"
+        return json.loads(file.read_text()) if file.exists() else {}
+
+    def write_card(self, **facts: Any) -> None:
+        """Update run.json by these facts."""
+        self.write("run.json", json.dumps(self.read_card() | facts, indent=1) + "\n")
+
+    def append_point(self, point: dict[str, Any]) -> None:
+        """One more line of the curve, on disk before this returns."""
+        with self.curve.open("a") as file:
+            file.write(json.dumps(point) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def forget_after(self, step: int) -> None:
+        """Drop points of the curve beyond `step`, and a line that a kill cut short: a resume makes them again."""
+        if not self.curve.exists():
+            return
+        kept = []
+        for line in self.curve.read_text().splitlines():
+            try:
+                point = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if point["step"] <= step:
+                kept.append(line)
+        self.write("curve.jsonl", "".join(line + "\n" for line in kept))
+
+
+def versions() -> dict[str, str]:
+    """Versions of diffx and of the packages that shape its numbers."""
+    found = {}
+    for name in ("diffx", *PACKAGES):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the checkout that diffx runs from, and whether it has changes; empty outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        status = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}
