@@ -1,5 +1,6 @@
 """Noise that belongs to a sample: sample i is the same on one device or on sixty-four."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 import torch
@@ -12,7 +13,9 @@ class SampleNoise:
     """Standard normal draws in float64, each row from its own generator seeded by (seed, sample index)."""
 
     def __init__(self, seed: int, indices: Sequence[int]) -> None:
-        self.generators = [torch.Generator().manual_seed((seed << 32) + index) for index in indices]
+        # A CPU generator hears only the low 32 bits of its seed, so `seed` is hashed to where its indices begin.
+        begin = int.from_bytes(hashlib.blake2b(str(seed).encode(), digest_size=4).digest(), "big")
+        self.generators = [torch.Generator().manual_seed((begin + index) % 2**32) for index in indices]
 
     def __call__(self, like: Tensor) -> Tensor:
         return self.draw(tuple(like.shape[1:])).to(like.device, like.dtype)
