@@ -1,0 +1,205 @@
+"""The plain DiT: parameter counts, positions, and options that behave as their names say."""
+
+import pytest
+import torch
+
+from diffx.backbone import DiT
+from diffx.backbone.position import RelativePositionBias, Rotary, sincos_table
+from diffx.errors import DiffxError
+from diffx.testing import BATCH, tiny_backbone
+from diffx.tokens import Tokens, gather
+from diffx_plugins.mdt import MDT
+
+SIZES = {  # width, blocks, heads (Peebles & Xie 2022, table 1)
+    "S": (384, 12, 6),
+    "B": (768, 12, 12),
+    "L": (1024, 24, 16),
+    "XL": (1152, 28, 16),
+}
+
+
+def on_meta(size: str, **options) -> DiT:
+    width, depth, heads = SIZES[size]
+    with torch.device("meta"):
+        return DiT(hidden_size=width, depth=depth, num_heads=heads, **options)
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("size", "learn_sigma", "parameters"),
+    [
+        ("S", True, 32_963_360),
+        ("B", True, 130_512_416),
+        ("L", True, 458_102_816),
+        ("XL", True, 675_129_632),
+        ("S", False, 32_957_200),
+        ("B", False, 130_500_112),
+        ("L", False, 458_086_416),
+        ("XL", False, 675_111_184),
+    ],
+)
+def test_the_parameter_count_is_the_official_one(size, learn_sigma, parameters):
+    assert count(on_meta(size, learn_sigma=learn_sigma)) == parameters
+
+
+@pytest.mark.parametrize(
+    ("decoder", "skips", "training", "training_only"),
+    [(4, True, 742.3, 23.9), (2, False, 699.8, 23.9)],
+    ids=["v2", "v1"],
+)
+def test_mdt_xl_has_the_official_parameter_counts_in_millions(decoder, skips, training, training_only):
+    options = {"learn_sigma": True, "position": "learned", "relative_bias": True}
+    backbone = on_meta("XL", decoder_layers=decoder, skips=skips, **options)
+    plugin = MDT()
+    with torch.device("meta"):
+        plugin.setup(backbone)
+    assert round(count(plugin) / 1e6, 1) == training_only
+    assert round((count(backbone) + count(plugin)) / 1e6, 1) == training
+
+
+def test_a_fresh_backbone_outputs_exactly_zero():
+    fresh = DiT(input_size=8, hidden_size=32, depth=2, num_heads=4)
+    out = fresh(torch.randn(2, 4, 8, 8), torch.rand(2), torch.tensor([0, 1]))
+    assert not out.any()
+
+
+def test_the_first_half_of_the_position_table_tells_the_column_and_the_second_the_row():
+    table = sincos_table(8, 3).view(3, 3, 8)
+    assert torch.equal(table[0, :, :4], table[2, :, :4])
+    assert torch.equal(table[:, 0, 4:], table[:, 2, 4:])
+    column = torch.tensor([0.0, 1.0, 2.0])
+    torch.testing.assert_close(
+        table[0, :, :4], torch.stack([f(column * w) for f in (torch.sin, torch.cos) for w in (1, 0.01)], 1)
+    )
+
+
+def test_the_head_puts_pixels_back_in_the_order_row_column_channel():
+    backbone = tiny_backbone(in_channels=2)
+    x = torch.randn(1, 2, 8, 8)
+    patches = x.unfold(2, 2, 2).unfold(3, 2, 2).permute(0, 2, 3, 4, 5, 1).reshape(1, 16, 8)
+
+    class Copy(torch.nn.Module):
+        def forward(self, tokens, cond):
+            return patches
+
+    backbone.final_layer = Copy()
+    assert torch.equal(backbone.head(Tokens(torch.zeros(1, 16, 32)), torch.zeros(1, 32)), x)
+
+
+def test_the_position_table_is_trained_only_when_learned():
+    assert not tiny_backbone().pos_embed.requires_grad
+    assert not tiny_backbone().decoder_pos_embed.requires_grad
+    assert tiny_backbone(position="learned").pos_embed.requires_grad
+    assert not hasattr(tiny_backbone(position="rope"), "pos_embed")
+
+
+OPTIONS = [
+    {},
+    {"position": "rope"},
+    {"relative_bias": True},
+    {"qk_norm": True},
+    {"norm": "rmsnorm"},
+    {"mlp": "swiglu"},
+    {"position": "rope", "relative_bias": True, "qk_norm": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_a_block_does_not_depend_on_the_order_of_its_tokens(options):
+    """Each token's place travels in its id, so shuffled tokens give shuffled results."""
+    backbone = tiny_backbone(**options)
+    x, cond = torch.randn(2, 16, 32), torch.randn(2, 32)
+    shuffle = torch.stack([torch.randperm(16), torch.randperm(16)])
+    shuffled = backbone.blocks[1](gather(x, shuffle), cond, shuffle)
+    torch.testing.assert_close(shuffled, gather(backbone.blocks[1](x, cond), shuffle), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"position": "rope"}, {"relative_bias": True}], ids=str)
+def test_only_rotary_and_relative_bias_tell_a_block_where_tokens_stand(options):
+    block = tiny_backbone(**options).blocks[1]
+    x, cond = torch.randn(1, 4, 32), torch.randn(1, 32)
+    corner, apart = torch.tensor([[0, 1, 4, 5]]), torch.tensor([[0, 3, 12, 15]])
+    same = torch.allclose(block(x, cond, corner), block(x, cond, apart), atol=1e-6)
+    assert same == (options == {})
+
+
+def test_rotary_products_depend_on_the_offset_only():
+    rotary = Rotary(side=5, head_dim=16)
+    q, k = torch.randn(16), torch.randn(16)
+
+    def product(query_at, key_at):
+        turned = rotary(torch.stack([q, k])[None, None], torch.tensor([[query_at, key_at]]))
+        return turned[0, 0, 0] @ turned[0, 0, 1]
+
+    torch.testing.assert_close(product(0, 7), product(5, 12))
+    torch.testing.assert_close(product(6, 13), product(11, 18))
+    assert not torch.allclose(product(0, 7), product(0, 8), atol=1e-3)
+
+
+def test_the_relative_bias_of_two_tokens_depends_on_their_offset_only():
+    bias = RelativePositionBias(side=4, heads=2)(None)
+    assert bias.shape == (2, 16, 16)
+    assert torch.equal(bias[:, 0, 5], bias[:, 5, 10])
+    assert torch.equal(bias[:, 1, 0], bias[:, 15, 14])
+    assert not torch.equal(bias[:, 0, 1], bias[:, 1, 0])
+
+
+def test_the_relative_bias_of_missing_tokens_is_gathered_on_both_axes():
+    module, ids = RelativePositionBias(side=4, heads=2), torch.tensor([[3, 0, 9], [1, 2, 15]])
+    full, some = module(None), module(ids)
+    for b in range(2):
+        assert torch.equal(some[b], full[:, ids[b]][:, :, ids[b]])
+
+
+def test_the_long_skips_join_the_halves_of_the_encoder_last_in_first_out():
+    backbone = tiny_backbone(depth=8, skips=True)
+    assert backbone.skips == {3: 3, 4: 2, 5: 1, 6: 0, 7: 0}
+
+
+def test_an_input_skip_carries_the_embedded_tokens():
+    backbone = tiny_backbone(skips=True)
+    x, t, y = torch.randn(BATCH, 4, 8, 8), torch.rand(BATCH), torch.arange(BATCH)
+    tokens, cond = backbone.embed(x, t, y)
+    memory = backbone.new_memory(tokens)
+    assert torch.equal(memory[0], tokens.x)
+    for depth in range(4):
+        tokens = backbone.run_block(depth, tokens, cond, memory)
+    out = backbone.run_block(4, tokens, cond, memory)
+    other = backbone.run_block(4, tokens, cond, memory | {0: torch.zeros_like(tokens.x)})
+    assert not torch.allclose(out.x, other.x, atol=1e-3)
+
+
+def test_every_sample_is_computed_alone():
+    backbone = tiny_backbone()
+    x, t, y = torch.randn(BATCH, 4, 8, 8), torch.rand(BATCH), torch.arange(BATCH)
+    whole = backbone(x, t, y)
+    for i in range(BATCH):
+        one = slice(i, i + 1)
+        torch.testing.assert_close(backbone(x[one], t[one], y[one]), whole[one], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"patch_size": 3}, ["patch_size=3", "8x8", "[1, 2, 4, 8]"]),
+        ({"patch_size": 0}, ["patch_size=0"]),
+        ({"num_heads": 5}, ["hidden_size=32", "num_heads=5", "[1, 2]"]),
+        ({"num_heads": 0}, ["num_heads=0"]),
+        ({"decoder_layers": 6}, ["decoder_layers=6", "depth=6"]),
+        ({"decoder_layers": -1}, ["decoder_layers=-1"]),
+        ({"decoder_layers": 0, "skips": True}, ["skips=true", "depth=6"]),
+        ({"decoder_layers": 1, "skips": True}, ["skips=true", "decoder_layers=2"]),
+        ({"position": "sin"}, ["position=sin", "sincos, learned, rope"]),
+        ({"norm": "batchnorm"}, ["norm=batchnorm", "layernorm, rmsnorm"]),
+        ({"mlp": "relu"}, ["mlp=relu", "gelu, swiglu"]),
+    ],
+    ids=str,
+)
+def test_sizes_that_do_not_fit_are_refused_with_the_value_and_what_to_type(options, expected):
+    with pytest.raises(DiffxError) as error:
+        tiny_backbone(**options)
+    for words in expected:
+        assert words in str(error.value)
