@@ -1,6 +1,7 @@
 """From a configuration to the objects of a run, refusing what does not fit before anything is written."""
 
 import difflib
+import importlib
 import inspect
 import math
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -104,10 +105,11 @@ def _targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
 
 def _check_arguments(path: str, node: DictConfig) -> None:
     """Every key of the node is an argument of its class."""
+    module, _, name = str(node._target_).rpartition(".")
     try:
-        target = get_class(node._target_)
-    except Exception as error:
-        raise DiffxError(f"{path}._target_={node._target_} cannot be imported: {error}") from error
+        target = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise DiffxError(f"{path}._target_={node._target_} cannot be imported ({error}).") from error
     known = inspect.signature(target).parameters
     if any(p.kind is p.VAR_KEYWORD for p in known.values()):
         return

@@ -154,7 +154,7 @@ def _check_declaration(name: str, plugin: Plugin, depth: int) -> None:
             )
         if not all(0 <= rate < 1 for rate in span.rates):
             raise DiffxError(f"plugins.{name} drops a share of {span.rate} of the tokens; type a share in [0, 1).")
-    if not plugin.has_loss and any(w.item() != 0 for w in plugin.weights().values()):
+    if not plugin.has_loss and any(plugin.initial_weights.values()):
         raise DiffxError(f"plugins.{name}.weight is set, but this plugin adds no loss; remove the weight.")
 
 
@@ -177,3 +177,9 @@ def _check_skips(backbone: DiT, inside: list[tuple[str, ...]]) -> None:
                 f"plugins.{name} narrows the tokens between block {max(source - 1, 0)} and block {block}, which a "
                 f"skip of the backbone joins; type backbone.skips=false or end plugins.{name} inside."
             )
+
+
+if __name__ == "__main__":
+    from diffx.cli import plan_command
+
+    plan_command()

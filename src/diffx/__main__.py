@@ -1,0 +1,3 @@
+from diffx.cli import main
+
+main()

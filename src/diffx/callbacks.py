@@ -1,0 +1,180 @@
+"""What happens around the training step: the clock, the progress bar, evaluations, checkpoints and stopping."""
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from diffx.checkpoint.native import save_checkpoint
+from diffx.errors import DiffxError
+from diffx.meter import Meter
+from diffx.module import DiffusionModule
+
+
+class Clock(L.Callback):
+    """Runs the meter and stops training when the budget, in the meter's hours, is spent."""
+
+    def __init__(self, meter: Meter, budget: float | None) -> None:
+        self.meter, self.budget = meter, budget
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.meter.start()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        self.meter.step()
+        if self.budget is not None and self.meter.hours >= self.budget:
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, float]:
+        return self.meter.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self.meter.load_state_dict(state_dict)
+
+
+class StopOnSignal(L.Callback):
+    """Ctrl-C or SIGTERM ends training after the step in hand; a second Ctrl-C ends the process at once."""
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._receive)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        if self.received:
+            trainer.should_stop = True
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number).name
+        signal.signal(number, signal.default_int_handler)
+
+
+class Checkpoints(L.Callback):
+    """Writes the last checkpoint every so many minutes of wall-clock time, and at the end of training."""
+
+    def __init__(self, path: Path, meter: Meter, minutes: float) -> None:
+        self.path, self.meter, self.minutes = path, meter, minutes
+        self._last = time.monotonic()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        if time.monotonic() - self._last > self.minutes * 60:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.save(trainer)
+
+    def save(self, trainer: L.Trainer) -> None:
+        with self.meter.section("checkpoint"):
+            save_checkpoint(trainer, self.path)
+        self._last = time.monotonic()
+
+
+class Evaluations(L.Callback):
+    """Calls `evaluate` at log-spaced steps, first · 2^(k / per_doubling), and after the last step."""
+
+    def __init__(
+        self, evaluate: Callable[[DiffusionModule, int], None], meter: Meter, first: int, per_doubling: float
+    ) -> None:
+        if first < 1 or per_doubling <= 0:
+            raise DiffxError(
+                f"eval.first={first} and eval.per_doubling={per_doubling} must be positive; "
+                "type eval.first=100 eval.per_doubling=1."
+            )
+        self.evaluate, self.meter = evaluate, meter
+        self.steps = {round(first * 2 ** (k / per_doubling)) for k in range(int(40 * per_doubling))}
+        self._done = -1
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        if trainer.global_step in self.steps:
+            self._run(trainer, pl_module)
+
+    def finish(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The evaluation after the last step, unless that step had one."""
+        if self._done != trainer.global_step:
+            self._run(trainer, pl_module)
+
+    def _run(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, DiffusionModule)
+        with self.meter.section("eval"):
+            self.evaluate(pl_module, trainer.global_step)
+        self._done = trainer.global_step
+
+
+class Report(L.Callback):
+    """The progress bar, the log lines and the guard against numbers that are not finite, every `every` steps."""
+
+    def __init__(self, meter: Meter, every: int, images_per_step: int, max_steps: int, budget: float | None) -> None:
+        self.meter, self.every, self.images_per_step = meter, every, images_per_step
+        self.max_steps, self.budget = max_steps, budget
+        self.progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}"), TimeElapsedColumn()
+        )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._task = self.progress.add_task("train", total=1.0, facts="")
+        self._started, self._first_step = time.monotonic(), trainer.global_step
+        self._first_share = self._share(trainer.global_step)
+        self.progress.start()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        assert isinstance(pl_module, DiffusionModule)
+        if trainer.global_step % self.every and trainer.global_step != self._first_step + 1:
+            return
+        terms = {name: value.item() for name, value in pl_module.terms.items()}
+        refuse_non_finite(terms, trainer.global_step)
+        rate = self._rate(trainer.global_step)
+        trainer.logger and trainer.logger.log_metrics(
+            {f"train/{name}": value for name, value in terms.items()}
+            | {"train/samples_per_second": rate, self.meter.unit: self.meter.hours},
+            step=trainer.global_step,
+        )
+        shown = " ".join(f"{name} {value:.3f}" for name, value in terms.items())
+        facts = f"step {trainer.global_step} · {shown} · {rate:.0f} samples/s · {self._projected_end(trainer)}"
+        self.progress.update(self._task, completed=self._share(trainer.global_step), facts=facts)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.progress.update(self._task, completed=self._share(trainer.global_step))
+        self.progress.stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.progress.stop()
+
+    def _share(self, step: int) -> float:
+        """How much of the run is done: of the steps or of the budget, whichever ends first."""
+        spent = self.meter.hours / self.budget if self.budget else 0.0
+        return min(1.0, max(step / self.max_steps, spent))
+
+    def _rate(self, step: int) -> float:
+        """Training samples per second of the meter's clock, over all starts."""
+        seconds = self.meter.seconds["train"]
+        return step * self.images_per_step / seconds if seconds else 0.0
+
+    def _projected_end(self, trainer: L.Trainer) -> str:
+        done = self._share(trainer.global_step) - self._first_share
+        if done <= 0 or trainer.global_step < self._first_step + 3:
+            return "end: measuring"
+        left = (time.monotonic() - self._started) * (1 - self._share(trainer.global_step)) / done
+        return f"{time.strftime('%H:%M:%S', time.gmtime(left))} left"
+
+
+def refuse_non_finite(terms: dict[str, float], step: int) -> None:
+    """Stop a run whose loss is no number any more, naming the term that broke."""
+    broken = [name for name, value in terms.items() if not torch.isfinite(torch.tensor(value)) and name != "total"]
+    if broken:
+        raise DiffxError(
+            f"The loss {', '.join(broken)} is not finite at step {step}; the last checkpoint is kept. Type a lower "
+            "optimizer.lr, trainer.precision=32-true, or a smaller weight of that plugin."
+        )

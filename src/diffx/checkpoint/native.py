@@ -1,0 +1,110 @@
+"""diffx's own checkpoints: last.ckpt with all that is needed to go on, ema.safetensors with the plain backbone."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from diffx.errors import DiffxError
+
+
+def save_checkpoint(trainer: L.Trainer, path: Path) -> None:
+    """Write last.ckpt and, beside it, ema.safetensors. The earlier files stay until the new ones are whole.
+
+    Raises:
+        DiffxError: the disk is full or may not be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    weights = path.with_name("ema.safetensors")
+    partial_weights = weights.with_name(f".{weights.name}.partial")
+    try:
+        trainer.save_checkpoint(partial)
+        if trainer.is_global_zero:
+            ema = trainer.lightning_module.ema
+            assert isinstance(ema, nn.Module)
+            save_file({k: v.contiguous() for k, v in ema.state_dict().items()}, partial_weights)
+            os.replace(partial_weights, weights)
+            os.replace(partial, path)
+    except OSError as error:
+        for leftover in (partial, partial_weights):
+            leftover.unlink(missing_ok=True)
+        raise DiffxError(
+            f"The checkpoint {path} cannot be written ({error.strerror}); the one before it is kept. "
+            "Free some space and type the same command to go on from it."
+        ) from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """last.ckpt as plain data and tensors; nothing in it can execute.
+
+    Raises:
+        DiffxError: there is no such file or it is damaged.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise DiffxError(
+            f"resume={path}: there is no such file; type resume=auto or the path of a last.ckpt."
+        ) from error
+    except Exception as error:
+        raise DiffxError(
+            f"{path} cannot be read as a diffx checkpoint ({type(error).__name__}). If it is damaged, move it away and "
+            "type resume=never to start anew."
+        ) from error
+
+
+def check_belongs(checkpoint: dict[str, Any], module: nn.Module, path: Path) -> None:
+    """Refuse to go on from a checkpoint of another backbone or another plugin set, printing the difference."""
+    theirs: dict[str, Tensor] = checkpoint.get("state_dict", {})
+    ours = module.state_dict()
+    their_plugins, our_plugins = _plugins(theirs, checkpoint), _plugins(ours, {"plugins": sorted(module.plugins)})  # type: ignore[arg-type]
+    if their_plugins != our_plugins:
+        raise DiffxError(
+            f"{path} was trained with plugins [{', '.join(their_plugins)}] and this run has "
+            f"[{', '.join(our_plugins)}]; type plugins=[{','.join(their_plugins)}] to go on from it."
+        )
+    differences = [
+        f"{key}: {_shape(theirs.get(key))} in the file, {_shape(ours.get(key))} here"
+        for key in sorted(theirs.keys() | ours.keys())
+        if _shape(theirs.get(key)) != _shape(ours.get(key))
+    ]
+    if differences:
+        raise DiffxError(
+            f"{path} holds another model; {len(differences)} tensors differ, first {'; '.join(differences[:3])}. "
+            "Type the backbone settings that it was trained with (config.yaml beside it), or resume=never."
+        )
+
+
+def load_backbone(backbone: nn.Module, path: Path) -> None:
+    """Load the plain backbone from ema.safetensors, strictly.
+
+    Raises:
+        DiffxError: the file is missing, damaged, or of another backbone.
+    """
+    try:
+        weights = load_file(path)
+    except FileNotFoundError as error:
+        raise DiffxError(f"{path} does not exist: the run has no checkpoint yet. Train it first.") from error
+    except Exception as error:
+        raise DiffxError(f"{path} cannot be read as safetensors: {error}") from error
+    ours = backbone.state_dict()
+    for key in sorted(weights.keys() | ours.keys()):
+        if _shape(weights.get(key)) != _shape(ours.get(key)):
+            raise DiffxError(
+                f"{path} is of another backbone: {key} is {_shape(weights.get(key))} in the file and "
+                f"{_shape(ours.get(key))} here."
+            )
+    backbone.load_state_dict(weights)
+
+
+def _plugins(state: dict[str, Tensor], checkpoint: dict[str, Any]) -> list[str]:
+    named = {key.split(".")[1] for key in state if key.startswith("plugins.")}
+    return sorted(named | set(checkpoint.get("plugins", [])))
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "absent" if tensor is None else "x".join(map(str, tensor.shape)) or "scalar"

@@ -1,0 +1,123 @@
+"""python -m diffx: train one configuration, or with -m a sweep that ends with its comparison.
+
+Every configuration is composed and checked before the first run starts: bad input ends in one sentence, exit code 2,
+and no file. The default sweep runs its jobs here, one after the other; another hydra/launcher or hydra/sweeper is left to
+Hydra, which then calls the same training.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from diffx.errors import DiffxError
+
+TO_HYDRA = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
+MULTIRUN = ("-m", "--multirun")
+
+
+def main() -> None:
+    """The command line of `python -m diffx`."""
+    calm_openmp()
+    arguments = sys.argv[1:]
+    overrides = [a for a in arguments if a not in MULTIRUN]
+    if any(a.split("=")[0] in (*TO_HYDRA, "hydra/launcher", "hydra/sweeper") for a in arguments):
+        _run_hydra()
+    elif len(overrides) < len(arguments):
+        finish(lambda: sweep(overrides))
+    else:
+        finish(lambda: run_one(overrides))
+
+
+def run_one(overrides: Sequence[str]) -> None:
+    """Compose, check, train."""
+    from diffx.compose import compose_config
+    from diffx.launch import launch
+
+    launch(compose_config(overrides))
+
+
+def sweep(overrides: Sequence[str]) -> None:
+    """Check all jobs of a sweep, run them one by one, go on when one fails, and compare what there is."""
+    from diffx.build import build_model
+    from diffx.compare import compare
+    from diffx.compose import compose_config, split_sweep
+    from diffx.launch import launch
+    from diffx.run import RunDir
+
+    configs = [compose_config(job) for job in split_sweep(overrides)]
+    for config in configs:
+        build_model(config, "meta")
+    failed: list[str] = []
+    for number, config in enumerate(configs, start=1):
+        run = RunDir.of(config)
+        print(f"run {number} of {len(configs)}: {run.path}", flush=True)
+        try:
+            launch(config)
+        except DiffxError as error:
+            if run.read_card().get("status") == "interrupted":
+                raise
+            failed.append(f"{run.path}: {error}")
+            print(f"failed, going on: {error}", flush=True)
+    runs = [RunDir.of(config).path for config in configs]
+    compare([path for path in runs if (path / "curve.jsonl").exists()], runs[0].parents[1] / "compare")
+    if failed:
+        raise DiffxError(f"{len(failed)} of {len(configs)} runs failed: " + "; ".join(failed))
+
+
+def plan_command() -> None:
+    """The command line of `python -m diffx.plan`: print what a run would do and cost, and stop."""
+    calm_openmp()
+    finish(lambda: print_plan(sys.argv[1:]))
+
+
+def print_plan(overrides: Sequence[str]) -> None:
+    """Print the plan of one configuration; needs no data and no weights."""
+    from diffx.build import build_model
+    from diffx.compose import compose_config
+    from diffx.meter import count_flops
+    from diffx.plan_table import plan_table
+
+    model = build_model(compose_config(overrides), "meta")
+    flops = count_flops(model.backbone, model.plugins, model.objective, model.plan, {})
+    print(plan_table(model.backbone, model.plugins, model.plan, flops))
+
+
+def finish(command) -> None:
+    """Run a command; bad input is one sentence on stderr and exit code 2."""
+    try:
+        command()
+    except DiffxError as error:
+        fail(error)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def fail(error: DiffxError) -> NoReturn:
+    print(f"diffx: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+def calm_openmp() -> None:
+    """OpenMP's idle threads spin by default, which on shared cores can make a step seven times slower; they must sleep.
+
+    Works only before torch is imported, which is why this file imports it late.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def _run_hydra() -> None:
+    """Let Hydra itself answer: its help, or its own launchers and sweepers."""
+    import hydra
+    from omegaconf import DictConfig
+
+    from diffx.build import resolve
+    from diffx.compose import VERSION_BASE, config_dir, register_folders
+    from diffx.launch import launch
+
+    register_folders()
+
+    def job(config: DictConfig) -> None:
+        finish(lambda: launch(resolve(config)))
+
+    hydra.main(config_path=str(config_dir()), config_name="config", version_base=VERSION_BASE)(job)()

@@ -1,0 +1,121 @@
+"""Composing configurations with Hydra, and turning its complaints into one sentence with the nearest right answers."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+
+from diffx.build import resolve, unknown_key
+from diffx.errors import DiffxError
+
+VERSION_BASE = "1.3"
+
+
+def config_dir() -> Path:
+    """The folder of YAML that diffx ships: inside the package in a wheel, at the checkout's root otherwise."""
+    packaged = Path(__file__).parent / "conf"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "conf"
+
+
+class ConfigFolders(SearchPathPlugin):
+    """conf/ in the working directory is searched first, packages of entry point group `diffx.conf` last."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        local = Path.cwd() / "conf"
+        if local.is_dir() and local != config_dir():
+            search_path.prepend("working directory", f"file://{local}")
+        for entry in entry_points(group="diffx.conf"):
+            search_path.append(entry.name, f"pkg://{entry.value}")
+
+
+def register_folders() -> None:
+    """Tell Hydra about ConfigFolders, once."""
+    plugins = Plugins.instance()
+    if ConfigFolders not in plugins.discover(SearchPathPlugin):
+        plugins.register(ConfigFolders)
+
+
+def compose_config(overrides: Sequence[str]) -> DictConfig:
+    """The resolved configuration of one run. Raises DiffxError in one sentence for anything misspelt."""
+    register_folders()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir()), version_base=VERSION_BASE):
+        try:
+            config = compose("config", list(overrides))
+        except HydraException as error:
+            raise DiffxError(_explain(str(error))) from error
+        except Exception as error:  # OmegaConf's own errors: a value of the wrong kind
+            raise DiffxError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error
+        known = [*map(str, compose("config", [])), "plugins"]
+    for key in config:
+        if str(key) not in known:
+            raise DiffxError(unknown_key(str(key), known))
+    OmegaConf.set_struct(config, False)
+    if config.get("plugins") is None:
+        config.plugins = {}
+    return resolve(config)
+
+
+def split_sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """The jobs of a sweep: one list of overrides for each combination of values."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        (batch,) = BasicSweeper.split_arguments(parsed, None)
+    except HydraException as error:
+        raise DiffxError(_explain(str(error))) from error
+    return [list(job) for job in batch]
+
+
+def _explain(message: str) -> str:
+    """Hydra's message as one sentence with near matches."""
+    if found := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", message):
+        group, name = found.groups()
+        return _no_such_choice(group, name)
+    if found := re.search(r"Could not override '([^']+)'", message):
+        key = found.group(1)
+        group = key.split(".")[0].lstrip("+~")
+        if (config_dir() / group).is_dir() and "." not in key:
+            return f"{key} is a group of files; to add one that the defaults do not have, type +{key}=NAME."
+        return unknown_key(key, _all_keys())
+    return message.splitlines()[0]
+
+
+def _no_such_choice(group: str, name: str) -> str:
+    choices = sorted(GlobalHydra.instance().config_loader().get_group_options(group))
+    near = difflib.get_close_matches(name, choices, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else "there is none near."
+    return f"There is no {group}={name}; {hint} There are: {', '.join(choices)}."
+
+
+def _all_keys() -> list[str]:
+    """Dotted names of all settings of the default configuration and of every plugin file."""
+    with_all = compose("config", ["plugins=[" + ",".join(_plugin_files()) + "]"])
+    keys: list[str] = []
+
+    def visit(node: Any, prefix: str) -> None:
+        for key in node:
+            name = f"{prefix}{key}"
+            keys.append(name)
+            if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
+                value = node[key]
+                if isinstance(value, DictConfig):
+                    visit(value, f"{name}.")
+
+    visit(with_all, "")
+    return keys
+
+
+def _plugin_files() -> list[str]:
+    return GlobalHydra.instance().config_loader().get_group_options("plugins")

@@ -1,0 +1,88 @@
+"""One evaluation: draw a set of samples under a protocol and measure it. A protocol is all that moves an FID but the
+model; it is hashed and stored with every number."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from diffx.backbone import DiT
+from diffx.errors import DiffxError
+from diffx.objective import Objective
+from diffx.run import short_hash
+from diffx.sampler import Field, Guidance, SampleNoise
+
+LABELS = ("balanced", "random")
+
+
+def protocol(config: DictConfig, data_identity: str, metrics_identity: str) -> dict[str, Any]:
+    """All that moves a metric and is not the model, as plain data."""
+    sampler = OmegaConf.to_container(config.sampler)
+    guidance = OmegaConf.to_container(config.guidance)
+    assert isinstance(guidance, dict)
+    return {
+        "labels": config.eval.labels,
+        "sampler": sampler,
+        "guidance": {key: value for key, value in guidance.items() if key != "_target_"},
+        "decoder": "pixels",
+        "rounding": "nearest",
+        "ema_decay": config.ema_decay,
+        "samples": config.eval.samples,
+        "seed": config.eval.seed,
+        "features": metrics_identity,
+        "reference": data_identity,
+    }
+
+
+def protocol_hash(facts: dict[str, Any]) -> str:
+    return short_hash(facts)
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """How samples are made: labels "balanced" (class i mod classes for sample i) or "random", `seed`, batches."""
+
+    labels: str
+    seed: int
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        if self.labels not in LABELS:
+            raise DiffxError(f"eval.labels={self.labels} is not known; type eval.labels=balanced or random.")
+        if self.batch_size < 1:
+            raise DiffxError(f"eval.batch_size={self.batch_size} must be at least 1; type eval.batch_size=250.")
+
+    def of(self, index: int, classes: int) -> int:
+        """The label of sample `index`."""
+        if self.labels == "balanced":
+            return index % classes
+        rng = torch.Generator().manual_seed((self.seed << 32) + index + (1 << 31))
+        return int(torch.randint(classes, (), generator=rng))
+
+
+class Sampling:
+    """Makes samples of a backbone: sample i depends on the seed and i alone, not on batches or devices."""
+
+    def __init__(self, config: DictConfig, objective: Objective) -> None:
+        self.sampler: Callable[..., Tensor] = instantiate(config.sampler)
+        self.guidance: Guidance = instantiate(config.guidance)
+        self.settings = SampleSettings(config.eval.labels, config.eval.seed, config.eval.batch_size)
+        self.objective = objective
+
+    @torch.no_grad()
+    def batches(self, backbone: DiT, indices: range, device: torch.device) -> Iterator[Tensor]:
+        """Samples `indices` in float32, batch by batch: x (b, C, H, W)."""
+        was_training = backbone.training
+        backbone.eval()
+        shape = (backbone.in_channels, backbone.input_size, backbone.input_size)
+        for start in range(indices.start, indices.stop, self.settings.batch_size):
+            part = range(start, min(start + self.settings.batch_size, indices.stop))
+            labels = torch.tensor([self.settings.of(i, backbone.num_classes) for i in part], device=device)
+            noise = SampleNoise(self.settings.seed, part)
+            field = Field(backbone, self.objective, labels, backbone.null_label, self.guidance)
+            yield self.sampler(field, noise.draw(shape).to(device), noise).float()
+        backbone.train(was_training)

@@ -1,0 +1,140 @@
+"""What training costs: the clock of GPU-hours (CPU-hours on a CPU), and floating-point operations, counted."""
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
+
+from diffx.backbone.dit import DiT
+from diffx.encoder import encoder_spec
+from diffx.objective import Objective
+from diffx.plan import Plan
+from diffx.plugin import Plugin
+from diffx.step import Draws, Streams, draw, losses
+
+
+class Meter:
+    """Seconds by section. Only "train" is the cost; "eval", "checkpoint" and "compile" are kept under their own names.
+
+    On a GPU a second is wall-clock time, counted once for each device: data stalls, teachers, optimizer and logging are
+    in it. On a CPU it is the processor time of this process, over all its threads, so that a busy machine does not
+    change a comparison. The first step of every start pays for warm-up and compilation: it is booked as "compile" and
+    "train" is charged the second step in its place.
+    """
+
+    def __init__(self, device: torch.device, devices: int = 1) -> None:
+        self.device, self.devices = device, devices
+        self.seconds: dict[str, float] = {"train": 0.0, "eval": 0.0, "checkpoint": 0.0, "compile": 0.0}
+        self._mark = 0.0
+        self._steps = 0  # since this start
+
+    @property
+    def unit(self) -> str:
+        return "cpu_hours" if self.device.type == "cpu" else "gpu_hours"
+
+    @property
+    def hours(self) -> float:
+        """The cost so far, in the unit's hours, over all devices and starts."""
+        return self.seconds["train"] * self.devices / 3600
+
+    def start(self) -> None:
+        """Training begins, for the first time or after a resume."""
+        self._steps, self._mark = 0, self._now()
+
+    def step(self) -> None:
+        """One optimizer step has ended."""
+        elapsed = self._lap()
+        self._steps += 1
+        if self._steps == 1:
+            self.seconds["compile"] += elapsed
+        else:
+            self.seconds["train"] += 2 * elapsed if self._steps == 2 else elapsed
+
+    @contextmanager
+    def section(self, name: str) -> Iterator[None]:
+        """Time that is not training, booked under its own name; what passed since the last step belongs to training."""
+        self.seconds["train"] += self._lap()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + self._lap()
+
+    def state_dict(self) -> dict[str, float]:
+        return dict(self.seconds)
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        self.seconds = dict(state)
+
+    def _lap(self) -> float:
+        now = self._now()
+        elapsed, self._mark = now - self._mark, now
+        return elapsed
+
+    def _now(self) -> float:
+        return time.process_time() if self.device.type == "cpu" else time.perf_counter()
+
+
+class Flops(NamedTuple):
+    """Floating-point operations per image; a multiply-add counts two. Counted by torch on tensors without storage.
+
+    plain: forward of the backbone alone. forward: forward of all passes with the plugins. train: forward and backward
+    of a step, teachers included. encoder: the teachers' share of it.
+    """
+
+    plain: int
+    forward: int
+    train: int
+    encoder: int
+
+    @property
+    def relative(self) -> float:
+        """Forward cost relative to the plain backbone."""
+        return self.forward / self.plain
+
+
+def count_flops(
+    backbone: DiT, plugins: Mapping[str, Plugin], objective: Objective, plan: Plan, encoder_flops: Mapping[str, int]
+) -> Flops:
+    """Count one step on one image. encoder_flops: by service name, those of one image through a teacher."""
+    model = copy.deepcopy(nn.ModuleDict({"backbone": backbone, **{f"plugins/{n}": p for n, p in plugins.items()}}))
+    model = model.to("meta")
+    on_meta: dict[str, Plugin] = {name: model[f"plugins/{name}"] for name in plugins}  # type: ignore[misc]
+    net: DiT = model["backbone"]  # type: ignore[assignment]
+    draws = _fake_draws(backbone, plugins, objective, plan)
+    draws = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), draws)
+    with sdpa_kernel(SDPBackend.MATH):
+        with FlopCounterMode(display=False) as plain, torch.no_grad():
+            net(draws.x, draws.t, draws.y["main"])
+        with FlopCounterMode(display=False) as forward, torch.no_grad():
+            losses(net, plan, on_meta, objective, draws)
+        with FlopCounterMode(display=False) as train:
+            losses(net, plan, on_meta, objective, draws)["total"].backward()
+    encoder = sum(encoder_flops.get(need, 0) for need in plan.needs)
+    return Flops(plain.get_total_flops(), forward.get_total_flops(), train.get_total_flops() + encoder, encoder)
+
+
+def _fake_draws(backbone: DiT, plugins: Mapping[str, Plugin], objective: Objective, plan: Plan) -> Draws:
+    """Draws for one image, with zeros in place of what the data and the teachers would give."""
+    size = backbone.input_size
+    batch = {"x": torch.zeros(1, backbone.in_channels, size, size), "y": torch.zeros(1, dtype=torch.long)}
+    for need in plan.needs:
+        dim = encoder_spec(need.removeprefix("features/")).dim if need.startswith("features/") else 1
+        batch[need] = torch.zeros(1, backbone.num_tokens, dim)
+    views = [replace(v, kept={n: (round(sum(k) / len(k)),) for n, k in v.kept.items()}) for v in plan.views]
+    plan = replace(plan, views=tuple(views))  # a count that varies from step to step enters with its mean
+    return draw(plan, plugins, objective, batch, {}, Streams(0, 0), 0.0, backbone.null_label)
+
+
+def flops_of(service: Callable[[Tensor], Tensor], image: Tensor) -> int:
+    """Operations of one call of a teacher on one image (1, C, H, W)."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+        service(image)
+    return counter.get_total_flops()
