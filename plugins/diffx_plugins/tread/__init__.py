@@ -29,4 +29,6 @@ class TREAD(Plugin):
         depth = len(backbone.blocks)
         end = self.end if self.end is not None else depth - (4 if depth >= 12 else 2)
         start = self.start if self.drop_from is None else self.drop_from
-        self.span = Span(start, end + 1, self.selection_ratio, save=self.start)
+        # CompVis/tread rounds the number routed around, a Span the number kept.
+        routed = int(backbone.num_tokens * self.selection_ratio)
+        self.span = Span(start, end + 1, routed / backbone.num_tokens, save=self.start)
