@@ -1,8 +1,17 @@
 """Frozen vision encoders: teachers that live outside the module tree and are shared by name."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from diffx.errors import DiffxError
+from diffx.vision import CLIP, HALF, VisionEncoder, VisionModel
+
+if TYPE_CHECKING:
+    from diffx.data import Data
 
 
 @dataclass(frozen=True)
@@ -11,23 +20,60 @@ class EncoderSpec:
 
     dim: width of its tokens. stride: pixels of the image that a token covers (REPA runs DINOv2 on 224 px for an image
     of 256, so that its 14-pixel patches cover 16 pixels of the image). pooled: a grid that is a whole number of times
-    finer than the backbone's may be average-pooled. family, training: what it is kin to.
+    finer than the backbone's may be average-pooled. family, training: what it is kin to. model: what timm runs; None
+    for the embedded one.
     """
 
     dim: int
     stride: int
-    timm: str | None
+    model: VisionModel | None
     family: str
     training: str
     pooled: bool = False
 
 
+def _vit(dim: int, name: str, patch: int, family: str, **settings: object) -> EncoderSpec:
+    training = "image-text" if family in ("clip", "siglip") else "self-supervised"
+    return EncoderSpec(dim, 16, VisionModel(name, patch, **settings), family, training)  # type: ignore[arg-type]
+
+
+def _dinov2(dim: int, size: str) -> EncoderSpec:
+    return _vit(dim, f"vit_{size}_dinov2.lvd142m", 14, "dinov2")
+
+
+def _dinov3(dim: int, size: str) -> EncoderSpec:
+    return _vit(dim, f"vit_{size}_patch16_dinov3.lvd1689m", 16, "dinov3")
+
+
+def _mocov3(dim: int, size: str, *arguments: tuple[str, int]) -> EncoderSpec:
+    keys = "module.base_encoder."
+    return _vit(dim, f"vit_{size}_patch16_224", 16, "mocov3", keys=keys, arguments=arguments)
+
+
 SPECS = {
     "embedded": EncoderSpec(128, 2, None, "diffx-embedded", "self-supervised", pooled=True),
-    "dinov2_vits14": EncoderSpec(384, 16, "vit_small_patch14_dinov2.lvd142m", "dinov2", "self-supervised"),
-    "dinov2_vitb14": EncoderSpec(768, 16, "vit_base_patch14_dinov2.lvd142m", "dinov2", "self-supervised"),
-    "dinov2_vitl14": EncoderSpec(1024, 16, "vit_large_patch14_dinov2.lvd142m", "dinov2", "self-supervised"),
-    "dinov2_vitg14": EncoderSpec(1536, 16, "vit_giant_patch14_dinov2.lvd142m", "dinov2", "self-supervised"),
+    "dinov2_vits14": _dinov2(384, "small_patch14"),
+    "dinov2_vitb14": _dinov2(768, "base_patch14"),
+    "dinov2_vitl14": _dinov2(1024, "large_patch14"),
+    "dinov2_vitg14": _dinov2(1536, "giant_patch14"),
+    "dinov2_vits14_reg": _dinov2(384, "small_patch14_reg4"),
+    "dinov2_vitb14_reg": _dinov2(768, "base_patch14_reg4"),
+    "dinov2_vitl14_reg": _dinov2(1024, "large_patch14_reg4"),
+    "dinov2_vitg14_reg": _dinov2(1536, "giant_patch14_reg4"),
+    "dinov3_vits16": _dinov3(384, "small"),
+    "dinov3_vitb16": _dinov3(768, "base"),
+    "dinov3_vitl16": _dinov3(1024, "large"),
+    "mae_vitb16": _vit(768, "vit_base_patch16_224.mae", 16, "mae", final_norm=False),
+    "mae_vitl16": _vit(1024, "vit_large_patch16_224.mae", 16, "mae", final_norm=False),
+    "clip_vitl14": _vit(
+        1024, "vit_large_patch14_clip_quickgelu_224.openai", 14, "clip", colours=CLIP, resize_first=True
+    ),
+    "siglip_vitb16": _vit(768, "vit_base_patch16_siglip_256.webli", 16, "siglip", colours=HALF, resize_first=True),
+    "siglip2_vitb16": _vit(768, "vit_base_patch16_siglip_256.v2_webli", 16, "siglip", colours=HALF, resize_first=True),
+    "ijepa_vith14": _vit(1280, "vit_huge_patch14_gap_224.in1k_ijepa", 14, "ijepa"),
+    "mocov3_vits16": _mocov3(384, "small", ("num_heads", 12)),
+    "mocov3_vitb16": _mocov3(768, "base"),
+    "mocov3_vitl16": _mocov3(1024, "large"),
 }
 
 
@@ -36,6 +82,29 @@ def encoder_spec(name: str) -> EncoderSpec:
     if name not in SPECS:
         raise DiffxError(f"encoder={name} is not known; type one of {', '.join(SPECS)}.")
     return SPECS[name]
+
+
+def make_encoder(name: str, data: "Data", side: int, device: torch.device | str) -> Callable[[Tensor], Tensor]:
+    """Encoder `name` for a backbone of side² tokens: uint8 images (B, C, H, W) to float32 (B, side², dim) on `device`.
+
+    "embedded" is the small one that diffx trains from `data`; all others come from timm (docs/prepare.md lists their
+    preprocessing). Frozen, in eval mode, without gradients.
+
+    Raises:
+        DiffxError: unknown, or its weights are nowhere to be found.
+    """
+    spec = encoder_spec(name)
+    if spec.model is not None:
+        return VisionEncoder(name, spec.model, side, torch.device(device))
+    from diffx import embedded
+
+    network = embedded.encoder(data).to(device).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def encode(image: Tensor) -> Tensor:
+        return network(image.to(device), side)
+
+    return encode
 
 
 def check_grid(spec: EncoderSpec, name: str, image_size: int, side: int) -> None:

@@ -1,0 +1,168 @@
+"""Vision transformers of timm as frozen encoders: weights, preprocessing, tokens."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffx.data.cache import home
+from diffx.errors import DiffxError
+
+Colour = tuple[float, float, float]
+
+IMAGENET: tuple[Colour, Colour] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP: tuple[Colour, Colour] = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+HALF: tuple[Colour, Colour] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
+
+
+@dataclass(frozen=True)
+class VisionModel:
+    """A timm model and how images are put before it.
+
+    name: in timm; without a tag timm has no weights of it, and a local file is the only way.
+    patch: pixels of the resized image under one token. colours: (mean, std) of images in [0, 1].
+    resize_first: resize before normalising (CLIP) instead of after (DINOv2, I-JEPA), as REPA does; bicubic without
+    antialiasing either way, so that the order shows only in rounding and at the borders.
+    final_norm: tokens after the last LayerNorm; REPA takes MAE's before it.
+    keys: prefix of this model's names inside its published file.
+    """
+
+    name: str
+    patch: int
+    colours: tuple[Colour, Colour] = IMAGENET
+    resize_first: bool = False
+    final_norm: bool = True
+    keys: str = ""
+    arguments: tuple[tuple[str, Any], ...] = ()
+
+
+class VisionEncoder:
+    """A frozen timm model: uint8 images (B, 1 or 3, H, W) to patch tokens float32 (B, side², dim).
+
+    Not a module, so that it is in no checkpoint, optimizer or EMA. Images are resized to patch·side pixels: 224 for
+    DINOv2 on a grid of 16. On a GPU it runs in bfloat16 autocast.
+
+    Raises:
+        DiffxError: its weights cannot be found; the sentence says the three ways to provide them.
+    """
+
+    def __init__(self, name: str, model: VisionModel, side: int, device: torch.device) -> None:
+        self.edge, self.side, self.device = model.patch * side, side, device
+        self.resize_first, self.final_norm = model.resize_first, model.final_norm
+        self._mean, self._std = (torch.tensor(c, device=device).view(1, 3, 1, 1) for c in model.colours)
+        self._network = pretrained(name, model, self.edge).to(device).eval().requires_grad_(False)
+
+    def compile(self) -> None:
+        """Compile the network; FLOPs have to be counted before, since a counter sees nothing of a compiled one."""
+        self._network.forward_intermediates = torch.compile(self._network.forward_intermediates)
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor) -> Tensor:
+        half = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            (tokens,) = self._network.forward_intermediates(
+                self.preprocess(image), indices=1, norm=self.final_norm, output_fmt="NLC", intermediates_only=True
+            )
+        return tokens.float()
+
+    def preprocess(self, image: Tensor) -> Tensor:
+        """uint8 (B, 1 or 3, H, W) to float32 (B, 3, edge, edge) as the network was trained to see it."""
+        x = image.to(self.device).float().expand(-1, 3, -1, -1) / 255
+        if self.resize_first:
+            return (self._resize(x) - self._mean) / self._std
+        return self._resize((x - self._mean) / self._std)
+
+    def _resize(self, x: Tensor) -> Tensor:
+        if x.shape[-2:] == (self.edge, self.edge):
+            return x
+        return F.interpolate(x, size=(self.edge, self.edge), mode="bicubic")
+
+
+def pretrained(name: str, model: VisionModel, edge: int) -> Any:
+    """The timm network for images of `edge` pixels, its position table resampled to the grid, with its weights.
+
+    A local file comes first (see local_file), then the Hugging Face cache, then a download unless HF_HUB_OFFLINE=1.
+    """
+    import timm
+
+    file = local_file(name)
+    arguments: dict[str, Any] = {"num_classes": 0, **dict(model.arguments)}
+    if name_takes_size(model.name):
+        arguments["img_size"] = edge
+    if file:
+        arguments["pretrained_cfg_overlay"] = {"state_dict": read_weights(file, model.keys)}
+    elif "." not in model.name:
+        raise DiffxError(_missing(name, model, "timm publishes none"))
+    try:
+        network = timm.create_model(model.name, pretrained=True, **arguments)
+    except Exception as error:
+        # huggingface_hub and timm raise a dozen unrelated types here; all of them mean "no usable weights".
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        if file:
+            raise DiffxError(f"{file} does not hold the weights of {model.name} ({reason}).") from error
+        raise DiffxError(_missing(name, model, reason)) from error
+    network.pretrained_cfg = {}  # it holds on to the state dict
+    return network
+
+
+def name_takes_size(name: str) -> bool:
+    """Whether the timm model has a position table to resample; DINOv3's rotary positions fit any size."""
+    return "dinov3" not in name
+
+
+def weights_folder() -> Path:
+    """Where local weight files are looked for: $DIFFX_WEIGHTS, or `weights` in diffx's cache folder."""
+    return Path(os.environ.get("DIFFX_WEIGHTS") or home() / "weights").expanduser()
+
+
+def local_file(name: str) -> Path | None:
+    """The local weights of encoder `name`: NAME.safetensors (or .pth, .pt, .bin) in the weights folder, or a
+    downloaded repository NAME/model.safetensors there."""
+    folder = weights_folder()
+    places = [folder / f"{name}{ending}" for ending in ENDINGS]
+    return next((p for p in [*places, folder / name / "model.safetensors"] if p.is_file()), None)
+
+
+def read_weights(file: Path, keys: str = "") -> dict[str, Tensor]:
+    """The state dict in a file, in which nothing can execute; `keys` picks the names that begin with it.
+
+    Raises:
+        DiffxError: not a file of tensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if file.suffix == ".safetensors":
+            state: dict[str, Any] = load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, SafetensorError, ValueError, KeyError) as error:
+        raise DiffxError(f"{file} cannot be read as weights ({str(error).splitlines()[0]}).") from error
+    except Exception as error:
+        raise DiffxError(f"{file} holds more than tensors, and diffx loads nothing that can execute.") from error
+    for outer in ("state_dict", "model", "target_encoder"):
+        state = state.get(outer, state)
+    return {k.removeprefix(keys): v for k, v in state.items() if k.startswith(keys)} if keys else state
+
+
+def _missing(name: str, model: VisionModel, reason: str) -> str:
+    file = weights_folder() / f"{name}.safetensors"
+    own = f"put a file of them at {file} (DIFFX_WEIGHTS sets the folder)"
+    if "." not in model.name:
+        return f"encoder {name}: no weights ({reason}); {own.replace('.safetensors', '.pth')}."
+    import timm
+
+    repository = timm.models.get_pretrained_cfg_value(model.name, "hf_hub_id")
+    if repository is None:
+        url = timm.models.get_pretrained_cfg_value(model.name, "url")
+        return f"encoder {name}: no weights ({reason}). Download {url} and {own.replace('.safetensors', '.pth')}."
+    return (
+        f"encoder {name}: no weights ({reason}). Either {own}, or copy a Hugging Face cache that holds {repository} "
+        f"here and set HF_HOME, or run `hf download {repository}` once where there is a network."
+    )
