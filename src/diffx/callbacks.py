@@ -114,7 +114,10 @@ class Evaluations(L.Callback):
 
 
 class Report(L.Callback):
-    """The progress bar, the log lines and the guard against numbers that are not finite, every `every` steps."""
+    """The progress bar, the log lines and the guard against numbers that are not finite, every `every` steps.
+
+    Where the output is no terminal, a line every ten seconds stands in for the bar.
+    """
 
     def __init__(self, meter: Meter, every: int, images_per_step: int, max_steps: int, budget: float | None) -> None:
         self.meter, self.every, self.images_per_step = meter, every, images_per_step
@@ -126,7 +129,7 @@ class Report(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._task = self.progress.add_task("train", total=1.0, facts="")
         self._started, self._first_step = time.monotonic(), trainer.global_step
-        self._first_share = self._share(trainer.global_step)
+        self._first_share, self._spoken = self._share(trainer.global_step), time.monotonic()
         self.progress.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
@@ -144,6 +147,9 @@ class Report(L.Callback):
         shown = " ".join(f"{name} {value:.3f}" for name, value in terms.items())
         facts = f"step {trainer.global_step} · {shown} · {rate:.0f} samples/s · {self._projected_end(trainer)}"
         self.progress.update(self._task, completed=self._share(trainer.global_step), facts=facts)
+        if not self.progress.console.is_terminal and time.monotonic() - self._spoken > 10:
+            print(facts, flush=True)
+            self._spoken = time.monotonic()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.progress.update(self._task, completed=self._share(trainer.global_step))

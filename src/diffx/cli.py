@@ -1,8 +1,8 @@
 """python -m diffx: train one configuration, or with -m a sweep that ends with its comparison.
 
 Every configuration is composed and checked before the first run starts: bad input ends in one sentence, exit code 2,
-and no file. The default sweep runs its jobs here, one after the other; another hydra/launcher or hydra/sweeper is left to
-Hydra, which then calls the same training.
+and no file. diffx runs sweeps itself; another hydra/launcher or hydra/sweeper is left to Hydra, which then calls the
+same training.
 """
 
 import os
@@ -32,35 +32,27 @@ def main() -> None:
 def run_one(overrides: Sequence[str]) -> None:
     """Compose, check, train."""
     from diffx.compose import compose_config
-    from diffx.launch import launch
+    from diffx.launch import run_here
 
-    launch(compose_config(overrides))
+    run_here(compose_config(overrides))
 
 
 def sweep(overrides: Sequence[str]) -> None:
-    """Check all jobs of a sweep, run them one by one, go on when one fails, and compare what there is."""
+    """Check all jobs of a sweep, run them, go on when one fails, and compare what there is."""
     from diffx.build import build_model
     from diffx.compare import compare
     from diffx.compose import compose_config, split_sweep
-    from diffx.launch import launch
+    from diffx.launch import run_all
     from diffx.run import RunDir
 
     configs = [compose_config(job) for job in split_sweep(overrides)]
     for config in configs:
         build_model(config, "meta")
-    failed: list[str] = []
-    for number, config in enumerate(configs, start=1):
-        run = RunDir.of(config)
-        print(f"run {number} of {len(configs)}: {run.path}", flush=True)
-        try:
-            launch(config)
-        except DiffxError as error:
-            if run.read_card().get("status") == "interrupted":
-                raise
-            failed.append(f"{run.path}: {error}")
-            print(f"failed, going on: {error}", flush=True)
+    failed = run_all(configs, configs[0].sweep_jobs)
     runs = [RunDir.of(config).path for config in configs]
-    compare([path for path in runs if (path / "curve.jsonl").exists()], runs[0].parents[1] / "compare")
+    measured = [path for path in runs if (path / "curve.jsonl").exists()]
+    if measured:
+        compare(measured, runs[0].parents[1] / "compare")
     if failed:
         raise DiffxError(f"{len(failed)} of {len(configs)} runs failed: " + "; ".join(failed))
 
@@ -113,11 +105,11 @@ def _run_hydra() -> None:
 
     from diffx.build import resolve
     from diffx.compose import VERSION_BASE, config_dir, register_folders
-    from diffx.launch import launch
+    from diffx.launch import run_here
 
     register_folders()
 
     def job(config: DictConfig) -> None:
-        finish(lambda: launch(resolve(config)))
+        finish(lambda: run_here(resolve(config)))
 
     hydra.main(config_path=str(config_dir()), config_name="config", version_base=VERSION_BASE)(job)()

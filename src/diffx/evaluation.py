@@ -13,7 +13,6 @@ from torch import Tensor
 from diffx.backbone import DiT
 from diffx.errors import DiffxError
 from diffx.objective import Objective
-from diffx.run import short_hash
 from diffx.sampler import Field, Guidance, SampleNoise
 
 LABELS = ("balanced", "random")
@@ -36,10 +35,6 @@ def protocol(config: DictConfig, data_identity: str, metrics_identity: str) -> d
         "features": metrics_identity,
         "reference": data_identity,
     }
-
-
-def protocol_hash(facts: dict[str, Any]) -> str:
-    return short_hash(facts)
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,11 @@ class SampleSettings:
 class Sampling:
     """Makes samples of a backbone: sample i depends on the seed and i alone, not on batches or devices."""
 
-    def __init__(self, config: DictConfig, objective: Objective) -> None:
+    def __init__(self, config: DictConfig, objective: Objective, label: int | None = None) -> None:
+        classes = config.data.num_classes
+        if label is not None and not 0 <= label < classes:
+            raise DiffxError(f"label {label} is none of the {classes} classes; type a number from 0 to {classes - 1}.")
+        self.label = label
         self.sampler: Callable[..., Tensor] = instantiate(config.sampler)
         self.guidance: Guidance = instantiate(config.guidance)
         self.settings = SampleSettings(config.eval.labels, config.eval.seed, config.eval.batch_size)
@@ -81,8 +80,16 @@ class Sampling:
         shape = (backbone.in_channels, backbone.input_size, backbone.input_size)
         for start in range(indices.start, indices.stop, self.settings.batch_size):
             part = range(start, min(start + self.settings.batch_size, indices.stop))
-            labels = torch.tensor([self.settings.of(i, backbone.num_classes) for i in part], device=device)
+            labels = torch.tensor([self._label(i, backbone.num_classes) for i in part], device=device)
             noise = SampleNoise(self.settings.seed, part)
             field = Field(backbone, self.objective, labels, backbone.null_label, self.guidance)
             yield self.sampler(field, noise.draw(shape).to(device), noise).float()
         backbone.train(was_training)
+
+    def _label(self, index: int, classes: int) -> int:
+        return self.settings.of(index, classes) if self.label is None else self.label
+
+
+def decode_pixels(x: Tensor) -> Tensor:
+    """Pixel values in [-1, 1] as uint8, rounded as DiT and SiT do: 127.5 x + 128, cut off."""
+    return (127.5 * x + 128).clamp(0, 255).to(torch.uint8)

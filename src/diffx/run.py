@@ -15,7 +15,7 @@ from diffx.errors import DiffxError
 
 # Keys that say where, how long and on what a run goes, not what it is: they leave its identity alone.
 NOT_IDENTITY = ("seed", "experiment", "runs_dir", "logger", "resume", "log_every", "checkpoint_minutes", "max_steps")
-NOT_IDENTITY_EITHER = ("budget", "compile", "trainer.accelerator", "trainer.devices", "trainer.threads")
+NOT_IDENTITY_EITHER = ("budget", "compile", "trainer.accelerator", "trainer.devices", "trainer.threads", "sweep_jobs")
 PACKAGES = ("torch", "lightning", "hydra-core", "numpy", "timm", "diffusers", "torchmetrics", "wandb")
 
 

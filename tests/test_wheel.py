@@ -1,0 +1,68 @@
+"""The wheel, in an environment that has diffx's dependencies but not its checkout."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh environment with only the wheel installed; dependencies are read from the one the tests run in."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(folder)]
+    subprocess.run([*build, str(ROOT)], check=True)
+    venv.create(folder / "env", with_pip=False)
+    python = folder / "env" / "bin" / "python"
+    (wheel,) = folder.glob("diffx-*.whl")
+    paths = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    site = Path(paths.stdout.strip())
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site, wheel], check=True)
+    # Folders named in a .pth file are not searched for .pth files themselves, so the editable diffx stays out.
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python
+
+
+def run(python: Path, folder: Path, *arguments: str) -> str:
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    result = subprocess.run([python, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def test_the_wheel_is_what_is_imported_and_carries_its_configuration(python: Path, tmp_path: Path) -> None:
+    code = "import diffx, diffx_plugins, diffx.compose as c; print(diffx.__file__); print(c.config_dir())"
+    package, conf = run(python, tmp_path, "-c", code).split()
+    assert str(ROOT / "src") not in package
+    assert Path(conf) == Path(package).parent / "conf"
+    assert (Path(conf) / "config.yaml").is_file()
+
+
+def test_every_config_of_the_wheel_composes_and_plans_from_any_directory(python: Path, tmp_path: Path) -> None:
+    code = (
+        "from diffx.compose import compose_config, config_dir; from diffx.build import build_model\n"
+        "for file in sorted(config_dir().glob('*/*.yaml')):\n"
+        "    group, name = file.parent.name, file.stem\n"
+        "    value = f'[{name}]' if group == 'plugins' else name\n"
+        "    build_model(compose_config([('+' if group == 'experiment' else '') + f'{group}={value}']), 'meta')\n"
+        "    print(group, name)\n"
+    )
+    composed = run(python, tmp_path, "-c", code).splitlines()
+    assert len(composed) == len(list((ROOT / "conf").glob("*/*.yaml")))
+
+
+def test_the_wheel_trains_a_step(python: Path, tmp_path: Path) -> None:
+    settings = ["max_steps=1", "logger=none", "backbone.depth=2", "eval.samples=100", "sampler.nfe=1", "batch_size=4"]
+    run(python, tmp_path, "-m", "diffx", "plugins=[tread]", *settings, "plugins.tread.start=0", "plugins.tread.end=0")
+    assert list(tmp_path.glob("runs/digits/*/s0/curve.jsonl"))
