@@ -66,12 +66,13 @@ class Plugin(nn.Module):
     def __init__(self, weight: "float | Schedule | Mapping[str, float | Schedule]" = 0.0) -> None:
         super().__init__()
         self._schedules: dict[str, Schedule] = {}
-        self._weight_names = tuple(weight) if isinstance(weight, Mapping) else None
+        self.initial_weights: dict[str, float] = {}  # λ at step 0 by loss name, "" for a single unnamed loss
         for name, value in weight.items() if isinstance(weight, Mapping) else [("", weight)]:
             if callable(value):
                 self._schedules[name] = value
                 value = value(0)
             check_weight(type(self).__name__, value)
+            self.initial_weights[name] = float(value)
             # A buffer, so that a new λ is new data and not a new graph; not saved, since the configuration says it.
             self.register_buffer(f"weight_{name}", torch.tensor(float(value)), persistent=False)
 
@@ -107,8 +108,8 @@ class Plugin(nn.Module):
         return type(self).loss is not Plugin.loss
 
     def weights(self) -> dict[str, Tensor]:
-        """λ by loss name ("" for a single unnamed loss), as scalar tensors."""
-        return {name: getattr(self, f"weight_{name}") for name in self._weight_names or ("",)}
+        """λ by loss name, as scalar tensors."""
+        return {name: getattr(self, f"weight_{name}") for name in self.initial_weights}
 
     def set_weight(self, value: float, name: str = "") -> None:
         """Change λ in place: no recompilation, on the device it lives on."""
