@@ -139,3 +139,10 @@ def test_files_of_a_run_are_not_mistaken_for_runs(root: Path):
     (folder / "wandb").mkdir()
     (folder / "wandb" / "run.json").write_text("{}")
     assert len(read([root])[0]) == 1
+
+
+def test_an_evaluation_before_training_is_not_part_of_the_curve(root: Path):
+    folder = write_run(root, curves={"fd_x_1k": falling(9, 0.1)}, costs=(1.0,))
+    text = (folder / "curve.jsonl").read_text()
+    (folder / "curve.jsonl").write_text(line(0, 0.0, {"fd_x_1k": 99.0}) + text)
+    assert [point.step for point in read([root])[0][0].points] == [100]

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_runs import falling, write_run
+from made_runs import falling, line, write_run
 from PIL import Image
 from rich.console import Console
 
@@ -151,6 +151,14 @@ def test_words_call_two_seeds_too_few(root: Path):
     seeds(root, "repa", (50, 51))
     assert "too few seeds" in told(root)
     assert "1 of 3 cases" in told(root)
+
+
+def test_words_say_that_seeds_diverged(root: Path):
+    seeds(root, "plain", (100, 101, 102))
+    seeds(root, "repa", (50, 51, 52))
+    with (root / "demo" / "repa" / "s1" / "curve.jsonl").open("a") as curve:
+        curve.write(line(500, 9.0, {METRIC: float("nan")}))
+    assert "1 of 3 seeds of repa diverged" in told(root)
 
 
 def test_the_caption_carries_protocol_differences_and_kinship(root: Path):

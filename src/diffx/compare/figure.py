@@ -15,7 +15,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from diffx.compare.card import MARK
 from diffx.compare.group import Method
 from diffx.compare.metric import network_of, title
-from diffx.compare.study import Outcome, Result, Study
+from diffx.compare.number import compact
+from diffx.compare.published import Mark, marks
+from diffx.compare.study import Outcome, Result, Study, curves
 from diffx.compare.target import Curve, value_at
 from diffx.compare.write import replaced
 
@@ -23,6 +25,7 @@ from diffx.compare.write import replaced
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#7A4FB5")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 BASELINE = "#222222"
+LINE = 10.5  # points between labels
 PANEL = (3.5, 2.95)  # inches, without what stands around it
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -30,6 +33,7 @@ STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.8,
+    "text.parse_math": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "diffx",
 }
@@ -91,21 +95,24 @@ def panel(axis: Axes, study: Study, result: Result, looks: dict[str, dict]) -> N
     axis.set_axisbelow(True)
     ends = []
     for method in study.methods:
-        x, y = curve(axis, method, result.metric, looks[method.label])
+        x, y = curve(axis, curves(method, result.metric, study.axis), looks[method.label])
         ends.append((method.label, x, y))
-    xs = [x for m in study.methods for run in m.runs for x in run.series(result.metric)[0] if x > 0]
+    xs = [x for m in study.methods for line, _ in curves(m, result.metric, study.axis) for x in line if x > 0]
     axis.set_xlim(min(xs) * 0.93, max(xs) * 1.04)
     if result.floor is not None and result.floor > 0:
         floor(axis, result.floor, "real images")
     goal(axis, study, result, looks)
+    published(
+        axis,
+        marks(study.published, study.methods, result.metric, study.axis),
+    )
     ticks(axis)
-    axis.set_xlabel(f"{study.unit_name} of training")
+    axis.set_xlabel(study.unit_name if study.axis != "cost" else f"{study.unit_name} of training")
     end_labels(axis, ends, looks, {label: tag(label, one, result, study) for label, one in result.outcomes.items()})
 
 
-def curve(axis: Axes, method: Method, metric: str, look: dict) -> tuple[float, float]:
+def curve(axis: Axes, series: Sequence[Curve], look: dict) -> tuple[float, float]:
     """One method's line (the mean over seeds, with the band from least to greatest); returns where it ends."""
-    series = [run.series(metric) for run in method.runs if run.series(metric)[0]]
     if len(series) == 1:
         x, y = series[0]
         axis.plot(x, y, linewidth=1.7, marker="o", markersize=3, **look, solid_capstyle="round")
@@ -134,6 +141,34 @@ def floor(axis: Axes, value: float, name: str) -> None:
     )  # fmt: skip
 
 
+def published(axis: Axes, found: Sequence[Mark]) -> None:
+    """Published numbers as grey diamonds with their names; the x-axis grows to hold them."""
+    if not found:
+        return
+    low, high = axis.get_xlim()
+    axis.set_xlim(min(low, *(mark.x * 0.93 for mark in found)), max(high, *(mark.x * 1.9 for mark in found)))
+    axis.plot([mark.x for mark in found], [mark.value for mark in found], "D", markersize=4, color="#999999",
+              markeredgewidth=0, linestyle="none", zorder=2)  # fmt: skip
+    axis.get_ylim()  # settles the limits, which the positions below depend on
+    for x in dict.fromkeys(mark.x for mark in found):
+        column = [mark for mark in found if mark.x == x]
+        wanted = [float(inside(axis, x, mark.value)[1]) for mark in column]
+        for mark, height in zip(column, apart(wanted, 0.75 * LINE / points_high(axis)), strict=True):
+            place = (float(inside(axis, x, mark.value)[0]), height)
+            axis.annotate(mark.name, place, xytext=(5, 0), xycoords="axes fraction", textcoords="offset points",
+                          va="center", fontsize=6.2, color="#808080")  # fmt: skip
+
+
+def inside(axis: Axes, x: float, y: float) -> np.ndarray:
+    """A point in fractions of the panel."""
+    return axis.transAxes.inverted().transform(axis.transData.transform((x, y)))
+
+
+def points_high(axis: Axes) -> float:
+    """The panel's height in points (1/72 inch)."""
+    return axis.bbox.height * 72 / axis.figure.dpi
+
+
 def goal(axis: Axes, study: Study, result: Result, looks: dict[str, dict]) -> None:
     """A dotted line at the baseline's final value, and a ring where each method's median seed meets it."""
     if study.baseline is None:
@@ -160,9 +195,7 @@ def end_labels(
     axis: Axes, ends: Sequence[tuple[str, float, float]], looks: dict[str, dict], texts: dict[str, str]
 ) -> None:
     """Labels right of the panel in the lines' colours, moved apart where lines end together, each tied to its line."""
-    height = axis.bbox.height * 72 / axis.figure.dpi  # points
-    places = [axis.transAxes.inverted().transform(axis.transData.transform((x, y))) for _, x, y in ends]
-    heights = apart([float(place[1]) for place in places], 10.5 / height)
+    heights = apart([float(inside(axis, x, y)[1]) for _, x, y in ends], LINE / points_high(axis))
     for (label, x, y), at in zip(ends, heights, strict=True):
         axis.annotate(
             texts[label], (x, y), xytext=(1.04, at), textcoords="axes fraction", fontsize=8, va="center",
@@ -202,7 +235,7 @@ def ticks(axis: Axes) -> None:
         decades = math.log10(limits[1] / limits[0])
         digits = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0) if decades > 0.8 else tuple(map(float, range(1, 10)))
         side.set_major_locator(LogLocator(base=10, subs=digits, numticks=12))
-        side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+        side.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
         side.set_minor_formatter(NullFormatter())
 
 

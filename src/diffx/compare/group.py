@@ -9,7 +9,7 @@ from diffx.compare.read import Run, plain_values
 from diffx.errors import DiffxError
 
 # Not part of what a method is: where a run wrote, who logged it, which repetition it was.
-BOOKKEEPING = ("seed", "experiment", "logger", "hydra", "paths", "run_dir", "runs", "id", "label")
+BOOKKEEPING = ("seed", "experiment", "logger", "hydra", "runs_dir", "resume", "log_every", "checkpoint_minutes")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from diffx.compare.metric import distances
 from diffx.errors import DiffxError
 
 COSTS = ("gpu_hours", "cpu_hours")
+AXES = ("cost", "step", "images", "train_flops")  # what a curve can be drawn against: attributes of a Point
 NOT_RUNS = {"checkpoints", "samples", "wandb"}  # folders inside a run directory
 
 
@@ -58,7 +59,7 @@ class Run:
         return str(self.facts.get("label") or "+".join(self.plugins) or "plain")
 
     def series(self, metric: str, axis: str = "cost") -> tuple[list[float], list[float]]:
-        """The curve of one metric: positions on the axis (`cost`, `step`, `images` or `train_flops`) and values."""
+        """The curve of one metric: positions on one of AXES, and values."""
         kept = [point for point in self.points if metric in point.values]
         return [float(getattr(point, axis)) for point in kept], [point.values[metric] for point in kept]
 
@@ -157,6 +158,8 @@ def usable_points(lines: Sequence[dict[str, Any]], unit: str) -> tuple[list[Poin
             point = as_point(line, unit)
         except (KeyError, TypeError, ValueError):
             unusable += 1
+            continue
+        if point.cost <= 0:  # an evaluation before training, which has no place on a logarithmic axis
             continue
         by_step = {step: kept for step, kept in by_step.items() if step < point.step}
         by_step[point.step] = point

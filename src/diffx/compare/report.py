@@ -2,15 +2,23 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console
 
-from diffx.compare import figure, words
-from diffx.compare.read import find
-from diffx.compare.study import Study, study
-from diffx.compare.table import comma_separated, tables
+from diffx.compare import figure, page, words
+from diffx.compare.interact import interaction_tables, interactions
+from diffx.compare.published import read_published, table_of_published
+from diffx.compare.read import AXES, find
+from diffx.compare.response import Response, response_table, responses
+from diffx.compare.response_figure import draw_responses
+from diffx.compare.study import Study, along, study
+from diffx.compare.table import Table, comma_separated, tables
 from diffx.compare.write import write_text
+
+FILES = {"step": "steps", "images": "images", "train_flops": "flops"}  # compare_steps.png, ...
 
 
 def compare(
@@ -31,7 +39,9 @@ def compare(
     there is nothing to compare or the runs cannot share an axis; nothing is written then.
     """
     paths = [Path(path) for path in paths]
-    found = study(paths, mixed=mixed, baseline=baseline, targets=targets, best=best)
+    published = table_of_published()
+    rows = tuple(read_published(published)) if published else ()
+    found = replace(study(paths, mixed=mixed, baseline=baseline, targets=targets, best=best), published=rows)
     folder = Path(out) if out is not None else common_parent(paths) / "compare"
     write(found, folder)
     say(found, folder, console or Console())
@@ -49,34 +59,65 @@ def write(study: Study, folder: Path) -> None:
     """All files of the report."""
     caption = words.caption(study)
     figure.save(figure.draw(study, caption), folder, "compare")
+    for axis in drawable(study):
+        other = along(study, axis)
+        figure.save(figure.draw(other, words.caption(other)), folder, f"compare_{FILES[axis]}")
+    for name, sweep in sweeps(study):
+        figure.save(draw_responses(study, sweep), folder, name)
+    write_text(folder / "compare.html", page.html(study, all_tables(study), card(study)))
     write_text(folder / "compare.csv", comma_separated(study))
     write_text(folder / "compare.md", markdown(study, caption))
 
 
+def drawable(study: Study) -> list[str]:
+    """The axes beside cost that every run has counted."""
+    points = [point for method in study.methods for run in method.runs for point in run.points]
+    return [axis for axis in AXES if axis != "cost" and all(getattr(point, axis) > 0 for point in points)]
+
+
+def sweeps(study: Study) -> list[tuple[str, list[Response]]]:
+    """The swept settings, each with its responses in all metrics and the name of its picture."""
+    found = [(key, list(group)) for key, group in groupby(responses(study), key=lambda one: (one.plugins, one.names))]
+    return [(f"response_{plugins.replace('+', '_')}", group) for (plugins, _), group in found]
+
+
+def all_tables(study: Study) -> list[Table]:
+    swept = [response_table(one, study) for one in responses(study)]
+    return [*tables(study), *interaction_tables(interactions(study), study), *swept]
+
+
 def markdown(study: Study, caption: str) -> str:
+    """The report as one Markdown page beside its pictures."""
     parts = [
         f"# Comparison: {', '.join(dict.fromkeys(method.runs[0].key[0] for method in study.methods))}",
         words.paragraph(study),
         "![the curves](compare.png)",
         caption,
-        *(table.markdown() for table in tables(study)),
+        *(f"![response to {', '.join(sweep[0].names)}]({name}.png)" for name, sweep in sweeps(study)),
+        *(table.markdown() for table in all_tables(study)),
         "### Fair-comparison card",
-        card(study),
+        "\n".join(f"- {line}" for line in card(study)),
     ]
-    if study.remarks:
-        parts.append("### Remarks\n\n" + "\n".join(f"- {remark}" for remark in study.remarks))
+    others = [f"[{study_axis}](compare_{FILES[study_axis]}.png)" for study_axis in drawable(study)]
+    parts += [f"The same curves against other axes: {', '.join(others)}."] if others else []
+    parts += listed("Published numbers in the picture", words.published(study))
+    parts += listed("Remarks", study.remarks)
     return "\n\n".join(parts) + "\n"
 
 
-def card(study: Study) -> str:
+def listed(title: str, lines: Sequence[str]) -> list[str]:
+    return [f"### {title}", "\n".join(f"- {line}" for line in lines)] if lines else []
+
+
+def card(study: Study) -> list[str]:
     """What differs beside the plugins, line by line, and who is related to whom."""
-    lines = [f"- {difference}" for difference in study.differences] or ["- nothing differs beside the plugins"]
-    return "\n".join([*lines, *(f"- {line}" for line in (*study.kinship, *words.mixed(study)))])
+    lines = [str(difference) for difference in study.differences] or ["nothing differs beside the plugins"]
+    return [*lines, *study.kinship, *words.mixed(study)]
 
 
 def say(study: Study, folder: Path, console: Console) -> None:
     """The tables, the remarks and the verdict, ending with where everything is."""
-    for table in tables(study):
+    for table in all_tables(study):
         console.print(table.rich())
     for line in (words.differences(study), *study.kinship, *words.mixed(study)):
         console.print(line, highlight=False, markup=False)
@@ -84,6 +125,5 @@ def say(study: Study, folder: Path, console: Console) -> None:
         console.print(f"note: {remark}", style="yellow", highlight=False, markup=False)
     console.print()
     console.print(words.paragraph(study), highlight=False, markup=False)
-    console.print(
-        f"\ncurves, tables and data: {folder}/compare.png .svg .md .csv", highlight=False, markup=False, soft_wrap=True
-    )
+    where = f"\nCurves, tables and data: {folder}/compare.html .png .svg .md .csv"
+    console.print(where, highlight=False, markup=False, soft_wrap=True)

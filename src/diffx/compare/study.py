@@ -24,6 +24,7 @@ from diffx.compare.target import (
 )
 from diffx.errors import DiffxError
 
+AXIS_NAMES = {"step": "steps", "images": "images", "train_flops": "training FLOPs"}
 ENOUGH = 0.1  # a permutation chance up to here counts as beyond the spread; three seeds a side can reach it
 
 
@@ -58,18 +59,25 @@ class Study:
     methods: tuple[Method, ...]
     baseline: Method | None
     results: tuple[Result, ...]
-    unit: str
     differences: tuple[Difference, ...]
     kinship: tuple[str, ...]
     clashes: tuple[str, ...]  # what is measured differently, when --mixed allowed it
     odd: frozenset[str] = frozenset()  # labels that carry the mark of being measured unlike the baseline
     remarks: tuple[str, ...] = ()
     best_so_far: bool = False
+    published: tuple[dict[str, str], ...] = ()  # rows of experiments/published.csv
+    axis: str = "cost"  # what the results are counted in, one of AXES
+
+    @property
+    def cost_name(self) -> str:
+        """GPU-hours or CPU-hours."""
+        units = {UNITS.get(run.unit, run.unit) for method in self.methods for run in method.runs}
+        return " or ".join(sorted(units)) + (", mixed" if len(units) > 1 else "")
 
     @property
     def unit_name(self) -> str:
-        units = {UNITS.get(run.unit, run.unit) for method in self.methods for run in method.runs}
-        return " or ".join(sorted(units)) + (", mixed" if len(units) > 1 else "")
+        """The unit of the axis in words."""
+        return AXIS_NAMES.get(self.axis, self.cost_name)
 
 
 def study(
@@ -78,14 +86,14 @@ def study(
     baseline: str | None = None,
     targets: Sequence[float] = (),
     best: bool = False,
+    axis: str = "cost",
 ) -> Study:
     """Reads and compares the runs below the paths; DiffxError when none is usable or they cannot share an axis."""
     runs, remarks = read(paths)
     if not runs:
         said = "\n".join(remarks) or f"no run.json below {', '.join(map(str, paths))}"
         raise DiffxError(f"nothing to compare:\n{said}")
-    runs = [so_far(run) for run in runs] if best else runs
-    methods = group(runs)
+    methods = group([so_far(run) for run in runs] if best else runs)
     clashes = check_measures(methods, mixed)
     chosen, said_of_baseline = choose_baseline(methods, baseline)
     metrics = common_metrics(methods)
@@ -94,15 +102,25 @@ def study(
     return Study(
         methods=tuple(methods),
         baseline=chosen,
-        results=tuple(result(methods, chosen, metric, targets) for metric in metrics),
-        unit=methods[0].runs[0].unit,
+        results=tuple(result(methods, chosen, metric, targets, axis) for metric in metrics),
         differences=tuple(differences(methods)),
         kinship=tuple(kinship(methods, metrics)),
         clashes=tuple(clashes),
         odd=frozenset(odd_ones(methods, chosen)) if clashes else frozenset(),
         remarks=(*remarks, *said_of_baseline, *unevenness(methods, metrics)),
         best_so_far=best,
+        axis=axis,
     )
+
+
+def along(study: Study, axis: str) -> Study:
+    """The same study counted in something else: steps, images or training FLOPs."""
+    wanted = [one.targets for one in study.results]
+    results = [
+        result(study.methods, study.baseline, one.metric, targets, axis)
+        for one, targets in zip(study.results, wanted, strict=True)
+    ]
+    return replace(study, results=tuple(results), axis=axis)
 
 
 def so_far(run: Run) -> Run:
@@ -122,31 +140,33 @@ def common_metrics(methods: Sequence[Method]) -> list[str]:
     return [name for name in names if all(any(run.series(name)[0] for run in method.runs) for method in methods)]
 
 
-def curves(method: Method, metric: str) -> list[Curve]:
-    return [run.series(metric) for run in method.runs if run.series(metric)[0]]
+def curves(method: Method, metric: str, axis: str) -> list[Curve]:
+    return [run.series(metric, axis) for run in method.runs if run.series(metric)[0]]
 
 
-def result(methods: Sequence[Method], baseline: Method | None, metric: str, wanted: Sequence[float]) -> Result:
+def result(
+    methods: Sequence[Method], baseline: Method | None, metric: str, wanted: Sequence[float], axis: str
+) -> Result:
     """What the curves of one metric say about each method."""
-    equal_cost = largest_common_cost(methods, metric)
-    targets, goal = choose_targets(methods, baseline, metric, wanted)
-    outcomes = {method.label: outcome(method, baseline, metric, targets, equal_cost) for method in methods}
+    equal_cost = largest_common_cost(methods, metric, axis)
+    targets, goal = choose_targets(methods, baseline, metric, wanted, axis)
+    outcomes = {method.label: outcome(method, baseline, metric, targets, equal_cost, axis) for method in methods}
     floors = [(run.facts.get("reference") or {}).get("floor") or {} for method in methods for run in method.runs]
     floor = next((float(one[metric]) for one in floors if metric in one), None)
     return Result(metric, tuple(targets), goal, equal_cost, outcomes, floor)
 
 
 def outcome(
-    method: Method, baseline: Method | None, metric: str, targets: Sequence[float], equal_cost: float
+    method: Method, baseline: Method | None, metric: str, targets: Sequence[float], equal_cost: float, axis: str
 ) -> Outcome:
-    own = curves(method, metric)
+    own = curves(method, metric, axis)
     equal = spread([value_at(curve, equal_cost) for curve in own])
     finished = [run.series(metric)[1][-1] for run in method.runs if not run.diverged and run.series(metric)[0]]
     reaches = [[reach(curve, target) for curve in own] for target in targets]
     if baseline is None or baseline.label == method.label:
         nothing: tuple[Speedup | None, ...] = (None,) * len(targets)
         return Outcome(spread(finished), equal, None, None, tuple(map(median, reaches)), nothing)
-    base = curves(baseline, metric)
+    base = curves(baseline, metric, axis)
     base_equal = spread([value_at(curve, equal_cost) for curve in base])
     ratio, luck = against(base_equal, equal)
     base_reaches = [[reach(curve, target) for curve in base] for target in targets]
@@ -162,18 +182,19 @@ def against(baseline: Spread | None, method: Spread | None) -> tuple[float | Non
     return baseline.mean / method.mean, chance(method.values, baseline.values) if several else None
 
 
-def largest_common_cost(methods: Sequence[Method], metric: str) -> float:
+def largest_common_cost(methods: Sequence[Method], metric: str, axis: str) -> float:
     """The cost at which the first run ended; diverged runs do not shorten the others' comparison."""
-    sound = [run.series(metric)[0][-1] for m in methods for run in m.runs if not run.diverged and run.series(metric)[0]]
-    return min(sound) if sound else min(x[-1] for method in methods for x, _ in curves(method, metric))
+    runs = [run for method in methods for run in method.runs if run.series(metric)[0]]
+    sound = [run for run in runs if not run.diverged]
+    return min(run.series(metric, axis)[0][-1] for run in sound or runs)
 
 
 def choose_targets(
-    methods: Sequence[Method], baseline: Method | None, metric: str, wanted: Sequence[float]
+    methods: Sequence[Method], baseline: Method | None, metric: str, wanted: Sequence[float], axis: str
 ) -> tuple[list[float], int]:
     """Targets from high to low, and the place of the baseline's final value (median over its seeds) among them."""
-    everything = [y for method in methods for _, y in curves(method, metric)]
-    finals = sorted(y[-1] for _, y in curves(baseline or methods[0], metric))
+    everything = [y for method in methods for _, y in curves(method, metric, axis)]
+    finals = sorted(y[-1] for _, y in curves(baseline or methods[0], metric, axis))
     final = finals[len(finals) // 2]  # the upper median, so that the median seed does reach it
     if wanted:
         targets = sorted({*wanted, final}, reverse=True)

@@ -12,13 +12,12 @@ import rich.box
 import rich.markup
 import rich.table
 
-from diffx.compare.card import MARK, UNITS
+from diffx.compare.card import MARK
 from diffx.compare.group import Method
 from diffx.compare.metric import distances, title
+from diffx.compare.number import NONE, compact
 from diffx.compare.study import Result, Study
 from diffx.compare.target import Reach, Speedup, Spread, spread
-
-NONE = "–"
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def tables(study: Study) -> list[Table]:
 
 def values(study: Study, result: Result) -> Table:
     """Per method: the final value, and the value at equal cost against the baseline."""
-    header = ("method", "seeds", "final", f"at {result.equal_cost:.3g} {unit(study)}", "gain", "p")
+    header = ("method", "seeds", "final", f"at {compact(result.equal_cost)} {study.unit_name}", "gain", "p")
     rows = []
     for method in study.methods:
         one = result.outcomes[method.label]
@@ -98,7 +97,7 @@ def times(study: Study, result: Result) -> Table:
         one = result.outcomes[method.label]
         cells = [timed(met, gain) for met, gain in zip(one.reaches, one.speedups, strict=True)]
         rows.append((marked(study, method.label), *cells))
-    note = f"{unit(study)} to reach the value, median over seeds; > not reached, < met at the first evaluation"
+    note = f"{study.unit_name} to reach the value, median over seeds; > not reached, < met at the first evaluation"
     if study.baseline is not None:
         note += f"; ×: speed-up over {study.baseline.label} [95 % bootstrap interval over seeds]"
     return Table(f"Time to target: {title(result.metric)}", ("method", *names), tuple(rows), note)
@@ -112,12 +111,12 @@ def sizes(study: Study) -> Table:
         parameters, flops = method.facts.get("parameters") or {}, method.facts.get("flops") or {}
         row = (
             marked(study, method.label),
-            scaled(parameters.get("backbone")),
-            scaled(parameters.get("training_only")),
-            scaled(flops_per_step(method)),
+            compact(parameters.get("backbone")),
+            compact(parameters.get("training_only")),
+            compact(flops_per_step(method)),
             f"{flops['relative_forward']:.2f}×" if flops.get("relative_forward") is not None else NONE,
-            scaled(middle(run.facts.get("samples_per_second") for run in method.runs)),
-            scaled(greatest(run.facts.get("peak_memory_bytes") for run in method.runs), "B"),
+            compact(middle(run.facts.get("samples_per_second") for run in method.runs)),
+            compact(greatest(run.facts.get("peak_memory_bytes") for run in method.runs), "B"),
         )
         rows.append(row)
     note = (
@@ -133,10 +132,12 @@ def hours(study: Study) -> Table:
     clocks = list(dict.fromkeys(name for run in runs for name in run.facts.get("clock") or {}))
     rows = []
     for method in study.methods:
-        total = number(middle(run.points[-1].cost for run in method.runs))
-        split = [number(middle(device_hours(run.facts, name) for run in method.runs)) for name in clocks]
+        total = compact(middle(run.points[-1].cost for run in method.runs))
+        split = [compact(middle(device_hours(run.facts, name) for run in method.runs)) for name in clocks]
         rows.append((marked(study, method.label), total, *split))
-    note = f"total: {unit(study)} up to the last evaluation, as drawn; then device-hours by clock; median over seeds"
+    note = (
+        f"total: {study.cost_name} up to the last evaluation, as drawn; then device-hours by clock; median over seeds"
+    )
     return Table("Where the hours went", ("method", "total", *clocks), tuple(rows), note + offline(study))
 
 
@@ -220,7 +221,7 @@ def ranged(one: Spread | None) -> str:
 
 
 def timed(met: Reach, gain: Speedup | None) -> str:
-    cost = f"{met.bound if met.bound != '=' else ''}{' ' if met.bound != '=' else ''}{met.cost:.3g}"
+    cost = f"{met.bound if met.bound != '=' else ''}{' ' if met.bound != '=' else ''}{compact(met.cost)}"
     if gain is None:
         return cost
     sign = "" if gain.bound == "=" else f"{gain.bound} "
@@ -236,26 +237,8 @@ def seeds(method: Method) -> str:
     return str(len(method.runs)) + (f" ({diverged} diverged)" if diverged else "")
 
 
-def unit(study: Study) -> str:
-    return UNITS.get(study.unit, study.unit)
-
-
 def marked(study: Study, label: str) -> str:
     return label + (MARK if label in study.odd else "")
-
-
-def number(value: float | None) -> str:
-    return NONE if value is None else f"{value:.3g}"
-
-
-def scaled(value: float | None, unit: str = "") -> str:
-    """1234567 as 1.23M; bytes in powers of 1000."""
-    if value is None:
-        return NONE
-    for size, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{prefix}{unit}"
-    return f"{value:.3g}{unit}"
 
 
 def escaped(cell: str) -> str:

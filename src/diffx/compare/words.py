@@ -2,48 +2,65 @@
 
 from collections.abc import Sequence
 
-from diffx.compare.card import MARK, UNITS, join
+from diffx.compare.card import MARK, join
 from diffx.compare.group import Method, shown
 from diffx.compare.metric import title
+from diffx.compare.number import compact
+from diffx.compare.published import marks
 from diffx.compare.read import plain_values
 from diffx.compare.study import ENOUGH, Outcome, Result, Study, beyond_spread
 from diffx.compare.target import least_chance
 
 CAPTION_SETTINGS = ("batch_size", "ema_decay")
+CLASSES = ("sampler", "guidance")  # named by a class path, of which the last part is enough
 
 
 def caption(study: Study) -> str:
-    """Protocol, seeds, how to read the lines, and everything that differs beside the plugins."""
-    seeds = {len(method.runs) for method in study.methods}
-    several = max(seeds) > 1
-    parts = [
-        "Line: mean over seeds, band: least to greatest." if several else "One seed per method.",
-        f"Cost: {study.unit_name} of the training loop, evaluation excluded.",
-    ]
+    """What stands under a figure: how to read it, and on what the comparison rests."""
+    several = any(len(method.runs) > 1 for method in study.methods)
+    parts = ["Line: mean over seeds, band: least to greatest." if several else "One seed per method."]
     if study.baseline is not None:
         parts.append(
-            f"Dotted: the final value of {study.baseline.label}; rings and factors: cost to reach it, against "
-            f"{study.baseline.label}{' (median over seeds)' if several else ''}."
+            f"Dotted: the final value of {study.baseline.label}; rings and factors: "
+            f"{study.unit_name} to reach it, against {study.baseline.label}{' (median over seeds)' if several else ''}."
         )
     if any(result.floor is not None for result in study.results):
         parts.append("Dashed: the same distance for real held-out images.")
+    if published(study):
+        parts.append("Diamonds: published numbers, each under its own protocol.")
+    return " ".join([*parts, basis(study)])
+
+
+def basis(study: Study) -> str:
+    """On what the comparison rests: cost, protocol, everything that differs beside the plugins, and kinship."""
+    parts = [f"Cost: {study.cost_name} of the training loop, evaluation excluded."]
     if study.best_so_far:
         parts.append("Each curve shows the best value so far.")
     return " ".join([*parts, protocol(study), differences(study), *study.kinship, *mixed(study)])
 
 
+def published(study: Study) -> list[str]:
+    """The published numbers that stand in the picture, with their sources."""
+    found = [mark for one in study.results for mark in marks(study.published, study.methods, one.metric, study.axis)]
+    return [f"{mark.name} {mark.value:g} at {compact(mark.x)} {study.unit_name}: {mark.source}" for mark in found]
+
+
 def protocol(study: Study) -> str:
     """What was held equal, from the first run: data and evaluation protocol, batch, EMA, device."""
     run = study.methods[0].runs[0]
-    settings = {name: value for name, value in plain_values(run.facts.get("protocol") or {}) if value is not None}
-    settings |= {name: run.config[name] for name in CAPTION_SETTINGS if name in run.config and name not in settings}
+    settings = {readable(name): value for name, value in plain_values(run.facts.get("protocol") or {})}
+    settings |= {readable(name): run.config[name] for name in CAPTION_SETTINGS if name in run.config}
     device = run.facts.get("device") or {}
-    settings |= {"device": f"{device.get('count', 1)} × {device.get('name', device.get('kind', 'unknown'))}"}
-    if run.facts.get("precision"):
-        settings["precision"] = run.facts["precision"]
-    return (
-        "Protocol: " + ", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in settings.items()) + "."
-    )
+    settings |= {"device": f"{device.get('count', 1)} × {device.get('name') or device.get('kind', 'unknown')}"}
+    settings |= {"precision": run.facts.get("precision")}
+    listed = [f"{name} {shown(value).rsplit('.', 1)[-1] if name in CLASSES else shown(value)}"
+              for name, value in settings.items() if value is not None]  # fmt: skip
+    return f"Protocol: {', '.join(listed)}."
+
+
+def readable(name: str) -> str:
+    """`sampler._target_` as sampler, `seed` of the protocol as sampling seed."""
+    return {"seed": "sampling seed"}.get(name, name.removesuffix("._target_").replace(".", " ").replace("_", " "))
 
 
 def differences(study: Study) -> str:
@@ -72,7 +89,7 @@ def paragraph(study: Study) -> str:
 
 def verdict(study: Study, result: Result, baseline: Method, others: Sequence[Method]) -> str:
     """One metric: who is better than the baseline at equal cost, by how much, and whether seeds could explain it."""
-    head = f"{title(result.metric)} after {result.equal_cost:.3g} {UNITS.get(study.unit, study.unit)} each: "
+    head = f"{title(result.metric)} after {compact(result.equal_cost)} {study.unit_name} each: "
     compared = [method for method in others if result.outcomes[method.label].ratio is not None]
     if not compared:
         return head + "no method can be compared with the baseline there."
@@ -148,18 +165,26 @@ def disagreement(study: Study, others: Sequence[Method]) -> str:
 
 
 def trust(study: Study, baseline: Method, others: Sequence[Method]) -> list[str]:
-    """How far the seeds carry."""
+    """How far the seeds carry, and whose seeds were lost."""
+    said = [
+        f"{sum(run.diverged for run in method.runs)} of {len(method.runs)} seeds of {method.label} diverged: its values are "
+        "those of the others, which flatters it."
+        for method in (baseline, *others)
+        if any(run.diverged for run in method.runs)
+    ]
     counts = [len(method.runs) for method in (baseline, *others)]
+    least = max(least_chance(len(baseline.runs), len(method.runs)) for method in others)
     if min(counts) == 1:
         lone = [method.label for method in (baseline, *others) if len(method.runs) == 1]
         who = "every method" if len(lone) == len(counts) else join(lone)
-        return [f"One seed cannot tell a difference from chance: {who} ran once. Three seeds each can begin to."]
-    least = max(least_chance(len(baseline.runs), len(method.runs)) for method in others)
-    if least > ENOUGH + 1e-9:
-        return [
+        said.append(f"One seed cannot tell a difference from chance: {who} ran once. Three seeds each can begin to.")
+    elif least > ENOUGH + 1e-9:
+        said.append(
             f"With {min(counts)} seeds, chance alone orders them perfectly in 1 of {1 / least:.0f} cases: run three."
-        ]
-    return [
-        f'"More than the seeds\' spread": splitting the seeds at random gives as large a difference in at most 1 of '
-        f"{1 / ENOUGH:.0f} cases; with {len(others)} method(s) compared, expect such luck now and then."
-    ]
+        )
+    else:
+        said.append(
+            '"More than the seeds\' spread": splitting the seeds at random gives as large a difference in at most 1 of '
+            f"{1 / ENOUGH:.0f} cases; with {len(others)} method(s) compared, expect such luck now and then."
+        )
+    return said

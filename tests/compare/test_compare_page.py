@@ -1,0 +1,146 @@
+"""The interactive page, opened in a real browser."""
+
+import html
+import io
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_runs import falling, write_run
+from rich.console import Console
+
+from diffx.compare import compare
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+HIDE = "document.querySelectorAll('#methods button')[1].click();"
+HOVER = """
+  const line = document.querySelector('.curve[data-method="repa"][data-metric="fd_embedded_sup_1k"]');
+  const box = line.ownerSVGElement.getBoundingClientRect();
+  const move = new PointerEvent("pointermove", { bubbles: true, clientX: box.left, clientY: box.top });
+  line.dispatchEvent(move);
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> str:
+    found = next((path for name in NAMES if (path := shutil.which(name))), None)
+    if found is None and os.environ.get("CI") and not os.environ.get("DIFFX_NO_CHROMIUM"):
+        pytest.fail("CI has no chromium: install Debian's chromium, or set DIFFX_NO_CHROMIUM=1 to go without this test")
+    if found is None:
+        pytest.skip("install Debian's chromium to run this test")
+    return found
+
+
+@pytest.fixture
+def page(root: Path) -> Path:
+    for seed in (0, 1):
+        for label, start in (("plain", 100), ("repa", 80)):
+            values = {"fd_embedded_sup_1k": falling(start + seed, 0.2), "fd_embedded_ssl_1k": falling(2, 0.2)}
+            write_run(root, label, seed, {**values, "nearest_train": falling(3, 0)})
+    write_run(root, "tread", 0, config={"batch_size": 128})
+    return compare([root], console=Console(file=io.StringIO())) / "compare.html"
+
+
+def run_in(browser: str, page: Path, script: str, answer: str) -> Any:
+    """Runs a script in the opened page and returns its answer, a JavaScript expression."""
+    report = f"document.body.dataset.answer = JSON.stringify({answer});"
+    failure = "document.body.dataset.answer = JSON.stringify({ error: String(error) });"
+    probe = page.with_name("probe.html")
+    extra = f"<script>try {{ {script} {report} }} catch (error) {{ {failure} }}</script></body>"
+    probe.write_text(page.read_text().replace("</body>", extra))
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--window-size=1300,1000",
+        f"--user-data-dir={page.parent}/browser",
+    ]
+    done = subprocess.run(
+        [browser, *flags, "--dump-dom", probe.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    found = re.search(r'data-answer="([^"]*)"', done.stdout)
+    assert found, done.stderr[-2000:]
+    return json.loads(html.unescape(found.group(1)))
+
+
+@pytest.mark.slow
+def test_every_method_is_drawn_in_every_panel_without_an_error(browser: str, page: Path):
+    drawn = "[...document.querySelectorAll('.curve')].map((one) => [one.dataset.method, one.dataset.metric])"
+    answer = run_in(browser, page, "", drawn)
+    assert sorted(map(tuple, answer)) == sorted(
+        (method, metric)
+        for method in ("plain", "repa", "tread")
+        for metric in ("fd_embedded_sup_1k", "fd_embedded_ssl_1k")
+    )
+
+
+@pytest.mark.slow
+def test_a_method_is_hidden_by_its_button_and_shown_again(browser: str, page: Path):
+    drawn = "[...new Set([...document.querySelectorAll('.curve')].map((one) => one.dataset.method))]"
+    pressed = "document.querySelectorAll('#methods button')[1].getAttribute('aria-pressed')"
+    assert run_in(browser, page, HIDE, f"[{drawn}, {pressed}]") == [["plain", "tread"], "false"]
+    assert run_in(browser, page, HIDE + HIDE, f"[{drawn}, {pressed}]") == [["plain", "repa", "tread"], "true"]
+
+
+@pytest.mark.slow
+def test_hovering_a_line_shows_its_value_its_seeds_and_its_settings(browser: str, page: Path):
+    """At the left edge the nearest point is the first evaluation: cost 1, mean of 80 and 81 times exp(-0.2)."""
+    lines = "[tooltip.hidden, [...tooltip.children].map((one) => one.textContent)]"
+    hidden, said = run_in(browser, page, HOVER, lines)
+    assert hidden is False
+    assert said[0] == "repa"
+    assert said[1] == "FD embedded sup (1k samples) 65.9 [65.5 – 66.3], 2 seeds"
+    assert said[2] == "1 CPU-hours"
+    assert "plugins.repa.weight: 0.5" in said
+
+
+@pytest.mark.slow
+def test_a_line_can_be_walked_with_the_keyboard(browser: str, page: Path):
+    script = """
+      const line = document.querySelector('.curve[data-method="repa"]');
+      line.focus();
+      line.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft", bubbles: true }));
+    """
+    assert run_in(browser, page, script, "tooltip.children[2].textContent") == "4 CPU-hours"
+
+
+@pytest.mark.slow
+def test_the_axis_can_be_switched(browser: str, page: Path):
+    script = "document.querySelector('input[value=\"images\"]').click();" + HOVER
+    answer = "[document.querySelector('.xlabel').textContent, tooltip.children[2].textContent]"
+    assert run_in(browser, page, script, answer) == ["images", "6400 images"]
+
+
+@pytest.mark.slow
+def test_other_measurements_can_be_drawn_too(browser: str, page: Path):
+    script = "document.querySelector('input[value=\"nearest_train\"]').click();"
+    assert run_in(browser, page, script, "document.querySelectorAll('#panels figure').length") == 3
+
+
+@pytest.mark.slow
+def test_labels_do_not_overlap(browser: str, page: Path):
+    labels = "[...document.querySelectorAll('#panels figure:first-child .end')]"
+    heights = sorted(run_in(browser, page, "", f"{labels}.map((one) => one.getBoundingClientRect().y)"))
+    assert len(heights) == 3
+    assert all(low + 12 <= high for low, high in itertools.pairwise(heights))
+
+
+def test_the_page_loads_nothing_from_outside(page: Path):
+    text = page.read_text()
+    assert "default-src 'none'" in text
+    assert not re.search(r"<(link|img|iframe)\b|<script[^>]+src=|@import|url\(", text)
+    addresses = set(re.findall(r"https?://[^\"'\s<]+", text)) - {"http://www.w3.org/2000/svg"}
+    assert addresses == set()
+
+
+def test_text_of_a_run_cannot_become_markup(root: Path, tmp_path: Path):
+    write_run(root, "plain")
+    write_run(root, "</script><b>hi</b>", plugins={"x": {}}, identity="odd")
+    folder = compare([root], tmp_path / "report", console=Console(file=io.StringIO()))
+    assert "</script><b>" not in (folder / "compare.html").read_text()
