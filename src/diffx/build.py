@@ -100,7 +100,7 @@ def _targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
         yield path, node
     for key in node:
         if not OmegaConf.is_missing(node, key):
-            yield from _targets(node[key], f"{path}.{key}".lstrip("."))
+            yield from _targets(node[key], f"{path}.{key!s}".lstrip("."))
 
 
 def _check_arguments(path: str, node: DictConfig) -> None:
@@ -115,7 +115,7 @@ def _check_arguments(path: str, node: DictConfig) -> None:
         return
     for key in node:
         if key not in known and not str(key).startswith("_"):
-            raise DiffxError(unknown_key(f"{path}.{key}", [f"{path}.{name}" for name in known]))
+            raise DiffxError(unknown_key(f"{path}.{key!s}", [f"{path}.{name}" for name in known]))
 
 
 def unknown_key(key: str, known: list[str]) -> str:

@@ -18,7 +18,7 @@ from diffx.module import DiffusionModule
 
 
 class Clock(L.Callback):
-    """Runs the meter and stops training when the budget, in the meter's hours, is spent."""
+    """Runs the meter, and knows when the budget, in the meter's hours, is spent."""
 
     def __init__(self, meter: Meter, budget: float | None) -> None:
         self.meter, self.budget = meter, budget
@@ -28,8 +28,10 @@ class Clock(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         self.meter.step()
-        if self.budget is not None and self.meter.hours >= self.budget:
-            trainer.should_stop = True
+
+    @property
+    def spent(self) -> bool:
+        return self.budget is not None and self.meter.hours >= self.budget
 
     def state_dict(self) -> dict[str, float]:
         return self.meter.state_dict()
@@ -38,8 +40,8 @@ class Clock(L.Callback):
         self.meter.load_state_dict(state_dict)
 
 
-class StopOnSignal(L.Callback):
-    """Ctrl-C or SIGTERM ends training after the step in hand; a second Ctrl-C ends the process at once."""
+class Interruption(L.Callback):
+    """Hears Ctrl-C and SIGTERM, upon which training ends after the step in hand; a second one ends the process."""
 
     def __init__(self) -> None:
         self.received: str | None = None
@@ -48,10 +50,6 @@ class StopOnSignal(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._receive)
-
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        if self.received:
-            trainer.should_stop = True
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for number, handler in self._previous.items():
@@ -62,6 +60,22 @@ class StopOnSignal(L.Callback):
         signal.signal(number, signal.default_int_handler)
 
 
+class Stop(L.Callback):
+    """Ends training when the budget is spent or a signal came. Ranks agree on it, once in `every` steps."""
+
+    def __init__(self, clock: Clock, interruption: Interruption, every: int) -> None:
+        self.clock, self.interruption, self.every = clock, interruption, every
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        wanted = self.clock.spent or bool(self.interruption.received)
+        if trainer.world_size > 1:
+            if trainer.global_step % self.every:
+                return
+            wanted = trainer.strategy.reduce_boolean_decision(wanted, all=False)
+        if wanted:
+            trainer.should_stop = True
+
+
 class Checkpoints(L.Callback):
     """Writes the last checkpoint every so many minutes of wall-clock time, and at the end of training."""
 
@@ -70,7 +84,10 @@ class Checkpoints(L.Callback):
         self._last = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        if time.monotonic() - self._last > self.minutes * 60:
+        due = time.monotonic() - self._last > self.minutes * 60
+        if trainer.world_size > 1:
+            due = trainer.global_step % 20 == 0 and trainer.strategy.reduce_boolean_decision(due, all=False)
+        if due:
             self.save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -129,6 +146,7 @@ class Report(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._task = self.progress.add_task("train", total=1.0, facts="")
         self._started, self._first_step = time.monotonic(), trainer.global_step
+        self.progress.disable = not trainer.is_global_zero
         self._first_share, self._spoken = self._share(trainer.global_step), time.monotonic()
         self.progress.start()
 
@@ -147,7 +165,7 @@ class Report(L.Callback):
         shown = " ".join(f"{name} {value:.3f}" for name, value in terms.items())
         facts = f"step {trainer.global_step} · {shown} · {rate:.0f} samples/s · {self._projected_end(trainer)}"
         self.progress.update(self._task, completed=self._share(trainer.global_step), facts=facts)
-        if not self.progress.console.is_terminal and time.monotonic() - self._spoken > 10:
+        if trainer.is_global_zero and not self.progress.console.is_terminal and time.monotonic() - self._spoken > 10:
             print(facts, flush=True)
             self._spoken = time.monotonic()
 

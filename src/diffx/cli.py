@@ -32,9 +32,9 @@ def main() -> None:
 def run_one(overrides: Sequence[str]) -> None:
     """Compose, check, train."""
     from diffx.compose import compose_config
-    from diffx.launch import run_here
+    from diffx.launch import launch
 
-    run_here(compose_config(overrides))
+    launch(compose_config(overrides))
 
 
 def sweep(overrides: Sequence[str]) -> None:
@@ -75,7 +75,7 @@ def print_plan(overrides: Sequence[str]) -> None:
     print(plan_table(model.backbone, model.plugins, model.plan, flops))
 
 
-def finish(command) -> None:
+def finish(command: Callable[[], None]) -> None:
     """Run a command; bad input is one sentence on stderr and exit code 2."""
     try:
         command()
@@ -105,11 +105,11 @@ def _run_hydra() -> None:
 
     from diffx.build import resolve
     from diffx.compose import VERSION_BASE, config_dir, register_folders
-    from diffx.launch import run_here
+    from diffx.launch import launch
 
     register_folders()
 
     def job(config: DictConfig) -> None:
-        finish(lambda: run_here(resolve(config)))
+        finish(lambda: launch(resolve(config)))
 
     hydra.main(config_path=str(config_dir()), config_name="config", version_base=VERSION_BASE)(job)()

@@ -78,8 +78,8 @@ class Sampling:
         was_training = backbone.training
         backbone.eval()
         shape = (backbone.in_channels, backbone.input_size, backbone.input_size)
-        for start in range(indices.start, indices.stop, self.settings.batch_size):
-            part = range(start, min(start + self.settings.batch_size, indices.stop))
+        for start in range(0, len(indices), self.settings.batch_size):
+            part = indices[start : start + self.settings.batch_size]
             labels = torch.tensor([self._label(i, backbone.num_classes) for i in part], device=device)
             noise = SampleNoise(self.settings.seed, part)
             field = Field(backbone, self.objective, labels, backbone.null_label, self.guidance)

@@ -4,8 +4,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
@@ -13,8 +14,35 @@ from threading import Lock
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from diffx import ranks
 from diffx.errors import DiffxError
 from diffx.run import RunDir
+
+
+def launch(config: DictConfig) -> None:
+    """Train, in this process or, with several devices, in one process each.
+
+    The parent writes the resolved configuration once and starts `torchrun -m diffx.worker` on it. Ranks never compose
+    a configuration, so they cannot disagree about one.
+    """
+    devices, nodes = config.trainer.devices, config.trainer.num_nodes
+    if not isinstance(devices, int) or devices < 1 or not isinstance(nodes, int) or nodes < 1:
+        raise DiffxError(
+            f"trainer.devices={devices} and trainer.num_nodes={nodes} must be whole numbers of at least 1."
+        )
+    if devices * nodes == 1 or ranks.world() > 1:
+        run_here(config)
+        return
+    if nodes > 1:
+        raise DiffxError(
+            f"trainer.num_nodes={nodes}: start one process a device with your cluster's own launcher, for instance "
+            "`torchrun --nnodes ... -m diffx.worker config.yaml`; `python -m diffx ... --cfg job` prints that file."
+        )
+    with _config_file(config) as file:
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
+        code = subprocess.run([*torchrun, "-m", "diffx.worker", str(file)], check=False).returncode
+    if code:
+        raise DiffxError(f"A process of {RunDir.of(config).path} failed (exit code {code}); its message stands above.")
 
 
 def run_here(config: DictConfig) -> None:
@@ -52,15 +80,22 @@ def run_all(configs: Sequence[DictConfig], at_a_time: int | None) -> list[str]:
         return [failure for failure in pool.map(one, configs) if failure]
 
 
+@contextmanager
+def _config_file(config: DictConfig) -> Iterator[Path]:
+    """The configuration as a file, for as long as a process may read it."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.yaml"
+        file.write_text(OmegaConf.to_yaml(config))
+        yield file
+
+
 def _run_process(config: DictConfig, gpu: str, talk: Lock) -> str | None:
     """One run in a process, its lines passed on behind its name; a sentence if it failed."""
     run = RunDir.of(config)
     name = f"{'+'.join(config.plugins) or 'plain'} s{config.seed}"
     environment = os.environ | {"PYTHONUNBUFFERED": "1"} | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
     config = OmegaConf.merge(config, {"trainer": {"threads": config.trainer.threads or 1}})  # type: ignore[assignment]
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "config.yaml"
-        file.write_text(OmegaConf.to_yaml(config))
+    with _config_file(config) as file:
         command = [sys.executable, "-m", "diffx.worker", str(file)]
         with subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

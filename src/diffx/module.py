@@ -36,6 +36,7 @@ class DiffusionModule(L.LightningModule):
         super().__init__()
         self.backbone = model.backbone
         self.plugins = nn.ModuleDict(model.plugins)
+        self._plugins = model.plugins  # the same objects, typed
         self.ema = copy.deepcopy(model.backbone).requires_grad_(False).eval()
         self.objective, self.plan = model.objective, model.plan
         self.seed, self.label_dropout, self.ema_decay = seed, label_dropout, ema_decay
@@ -46,15 +47,15 @@ class DiffusionModule(L.LightningModule):
         if compile == "step":
             self._losses = torch.compile(step.losses, fullgraph=True)
         elif compile == "blocks":
-            for block in self.backbone.blocks:
+            for block in self.backbone.blocks.children():
                 block.compile(fullgraph=True)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        for plugin in self.plugins.values():
+        for plugin in self._plugins.values():
             plugin.follow_schedule(self.global_step)
         draws = step.draw(
             self.plan,
-            self.plugins,
+            self._plugins,
             self.objective,
             batch,
             self._services,
@@ -62,7 +63,7 @@ class DiffusionModule(L.LightningModule):
             self.label_dropout,
             self.backbone.null_label,
         )
-        terms = self._losses(self.backbone, self.plan, self.plugins, self.objective, draws)
+        terms = self._losses(self.backbone, self.plan, self._plugins, self.objective, draws)
         self.terms = {name: value.detach() for name, value in terms.items()}
         return terms["total"]
 

@@ -14,8 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from diffx.errors import DiffxError
 
 # Keys that say where, how long and on what a run goes, not what it is: they leave its identity alone.
-NOT_IDENTITY = ("seed", "experiment", "runs_dir", "logger", "resume", "log_every", "checkpoint_minutes", "max_steps")
-NOT_IDENTITY_EITHER = ("budget", "compile", "trainer.accelerator", "trainer.devices", "trainer.threads", "sweep_jobs")
+NAMES = ("seed", "experiment", "runs_dir", "logger", "resume", "log_every", "checkpoint_minutes", "sweep_jobs")
+LENGTH = ("max_steps", "budget")
+HARDWARE = ("compile", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.threads")
 PACKAGES = ("torch", "lightning", "hydra-core", "numpy", "timm", "diffusers", "torchmetrics", "wandb")
 
 
@@ -28,7 +29,7 @@ def run_id(config: DictConfig) -> str:
     """A short hash of the resolved configuration without seed, paths, length and hardware."""
     facts = OmegaConf.to_container(config, resolve=True)
     assert isinstance(facts, dict)
-    for key in NOT_IDENTITY + NOT_IDENTITY_EITHER:
+    for key in NAMES + LENGTH + HARDWARE:
         *parents, last = key.split(".")
         node: Any = facts
         for parent in parents:

@@ -18,8 +18,9 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from diffx import ranks
 from diffx.build import Model, build_model, encoder_names
-from diffx.callbacks import Checkpoints, Clock, Evaluations, Report, StopOnSignal
+from diffx.callbacks import Checkpoints, Clock, Evaluations, Interruption, Report, Stop
 from diffx.checkpoint.native import check_belongs, read_checkpoint
 from diffx.data.batches import StepBatches
 from diffx.encoder import encoder_spec, make_encoder
@@ -63,9 +64,10 @@ def train(config: DictConfig) -> RunDir:
     module = make_module(config, parts)
     checkpoint = _checkpoint(config, run, module)
     text = plan_table(parts.model.backbone, parts.model.plugins, parts.model.plan, parts.flops)
-    run.create(config, text)
-    console.print(text)
-    run.write_card(**card(config, parts))
+    if ranks.is_first():
+        run.create(config, text)
+        run.write_card(**card(config, parts))
+        print(text, flush=True)
     fit(config, run, parts, module, checkpoint)
     return run
 
@@ -74,7 +76,7 @@ def assemble(config: DictConfig) -> Parts:
     """Build every part of a run, each of which may refuse."""
     model = build_model(config)
     device = pick_device(config.trainer.accelerator)
-    meter = Meter(device, config.trainer.devices)
+    meter = Meter(device, ranks.world())
     _check_budget_unit(config, meter)
     data = instantiate(config.data.source)
     expected = (model.backbone.in_channels, model.backbone.input_size, model.backbone.input_size)
@@ -93,7 +95,7 @@ def assemble(config: DictConfig) -> Parts:
 
 def make_module(config: DictConfig, parts: Parts) -> DiffusionModule:
     """The LightningModule of these parts."""
-    settings = {k: v for k, v in OmegaConf.to_container(config.optimizer).items() if k != "_target_"}  # type: ignore[union-attr]
+    settings = {str(key): value for key, value in config.optimizer.items() if key != "_target_"}
     return DiffusionModule(
         parts.model,
         partial(get_class(config.optimizer._target_), **settings),
@@ -110,10 +112,11 @@ def fit(
 ) -> None:
     """Train to the end of the steps or of the budget, evaluate, and keep run.json truthful about how it ended."""
     path, start = checkpoint or (None, 0)
-    run.forget_after(start)
-    if path:
-        console.print(f"going on from step {start} ({path})")
-    meter, stop = parts.meter, StopOnSignal()
+    if ranks.is_first():
+        run.forget_after(start)
+        if path:
+            console.print(f"going on from step {start} ({path})")
+    meter, interruption = parts.meter, Interruption()
     budget = config.budget[meter.unit] if config.budget else None
     logger = _logger(config, run, parts)
     evaluations = Evaluations(
@@ -121,11 +124,13 @@ def fit(
     )
     checkpoints = Checkpoints(run.last_checkpoint, meter, config.checkpoint_minutes)
     report = Report(meter, config.log_every, config.batch_size, config.max_steps, budget)
-    trainer = _trainer(config, meter, logger, [Clock(meter, budget), stop, report, evaluations, checkpoints])
+    clock = Clock(meter, budget)
+    stop = Stop(clock, interruption, config.log_every)
+    trainer = _trainer(config, meter, logger, [clock, interruption, stop, report, evaluations, checkpoints])
     loader = _loader(parts.data, config.batch_size, config.seed, start)
     try:
         trainer.fit(module, loader, ckpt_path=path and str(path), weights_only=True)
-        if not stop.received:
+        if not interruption.received:
             evaluations.finish(trainer, module)
     except DiffxError:
         run.write_card(status="failed", clock=meter.seconds)
@@ -133,17 +138,25 @@ def fit(
     finally:
         if logger is not None:
             logger.experiment.finish()
+    if ranks.is_first():
+        _close(config, run, parts, trainer.global_step, bool(interruption.received))
+
+
+def _close(config: DictConfig, run: RunDir, parts: Parts, step: int, interrupted: bool) -> None:
+    """Write how the run ended and what it took, and say so."""
+    meter = parts.meter
     seconds = meter.seconds["train"]
+    on_gpu = meter.device.type == "cuda"
     measured = {
         "clock": meter.seconds,
-        "samples_per_second": trainer.global_step * config.batch_size / seconds if seconds else 0.0,
-        "peak_memory_bytes": torch.cuda.max_memory_allocated() if meter.device.type == "cuda" else None,
+        "samples_per_second": step * config.batch_size / seconds if seconds else 0.0,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
     }
-    if stop.received:
+    if interrupted:
         run.write_card(status="interrupted", **measured)
-        raise DiffxError(f"Stopped at step {trainer.global_step} and saved; type the same command again to go on.")
+        raise DiffxError(f"Stopped at step {step} and saved in {run.path}; type the same command again to go on.")
     run.write_card(status="complete", finished_with=_length(config), **measured)
-    console.print(f"done: {trainer.global_step} steps, {meter.hours:.4f} {meter.unit.replace('_', '-')}, in {run.path}")
+    console.print(f"done: {step} steps, {meter.hours:.4f} {meter.unit.replace('_', '-')}, everything is in {run.path}")
 
 
 class Evaluation:
@@ -156,8 +169,11 @@ class Evaluation:
 
     def __call__(self, module: DiffusionModule, step: int) -> None:
         data, meter = self.parts.data, self.parts.meter
-        batches = self.sampling.batches(module.ema, range(self.config.eval.samples), module.device)
-        images = torch.cat([data.decode(x).cpu() for x in batches])
+        mine = range(ranks.rank(), self.config.eval.samples, ranks.world())
+        batches = self.sampling.batches(module.ema, mine, module.device)
+        images = ranks.gather(torch.cat([data.decode(x) for x in batches])).cpu()
+        if not ranks.is_first():
+            return
         values = self.parts.metrics(images)
         count = step * self.config.batch_size
         self.run.append_point(
@@ -209,7 +225,7 @@ def card(config: DictConfig, parts: Parts) -> dict[str, Any]:
         "device": {
             "kind": parts.meter.device.type,
             "name": _device_name(parts.meter.device),
-            "count": config.trainer.devices,
+            "count": ranks.world(),
         },
         "precision": config.trainer.precision,
         "cost": parts.meter.unit,
@@ -265,7 +281,9 @@ def _trainer(config: DictConfig, meter: Meter, logger: WandbLogger | None, callb
     warnings.filterwarnings("ignore", module="lightning.*")
     return L.Trainer(
         accelerator=meter.device.type,
-        devices=1,
+        devices=config.trainer.devices,
+        num_nodes=config.trainer.num_nodes,
+        strategy="ddp" if ranks.world() > 1 else "auto",
         precision=config.trainer.precision,
         gradient_clip_val=config.trainer.gradient_clip_val,
         max_steps=config.max_steps,
@@ -292,13 +310,13 @@ class _Batches:
 
 def _loader(data: Any, batch_size: int, seed: int, start: int) -> DataLoader[Any]:
     """Batches from step `start` on, without an end: the steps and the budget say when to stop."""
-    sampler = StepBatches(len(data), batch_size, seed, start)
+    sampler = StepBatches(len(data), batch_size, seed, start, ranks.rank(), ranks.world())
     return DataLoader(_Batches(data), batch_sampler=sampler, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
 
 
 def _logger(config: DictConfig, run: RunDir, parts: Parts) -> WandbLogger | None:
     """The W&B run of this run directory; offline unless the user has a key."""
-    if config.logger.name == "none":
+    if config.logger.name == "none" or not ranks.is_first():
         return None
     os.environ.setdefault("WANDB_SILENT", "true")
     logger = WandbLogger(

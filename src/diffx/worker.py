@@ -10,11 +10,11 @@ def work(file: Path) -> None:
     """Train the configuration in a YAML file."""
     from omegaconf import DictConfig, OmegaConf
 
-    from diffx.launch import run_here
+    from diffx.launch import launch
 
     config = OmegaConf.load(file)
     assert isinstance(config, DictConfig)
-    run_here(config)
+    launch(config)
 
 
 if __name__ == "__main__":
