@@ -212,6 +212,13 @@ def test_every_published_number_of_the_project_has_a_source_and_a_finite_value()
 
 def test_a_row_without_a_source_is_refused(tmp_path: Path):
     file = tmp_path / "published.csv"
-    file.write_text("method,metric,value,source\nSiT,fid_50k,17.2,\n")
+    file.write_text(",".join(ROW) + "\n" + ",".join([*list(ROW.values())[:-1], ""]) + "\n")
     with pytest.raises(DiffxError, match="line 2: source is empty"):
+        read_published(file)
+
+
+def test_a_table_without_its_columns_is_refused(tmp_path: Path):
+    file = tmp_path / "published.csv"
+    file.write_text("method,value\nSiT,17.2\n")
+    with pytest.raises(DiffxError, match="lacks the columns size, data"):
         read_published(file)

@@ -1,12 +1,18 @@
 """Bad runs cost one line each, and never the report."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from made_runs import falling, line, write_run
 
 from diffx.compare.read import read
+from diffx.compare.study import study
+from diffx.compare.table import comma_separated, tables
+from diffx.compare.words import caption, paragraph
 from diffx.errors import DiffxError
 
 
@@ -146,3 +152,64 @@ def test_an_evaluation_before_training_is_not_part_of_the_curve(root: Path):
     text = (folder / "curve.jsonl").read_text()
     (folder / "curve.jsonl").write_text(line(0, 0.0, {"fd_x_1k": 99.0}) + text)
     assert [point.step for point in read([root])[0][0].points] == [100]
+
+
+ROW = {"data": "digits", "metric": "fd_embedded_sup_1k", "size": "", "method": "SiT", "value": "9", "source": "a paper"}
+PUBLISHED = ({**ROW, "steps": "400", "batch_size": "64", "gpu_hours": "", "gpu": ""},)
+FILES = ("run.json", "config.yaml", "curve.jsonl")
+FACTS = (
+    "label",
+    "plugins",
+    "parameters",
+    "flops",
+    "device",
+    "precision",
+    "cost",
+    "protocol",
+    "protocol_hash",
+    "versions",
+)
+MORE = ("git", "encoders", "feature_networks", "offline", "reference", "status", "clock", "samples_per_second", "seed")
+LEAF = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.lists(st.integers(), max_size=2)
+)
+VALUE = (
+    LEAF
+    | st.dictionaries(st.sampled_from(["floor", "name", "a"]), LEAF)
+    | st.lists(st.dictionaries(st.just("name"), LEAF))
+)
+fuzzed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def everything_said(root: Path) -> str:
+    found = study([root], mixed=True)
+    found = replace(found, published=PUBLISHED)
+    text = "".join(table.markdown() for table in tables(found))
+    return text + comma_separated(found) + caption(found) + paragraph(found)
+
+
+@fuzzed
+@given(st.sampled_from(FILES), st.floats(0, 1), st.binary(max_size=6))
+def test_damage_anywhere_in_a_run_never_stops_the_comparison(root: Path, name: str, place: float, put: bytes):
+    """A file is cut at any byte and anything put there: the run is read as far as it goes, or skipped."""
+    write_run(root, "plain")
+    damaged = write_run(root, "repa") / name
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[: int(place * len(content))] + put)
+    assert "plain" in everything_said(root)
+
+
+@fuzzed
+@given(st.sampled_from(FACTS + MORE), VALUE)
+def test_a_fact_of_another_kind_never_stops_the_comparison(root: Path, name: str, value: object):
+    write_run(root, "plain")
+    edit(write_run(root, "repa"), **{name: value})
+    assert "plain" in everything_said(root)
+
+
+@fuzzed
+@given(st.sampled_from(["backbone", "data", "plugins", "guidance", "batch_size", "ema_decay", "seed"]), VALUE)
+def test_a_setting_of_another_kind_never_stops_the_comparison(root: Path, name: str, value: object):
+    write_run(root, "plain", config={name: value})
+    write_run(root, "repa", config={name: value})
+    assert "plain" in everything_said(root)

@@ -11,7 +11,7 @@ from diffx.compare.read import AXES
 from diffx.errors import DiffxError
 
 COLUMNS = ("method", "size", "data", "metric", "value", "steps", "batch_size", "gpu_hours", "gpu", "protocol", "source")
-SIZES = {(384, 12): "S", (768, 12): "B", (1024, 24): "L", (1152, 28): "XL"}  # (hidden_size, depth) of the DiT presets
+SIZES = {"S": (384, 12), "B": (768, 12), "L": (1024, 24), "XL": (1152, 28)}  # (hidden_size, depth) of the DiT presets
 
 REACH = 2.0  # marks lie at most this many times beyond the longest run
 
@@ -35,7 +35,10 @@ def table_of_published() -> Path | None:
 def read_published(file: Path) -> list[dict[str, str]]:
     """The rows of the table. Raises DiffxError when a row lacks a value or its source."""
     with file.open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines))
+        table = csv.DictReader(lines)
+        if lacking := [name for name in COLUMNS if name not in (table.fieldnames or [])]:
+            raise DiffxError(f"{file} lacks the columns {', '.join(lacking)}.")
+        rows = list(table)
     for number, row in enumerate(rows, start=2):
         missing = [name for name in ("method", "metric", "value", "source") if not row.get(name)]
         if missing:
@@ -45,12 +48,12 @@ def read_published(file: Path) -> list[dict[str, str]]:
 
 def marks(rows: Sequence[dict[str, str]], methods: Sequence[Method], metric: str, axis: str) -> list[Mark]:
     """The published numbers that can stand beside these runs: same data, metric and size; for hours the same GPU."""
-    run = methods[0].runs[0]
-    data, size = (run.config.get("data") or {}).get("name"), size_of(run.config)
-    gpu = (run.facts.get("device") or {}).get("name") or ""
-    if ((run.config.get("guidance") or {}).get("scale") or 1.0) != 1.0:
+    run, settings = methods[0].runs[0], methods[0].settings
+    gpu = str((run.facts.get("device") or {}).get("name") or "")
+    if settings.get("guidance.scale", 1.0) != 1.0:
         return []
-    fitting = [row for row in rows if (row["data"], row["metric"], row["size"]) == (data, metric, size)]
+    ours = (settings.get("data.name"), metric, size_of(settings))
+    fitting = [row for row in rows if (row["data"], row["metric"], row["size"]) == ours]
     longest = max(getattr(run.points[-1], axis) for method in methods for run in method.runs)
     found = []
     for row in fitting:
@@ -70,8 +73,7 @@ def position(row: dict[str, str], axis: str, unit: str) -> float | None:
     return {"step": steps, "images": images, "cost": hours, "train_flops": None}[axis]
 
 
-def size_of(config: dict[str, Any]) -> str:
+def size_of(settings: dict[str, Any]) -> str:
     """XL/2 for the backbone of DiT-XL/2; empty for other sizes."""
-    backbone = config.get("backbone") or {}
-    letter = SIZES.get((backbone.get("hidden_size", 0), backbone.get("depth", 0)))
-    return f"{letter}/{backbone.get('patch_size')}" if letter else ""
+    width, depth, patch = (settings.get(f"backbone.{name}") for name in ("hidden_size", "depth", "patch_size"))
+    return next((f"{letter}/{patch}" for letter, shape in SIZES.items() if shape == (width, depth)), "")

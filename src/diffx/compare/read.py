@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,42 @@ from diffx.errors import DiffxError
 
 COSTS = ("gpu_hours", "cpu_hours")
 AXES = ("cost", "step", "images", "train_flops")  # what a curve can be drawn against: attributes of a Point
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def is_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(one is None or is_number(one) for one in value.values())
+
+
+def is_mapping(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def is_mappings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, dict) for one in value)
+
+
+SHAPES: dict[str, Callable[[Any], bool]] = {
+    "seed": lambda value: isinstance(value, int),
+    "plugins": lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
+    "parameters": is_numbers,
+    "flops": is_numbers,
+    "device": is_mapping,
+    "protocol": is_mapping,
+    "versions": is_mapping,
+    "git": is_mapping,
+    "encoders": is_mappings,
+    "feature_networks": is_mappings,
+    "offline": is_mapping,
+    "reference": lambda value: isinstance(value, dict) and is_numbers(value.get("floor") or {}),
+    "clock": is_numbers,
+    "samples_per_second": is_number,
+    "peak_memory_bytes": is_number,
+    "cost": lambda value: value in COSTS,
+}
 NOT_RUNS = {"checkpoints", "samples", "wandb"}  # folders inside a run directory
 
 
@@ -43,7 +79,7 @@ class Run:
 
     @property
     def seed(self) -> int:
-        return int(self.facts.get("seed", self.config.get("seed", 0)))
+        return int(self.facts.get("seed") or 0)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -99,6 +135,8 @@ def read_run(folder: Path) -> tuple[Run | None, list[str]]:
         return None, [f"skipped: {first_line(error)}"]
     if not isinstance(facts, dict) or not isinstance(config, dict):
         return None, ["skipped: run.json and config.yaml have to be mappings"]
+    if wrong := misshapen(facts):
+        return None, [f"skipped: {wrong} in run.json is not what diffx writes"]
     if not (folder / "curve.jsonl").is_file():
         return None, ["skipped: no evaluations (no curve.jsonl)"]
     lines, remarks = read_lines(folder / "curve.jsonl")
@@ -109,6 +147,12 @@ def read_run(folder: Path) -> tuple[Run | None, list[str]]:
     run = Run(folder, {str(k): v for k, v in config.items()}, facts, tuple(finite), unit, diverged)
     verdict, skipped = judge(run, points)
     return (None if skipped else run), remarks + said + verdict
+
+
+def misshapen(facts: dict[str, Any]) -> str | None:
+    """The first entry of run.json whose kind is wrong, so that nothing downstream doubts it; None when all fit."""
+    wrong = (name for name, fits in SHAPES.items() if facts.get(name) is not None and not fits(facts[name]))
+    return next(wrong, None)
 
 
 def judge(run: Run, points: Sequence[Point]) -> tuple[list[str], bool]:
@@ -156,7 +200,7 @@ def usable_points(lines: Sequence[dict[str, Any]], unit: str) -> tuple[list[Poin
     for line in lines:
         try:
             point = as_point(line, unit)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             unusable += 1
             continue
         if point.cost <= 0:  # an evaluation before training, which has no place on a logarithmic axis
@@ -174,12 +218,15 @@ def usable_points(lines: Sequence[dict[str, Any]], unit: str) -> tuple[list[Poin
 
 
 def as_point(line: dict[str, Any], unit: str) -> Point:
-    values = {str(name): math.nan if value is None else float(value) for name, value in line["values"].items()}
+    values = {str(name): math.nan if value is None else float(value) for name, value in dict(line["values"]).items()}
+    cost, flops = float(line[unit]), float(line.get("train_flops") or 0.0)
+    if not (math.isfinite(cost) and math.isfinite(flops)):
+        raise ValueError("a cost has to be finite")
     return Point(
         step=int(line["step"]),
-        images=int(line.get("images", 0)),
-        cost=float(line[unit]),
-        train_flops=float(line.get("train_flops") or 0.0),
+        images=int(line.get("images") or 0),
+        cost=cost,
+        train_flops=flops,
         values=values,
         protocol=str(line.get("protocol", "")),
     )

@@ -13,7 +13,7 @@ import rich.markup
 import rich.table
 
 from diffx.compare.card import MARK
-from diffx.compare.group import Method
+from diffx.compare.group import Method, is_number
 from diffx.compare.metric import distances, title
 from diffx.compare.number import NONE, compact
 from diffx.compare.study import Result, Study
@@ -196,8 +196,8 @@ def numbers(name: str, one: Spread | None) -> dict[str, float | None]:
 
 def flops_per_step(method: Method) -> float | None:
     per_image = (method.facts.get("flops") or {}).get("train_per_image")
-    batch = method.runs[0].config.get("batch_size")
-    return float(per_image) * float(batch) if per_image and batch else None
+    batch: Any = method.runs[0].config.get("batch_size")
+    return float(per_image) * float(batch) if per_image and is_number(batch) else None
 
 
 def device_hours(facts: dict[str, Any], clock: str) -> float | None:

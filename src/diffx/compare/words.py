@@ -167,8 +167,8 @@ def disagreement(study: Study, others: Sequence[Method]) -> str:
 def trust(study: Study, baseline: Method, others: Sequence[Method]) -> list[str]:
     """How far the seeds carry, and whose seeds were lost."""
     said = [
-        f"{sum(run.diverged for run in method.runs)} of {len(method.runs)} seeds of {method.label} diverged: its values are "
-        "those of the others, which flatters it."
+        f"{sum(run.diverged for run in method.runs)} of {len(method.runs)} seeds of {method.label} diverged: its "
+        "values are those of the others, which flatters it."
         for method in (baseline, *others)
         if any(run.diverged for run in method.runs)
     ]
