@@ -77,14 +77,34 @@ def mixed(study: Study) -> list[str]:
 
 
 def paragraph(study: Study) -> str:
-    """The verdict in words, one part per metric, then what limits it."""
-    if study.baseline is None:
+    """The conclusion, then one part per metric, then what limits it."""
+    baseline = study.baseline
+    if baseline is None:
         return "There is no run without plugins to compare with, so nothing is said about gains."
-    others = [method for method in study.methods if method.label != study.baseline.label]
+    others = [method for method in study.methods if method.label != baseline.label]
     if not others:
-        return f"Only {study.baseline.label} was run: there is nothing to compare it with."
-    parts = [verdict(study, result, study.baseline, others) for result in study.results]
-    return " ".join([*parts, disagreement(study, others), *trust(study, study.baseline, others)]).replace("  ", " ")
+        return f"Only {baseline.label} was run: there is nothing to compare it with."
+    parts = [verdict(study, result, baseline, others) for result in study.results]
+    said = [conclusion(study, baseline, others), *parts, disagreement(study, others), *trust(study, baseline, others)]
+    return " ".join(part for part in said if part)
+
+
+def conclusion(study: Study, baseline: Method, others: Sequence[Method]) -> str:
+    """Who beats the baseline whichever feature space is asked, in one sentence."""
+    calls = {
+        method.label: [call(result.outcomes[method.label], method, baseline) for result in study.results]
+        for method in others
+    }
+    count = len(study.results)
+    where = {1: "in the one feature space measured", 2: "in both feature spaces"}.get(
+        count, f"in all {count} feature spaces"
+    )
+    winners = [label for label, said in calls.items() if set(said) == {"better"}]
+    if winners:
+        return f"At equal cost {join(winners)} beat{'s' if len(winners) == 1 else ''} {baseline.label} {where}."
+    if any(set(said) <= {"better", "untold better"} for said in calls.values()):
+        return f"With so few seeds no method can be said to beat {baseline.label}."
+    return f"At equal cost no method beats {baseline.label} {where}."
 
 
 def verdict(study: Study, result: Result, baseline: Method, others: Sequence[Method]) -> str:
@@ -184,7 +204,8 @@ def trust(study: Study, baseline: Method, others: Sequence[Method]) -> list[str]
         )
     else:
         said.append(
-            '"More than the seeds\' spread": splitting the seeds at random gives as large a difference in at most 1 of '
-            f"{1 / ENOUGH:.0f} cases; with {len(others)} method(s) compared, expect such luck now and then."
+            "A difference counts as more than the seeds' spread when at most 1 in "
+            f"{1 / ENOUGH:.0f} random splits of the seeds gives one as large; with {len(others)} compared, expect such "
+            "luck now and then."
         )
     return said
