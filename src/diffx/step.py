@@ -139,8 +139,8 @@ def losses(backbone: DiT, plan: Plan, plugins: Plugins, objective: Objective, dr
     for view in plan.views:
         members = {name: plugin for name, plugin in plugins.items() if plugin.view == view.name}
         noise = draws.noise[view.name]
-        x_t = objective.noised(draws.x, noise, draws.t)
-        out, seen = walk(backbone, view, members, x_t, draws.t, draws.y[view.name], draws.aux)
+        x_in, t_in = objective.inputs(objective.noised(draws.x, noise, draws.t), draws.t)
+        out, seen = walk(backbone, view, members, x_in, t_in, draws.y[view.name], draws.aux)
         denoise = objective.loss(out.float(), draws.x, noise, draws.t).mean()
         terms["denoise" if view.name == MAIN else f"{view.name}/denoise"] = denoise
         total = total + denoise

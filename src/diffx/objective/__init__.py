@@ -1,23 +1,35 @@
-"""Objectives: each owns the times, the path, the target and the loss, and hands samplers a velocity and a score."""
+"""Objectives: each owns the times, the path, the target and the loss, and says what a network's output stands for."""
 
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from diffx.objective.ddpm import DDPM
+from diffx.objective.edm import EDM
 from diffx.objective.interpolant import Interpolant
 
 
 class Objective(Protocol):
-    """What the step and the samplers ask of an objective: x (B, C, H, W), t (B,), out as the network gives it."""
+    """What the step and the samplers ask of an objective: x (B, C, H, W), t (B,), out as the network gives it.
+
+    t is the objective's own time and grows from data to noise: [0, 1] for interpolants, a step 0..999 for DDPM, the
+    noise's standard deviation for EDM. `inputs` turns (x_t, t) into what the network is fed. `position` says where a
+    time lies between data (0) and noise (1), which is what guidance intervals and schedules refer to. `sigma` is the
+    standard deviation of the noise in x_t.
+    """
 
     name: str
 
     def times(self, count: int, rng: torch.Generator) -> Tensor: ...
     def noised(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor: ...
+    def inputs(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]: ...
     def loss(self, out: Tensor, x: Tensor, noise: Tensor, t: Tensor) -> Tensor: ...
     def velocity(self, out: Tensor, x_t: Tensor, t: Tensor) -> Tensor: ...
     def score(self, out: Tensor, x_t: Tensor, t: Tensor) -> Tensor: ...
+    def data(self, out: Tensor, x_t: Tensor, t: Tensor) -> Tensor: ...
+    def position(self, t: float) -> float: ...
+    def sigma(self, t: float) -> float: ...
 
 
-__all__ = ["Interpolant", "Objective"]
+__all__ = ["DDPM", "EDM", "Interpolant", "Objective"]

@@ -103,6 +103,10 @@ class Interpolant:
         t = _like(t, x)
         return self.path.alpha(t) * x + self.path.sigma(t) * noise
 
+    def inputs(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The network is fed the state and the time as they are."""
+        return x_t, t
+
     def loss(self, out: Tensor, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Mean squared error per sample (B,). A learned-sigma backbone's second half of channels is ignored (SiT)."""
         out, t = out[:, : x.shape[1]], _like(t, x)
@@ -128,6 +132,16 @@ class Interpolant:
         """∇ log p_t (B, C, H, W), which is −E[ε | x_t] / σ."""
         _, noise = self._data_and_noise(out, x_t, t)
         return -noise / self.path.sigma(_like(t, x_t))
+
+    def data(self, out: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The clean x (B, C, H, W) that the network's output stands for."""
+        return self._data_and_noise(out, x_t, t)[0]
+
+    def position(self, t: float) -> float:
+        return t
+
+    def sigma(self, t: float) -> float:
+        return self.path.sigma(torch.tensor(t, dtype=torch.float64)).item()
 
     def _data_and_noise(self, out: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Solve x_t = α x + σ ε together with what the output says about x and ε."""

@@ -1,9 +1,25 @@
 """Samplers: from noise to data through the field that an objective hands them."""
 
-from diffx.sampler.field import Field
-from diffx.sampler.guidance import Guidance
+from diffx.sampler.ancestral import Ancestral
+from diffx.sampler.dopri5 import Dopri5
+from diffx.sampler.edm import EDMHeun
+from diffx.sampler.field import Field, check_fit
+from diffx.sampler.guidance import AnyGuidance, Guidance, RoutedGuidance
 from diffx.sampler.noise import SampleNoise
 from diffx.sampler.ode import Euler, Heun
 from diffx.sampler.sde import EulerMaruyama
 
-__all__ = ["Euler", "EulerMaruyama", "Field", "Guidance", "Heun", "SampleNoise"]
+__all__ = [
+    "Ancestral",
+    "AnyGuidance",
+    "Dopri5",
+    "EDMHeun",
+    "Euler",
+    "EulerMaruyama",
+    "Field",
+    "Guidance",
+    "Heun",
+    "RoutedGuidance",
+    "SampleNoise",
+    "check_fit",
+]

@@ -1,14 +1,34 @@
-"""Classifier-free guidance (Ho & Salimans 2022), with the choices that differ between the field's repositories."""
+"""Guidance: classifier-free (Ho & Salimans 2022), with the choices that differ between the field's repositories, and
+TREAD's, which needs no null label."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from diffx.backbone import DiT
 from diffx.errors import DiffxError
+from diffx.plan import make_plan
+from diffx.plugin import Plugin, Span
+from diffx.step import Streams, walk
+from diffx.tokens import random_subset
 
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t (B, C, H, W), t (B,), y (B,) -> output
+
+
+class AnyGuidance(Protocol):
+    """The network's guided output at one time for all samples.
+
+    t: what the network is fed, a number or a scalar tensor. position: where that is between data (0) and noise (1), if
+    it is not t itself.
+    """
+
+    def __call__(
+        self, network: Network, x: Tensor, t: float | Tensor, y: Tensor, null_label: int, position: float | None = None
+    ) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -18,32 +38,100 @@ class Guidance:
     scale: 1 is no guidance and costs one forward instead of two. low, high: the interval of times in which it acts,
     both ends included; t = 1 is noise, so high < 1 switches it off at the noisy end (Kynkäänniemi et al. 2024).
     channels: how many leading channels are guided, None for all; DiT, SiT and MDT guide 3 of 4, REPA and TREAD all.
+    power: MDT's power-cosine schedule, 1 + (scale − 1) (1 − cos(π (1 − t)^power)) / 2, which is `scale` at the data's
+    end and 1 at the noise's; None for a constant scale. MDT's command has scale 3.8 and power 4.
     """
 
     scale: float = 1.0
     low: float = 0.0
     high: float = 1.0
     channels: int | None = None
+    power: float | None = None
 
     def __post_init__(self) -> None:
         if not self.scale >= 0:
-            raise DiffxError(f"sampler.guidance.scale={self.scale} must be >= 0; type 1 for no guidance.")
+            raise DiffxError(f"guidance.scale={self.scale} must be >= 0; type guidance.scale=1 for no guidance.")
         if not 0 <= self.low <= self.high <= 1:
             raise DiffxError(
-                f"sampler.guidance acts on [{self.low}, {self.high}], which is no interval inside [0, 1]; "
-                "type for instance sampler.guidance.low=0 sampler.guidance.high=0.7."
+                f"guidance acts on [{self.low}, {self.high}], which is no interval inside [0, 1]; "
+                "type for instance guidance.low=0 guidance.high=0.7."
             )
+        if self.power is not None and not self.power > 0:
+            raise DiffxError(f"guidance.power={self.power} must be positive; type 4, or null for a constant scale.")
 
-    def acts(self, t: float) -> bool:
-        return self.scale != 1 and self.low <= t <= self.high
+    def scale_at(self, position: float) -> float:
+        """The scale at a place between data (0) and noise (1); 1 outside the interval."""
+        if not self.low <= position <= self.high:
+            return 1.0
+        if self.power is None:
+            return self.scale
+        return 1 + (self.scale - 1) * (1 - math.cos(math.pi * (1 - position) ** self.power)) / 2
 
-    def __call__(self, network: Network, x: Tensor, t: float, y: Tensor, null_label: int) -> Tensor:
-        """The network's guided output at one time t for all samples."""
-        if not self.acts(t):
-            return network(x, x.new_full((len(x),), t), y)
+    def acts(self, position: float) -> bool:
+        return self.scale_at(position) != 1
+
+    def __call__(
+        self, network: Network, x: Tensor, t: float | Tensor, y: Tensor, null_label: int, position: float | None = None
+    ) -> Tensor:
+        """The network's guided output at one time for all samples; `t` is fed to it, `position` defaults to t."""
+        scale = self.scale_at(float(t) if position is None else position)
+        if scale == 1:
+            return network(x, _times(t, x), y)
         labels = torch.cat([y, torch.full_like(y, null_label)])
-        conditional, unconditional = network(torch.cat([x, x]), x.new_full((2 * len(x),), t), labels).chunk(2)
-        guided = unconditional + self.scale * (conditional - unconditional)
+        both = torch.cat([x, x])
+        conditional, unconditional = network(both, _times(t, both), labels).chunk(2)
+        guided = unconditional + scale * (conditional - unconditional)
         if self.channels is None:
             return guided
         return torch.cat([guided[:, : self.channels], conditional[:, self.channels :]], dim=1)
+
+
+@dataclass(frozen=True)
+class RoutedGuidance:
+    """weak + scale (strong − weak): two routed forwards with the label kept, for networks trained with TREAD.
+
+    strong, weak: the shares of tokens routed around blocks start to end (inclusive, as in plugins.tread); the README of
+    CompVis/tread has 0.3 and 0.7 with scale 1.5. Which tokens leave is drawn anew at every time, alike for all samples,
+    so that a sample does not depend on those beside it; the official code draws it for each sample. That code also
+    drops the label in both forwards; here it is kept.
+    """
+
+    scale: float = 1.5
+    strong: float = 0.3
+    weak: float = 0.7
+    start: int = 2
+    end: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strong <= self.weak < 1:
+            raise DiffxError(
+                f"guidance.strong={self.strong} and guidance.weak={self.weak} are shares of tokens routed around, "
+                "0 <= strong <= weak < 1; type for instance guidance.strong=0.3 guidance.weak=0.7."
+            )
+
+    def __call__(
+        self, network: Network, x: Tensor, t: float | Tensor, y: Tensor, null_label: int, position: float | None = None
+    ) -> Tensor:
+        """The guided output at one time; the network must be a backbone, whose blocks can be walked one by one."""
+        if not isinstance(network, DiT):
+            raise DiffxError("Routed guidance walks the blocks of a diffx backbone; this network is not one.")
+        place = float(t) if position is None else position
+        strong, weak = (self._routed(network, x, _times(t, x), y, share, place) for share in (self.strong, self.weak))
+        return weak + self.scale * (strong - weak)
+
+    def _routed(self, network: DiT, x: Tensor, times: Tensor, y: Tensor, share: float, position: float) -> Tensor:
+        """A forward in which `share` of the tokens skips the route."""
+        depth = len(network.blocks)
+        end = self.end if self.end is not None else depth - (4 if depth >= 12 else 2)
+        route = Plugin()
+        route.span = Span(self.start, end + 1, share)
+        view = make_plan(network, {"guidance": route}, ()).views[0]
+        rng = Streams(self.seed, round(position * 1e9)).shared(f"route/{share}")
+        keep = random_subset(1, network.num_tokens, view.kept["guidance"][0], rng).expand(len(x), -1).to(x.device)
+        return walk(network, view, {"guidance": route}, x, times, y, {"guidance": {"keep": keep}})[0]
+
+
+def _times(t: float | Tensor, x: Tensor) -> Tensor:
+    """t for every row of x, in the type of x."""
+    return torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x))

@@ -1,0 +1,73 @@
+"""The papers' settings as experiments: they compose, they build, and their sampler fits their objective."""
+
+import pytest
+import torch
+from hydra.utils import instantiate
+
+from diffx.compose import compose_config
+from diffx.errors import DiffxError
+from diffx.sampler import Field
+from diffx.testing import tiny_backbone
+
+PAPERS = {  # backbone and training-only parameters in millions, learning rate, clipping
+    "sit_xl": (675.1, 0.0, 1e-4, None),
+    "repa_xl": (675.1, 8.1, 1e-4, 1.0),
+    "mdt_xl": (718.3, 23.9, 3e-4, 1.0),
+    "tread_xl": (675.1, 0.0, 1e-4, None),
+}
+
+
+def millions(modules) -> float:
+    return round(sum(p.numel() for module in modules for p in module.parameters()) / 1e6, 1)
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_papers_experiment_has_its_sizes_and_settings(name):
+    backbone, training_only, lr, clip = PAPERS[name]
+    config = compose_config([f"+experiment={name}"])
+    with torch.device("meta"):
+        model, plugins = instantiate(config.backbone), instantiate(config.plugins)
+        for plugin in plugins.values():
+            plugin.setup(model)
+    instantiate(config.objective)
+    assert (millions([model]), millions(plugins.values())) == (backbone, training_only)
+    assert (config.experiment, config.batch_size, config.max_steps, config.ema_decay) == (name, 256, 400_000, 0.9999)
+    assert (config.optimizer.lr, config.trainer.gradient_clip_val) == (lr, clip)
+    instantiate(config.optimizer, params=[torch.zeros(1, requires_grad=True)])
+
+
+@pytest.mark.parametrize("overrides", [["objective=cosine"], ["objective=vp"]])
+def test_every_objective_of_the_configuration_composes(overrides):
+    instantiate(compose_config(overrides).objective)
+
+
+FITTING = [
+    ("linear", "euler"),
+    ("cosine", "heun"),
+    ("linear", "sde"),
+    ("linear", "dopri5"),
+    ("ddpm", "ancestral"),
+    ("edm", "edm"),
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("objective", "sampler"), FITTING)
+def test_the_configured_samplers_run_on_the_objectives_they_are_for(objective, sampler):
+    few = [] if sampler == "dopri5" else ["sampler.nfe=3"]
+    config = compose_config([f"objective={objective}", f"sampler={sampler}", *few])
+    backbone = tiny_backbone(learn_sigma=True)
+    field = Field(backbone, instantiate(config.objective), torch.tensor([1]), backbone.null_label)
+    sample = instantiate(config.sampler)(field, torch.ones(1, 4, 8, 8).double(), torch.zeros_like)
+    assert sample.isfinite().all()
+    assert sample.shape == (1, 4, 8, 8)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("objective", "sampler"), [("ddpm", "euler"), ("edm", "heun"), ("linear", "ancestral")])
+def test_a_sampler_for_another_objective_is_refused_with_what_to_type(objective, sampler):
+    config = compose_config([f"objective={objective}", f"sampler={sampler}"])
+    backbone = tiny_backbone(learn_sigma=True)
+    field = Field(backbone, instantiate(config.objective), torch.tensor([1]), backbone.null_label)
+    with pytest.raises(DiffxError, match="type sampler="):
+        instantiate(config.sampler)(field, torch.ones(1, 4, 8, 8).double(), torch.zeros_like)
