@@ -53,6 +53,11 @@ def test_a_plugins_own_draws_do_not_depend_on_the_others():
     assert torch.equal(alone.aux["tread"]["keep"], beside.aux["tread"]["keep"])
 
 
+def test_two_plugins_draw_different_masks():
+    aux = TinyRun({"a": Narrow(0, 2, 0.5), "b": Narrow(3, 5, 0.5)}).draws().aux
+    assert not torch.equal(aux["a"]["keep"], aux["b"]["keep"])
+
+
 def test_the_same_step_draws_alike_and_another_step_seed_or_rank_does_not():
     first, again = (Streams(1, 2, 3).own("noise").initial_seed() for _ in range(2))
     others = [Streams(0, 2, 3), Streams(1, 0, 3), Streams(1, 2, 0)]
