@@ -17,7 +17,7 @@ Colour = tuple[float, float, float]
 IMAGENET: tuple[Colour, Colour] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP: tuple[Colour, Colour] = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 HALF: tuple[Colour, Colour] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
+ENDINGS = (".safetensors", ".pth", ".pth.tar", ".pt", ".bin")
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def weights_folder() -> Path:
 
 
 def local_file(name: str) -> Path | None:
-    """The local weights of encoder `name`: NAME.safetensors (or .pth, .pt, .bin) in the weights folder, or a
+    """The local weights of encoder `name`: NAME.safetensors (or .pth, .pth.tar, .pt, .bin) in the weights folder, or a
     downloaded repository NAME/model.safetensors there."""
     folder = weights_folder()
     places = [folder / f"{name}{ending}" for ending in ENDINGS]
@@ -146,7 +146,7 @@ def read_weights(file: Path, keys: str = "") -> dict[str, Tensor]:
         raise DiffxError(f"{file} cannot be read as weights ({str(error).splitlines()[0]}).") from error
     except Exception as error:
         raise DiffxError(f"{file} holds more than tensors, and diffx loads nothing that can execute.") from error
-    for outer in ("state_dict", "model", "target_encoder"):
+    for outer in ("state_dict", "model"):
         state = state.get(outer, state)
     return {k.removeprefix(keys): v for k, v in state.items() if k.startswith(keys)} if keys else state
 

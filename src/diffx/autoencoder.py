@@ -1,0 +1,116 @@
+"""Frozen autoencoders of diffusers: images to latents and back."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffx.errors import DiffxError
+from diffx.vision import weights_folder
+
+CLASSES = ("AutoencoderKL", "AutoencoderDC")
+STATISTICS = "channel_statistics.json"
+CHUNK = 16
+"""Images at a time: at 256 px SD-VAE's decoder holds 130 MB for each."""
+
+
+class Autoencoder:
+    """uint8 images (B, 3, R, R) to raw latents and back, in float32, without gradients.
+
+    A diffusion model trains on (raw - shift)·scale.
+
+    Attributes:
+        name: as it was asked for.
+        posterior: encode() gives mean and standard deviation (AutoencoderKL), else latents alone (AutoencoderDC).
+        shift, scale: one number, or one per channel.
+    """
+
+    def __init__(self, name: str, network: Any, posterior: bool, shift: list[float], scale: list[float]) -> None:
+        self.name, self.posterior, self.shift, self.scale = name, posterior, shift, scale
+        self._network = network.eval().requires_grad_(False)
+
+    def to(self, device: torch.device | str) -> "Autoencoder":
+        self._network.to(device)
+        return self
+
+    @torch.no_grad()
+    def encode(self, image: Tensor) -> Tensor:
+        """Raw latents (B, 2C, h, w): mean and standard deviation of the posterior; or (B, C, h, w) without one."""
+        return torch.cat([self._encode(part / 127.5 - 1) for part in image.split(CHUNK)])
+
+    @torch.no_grad()
+    def decode(self, raw: Tensor) -> Tensor:
+        """Raw latents (B, C, h, w) to uint8 (B, 3, R, R), rounded to the nearest level."""
+        images = [self._network.decode(part).sample for part in raw.split(CHUNK)]
+        return torch.cat([(127.5 * x + 128).clamp(0, 255).to(torch.uint8) for x in images])
+
+    def _encode(self, x: Tensor) -> Tensor:
+        if not self.posterior:
+            return self._network.encode(x).latent
+        posterior = self._network.encode(x).latent_dist
+        return torch.cat([posterior.mean, posterior.std], dim=1)
+
+
+def load_autoencoder(name: str) -> Autoencoder:
+    """The autoencoder in folder `name`, else in the weights folder ($DIFFX_WEIGHTS) by that name, else of the Hugging
+    Face cache, else downloaded. All are in diffusers' layout: config.json and a .safetensors file.
+
+    Scaling is config.json's (scaling_factor, shift_factor, latents_mean, latents_std). A file channel_statistics.json,
+    {"mean": [...], "std": [...]} over raw latents, replaces it: shift = mean, scale = 1/std.
+
+    Raises:
+        DiffxError: not found, unreadable, or a class that is not supported.
+    """
+    from diffusers import AutoencoderDC, AutoencoderKL
+
+    place = _place(name)
+    # diffusers would take a folder that is not there for the name of a repository.
+    if name.startswith((".", "/", "~")) and not os.path.isdir(place):
+        raise DiffxError(f"autoencoder={name} is not a folder.")
+    try:
+        config = AutoencoderKL.load_config(place)
+        kind = config.get("_class_name")
+        if kind not in CLASSES:
+            raise DiffxError(f"autoencoder={name} is a {kind}; type one that is {' or '.join(CLASSES)}.")
+        network = (AutoencoderKL if kind == "AutoencoderKL" else AutoencoderDC).from_pretrained(
+            place, use_safetensors=True, low_cpu_mem_usage=False
+        )
+    except DiffxError:
+        raise
+    except Exception as error:
+        # diffusers and huggingface_hub raise many unrelated types, all of which mean "not to be had here".
+        raise DiffxError(_missing(name, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")) from error
+    shift, scale = _scaling(config, Path(place) / STATISTICS)
+    return Autoencoder(name, network, kind == "AutoencoderKL", shift, scale)
+
+
+def _place(name: str) -> str:
+    """The folder that `name` means, or `name` itself for the Hugging Face Hub."""
+    own = Path(name).expanduser()
+    places = [own, weights_folder() / name, weights_folder() / own.name]
+    return next((str(place) for place in places if (place / "config.json").is_file()), str(own))
+
+
+def _scaling(config: dict[str, Any], statistics: Path) -> tuple[list[float], list[float]]:
+    """Shift and scale, each one number or one per channel."""
+    if statistics.is_file():
+        try:
+            found = json.loads(statistics.read_text())
+            return [float(m) for m in found["mean"]], [1 / float(s) for s in found["std"]]
+        except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+            raise DiffxError(f'{statistics} has to be {{"mean": [...], "std": [...]}}, std positive.') from error
+    factor = float(config.get("scaling_factor") or 1.0)
+    if config.get("latents_mean") and config.get("latents_std"):
+        return [float(m) for m in config["latents_mean"]], [factor / float(s) for s in config["latents_std"]]
+    return [float(config.get("shift_factor") or 0.0)], [factor]
+
+
+def _missing(name: str, reason: str) -> str:
+    return (
+        f"autoencoder {name}: cannot be loaded ({reason}). Either put its folder (config.json, .safetensors) at "
+        f"{weights_folder() / name} (DIFFX_WEIGHTS sets the folder), or copy a Hugging Face cache that holds it here "
+        f"and set HF_HOME, or run `hf download {name}` once where there is a network."
+    )

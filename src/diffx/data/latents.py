@@ -1,0 +1,208 @@
+"""Images as an autoencoder's latents, prepared beforehand with `python -m diffx.prepare` (docs/prepare.md)."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffx.data.cache import digest
+from diffx.data.shards import Shards, join, open_shards
+from diffx.errors import DiffxError
+
+if TYPE_CHECKING:
+    from diffx.autoencoder import Autoencoder
+
+
+class Latents:
+    """Latents of labelled images from memory-mapped shards, joined by key with the images or with cached features.
+
+    x is the scaled mean of the autoencoder's posterior and "x_std" its scaled standard deviation: the step draws
+    x + x_std·noise anew, from its own generator, so that a resumed run draws the same. Autoencoders without a posterior
+    (DC-AE) have no "x_std".
+
+    Args:
+        root: the folder that diffx.prepare filled.
+        name: in protocols and plots.
+        num_classes: classes of the backbone; None takes those of the folder.
+        flip: flipped images count as further training images, numbers N to 2N-1, so that no random draw is needed.
+            Their latents (and cached features) have to be prepared with --flip.
+        cached_features: use the features in the folder where an encoder's are there.
+        decoder: autoencoder that decodes samples (name or folder); None takes the one that encoded.
+
+    Raises:
+        DiffxError: nothing is prepared there, or more classes than num_classes.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        name: str = "latents",
+        num_classes: int | None = None,
+        flip: bool = False,
+        cached_features: bool = True,
+        decoder: str | None = None,
+    ) -> None:
+        self.root, self.name, self.flip = Path(root).expanduser(), name, flip
+        self.cached_features, self.decoder = cached_features, decoder
+        self._sides = ("", "-flipped") if flip else ("",)
+        self._latents = self._open("latents")
+        self._keys, labels = self._latents[0].index()
+        if not len(labels):
+            raise DiffxError(f"{self.root / 'latents'} holds no samples.")
+        self._labels = torch.from_numpy(labels)
+        self._rows = {"latents": [self._join("latents", shards) for shards in self._latents]}
+        self._images: Shards | None = None
+        self._features: dict[str, list[Shards]] = {}
+        facts = self._latents[0].manifest
+        self._posterior: bool = facts["facts"]["posterior"]
+        channels, *size = self._latents[0].shape
+        self.shape = (channels // 2 if self._posterior else channels, *size)
+        self._shift, self._scale = (torch.tensor(facts["facts"][key]).view(-1, 1, 1) for key in ("shift", "scale"))
+        self.num_classes = self._check_classes(num_classes)
+        self.identity = digest({"checksums": [s.manifest["checksum"] for s in self._latents], "flip": flip})
+        self.offline: dict[str, dict[str, float]] = {}
+        self._autoencoder: Autoencoder | None = None
+
+    def __len__(self) -> int:
+        return len(self._labels) * len(self._sides)
+
+    def provide(self, needs: Iterable[str], side: int) -> list[str]:
+        """Make batch() carry what of `needs` is prepared, and return the needs that are left for services.
+
+        "image" is read from the images, "features/NAME" from a cache of tokens (side², dim) if there is one; an
+        encoder without a cache needs the images. Images are read only if something needs them: they are twelve times
+        the bytes of latents. `offline` then holds what the caches cost, in hours by unit.
+
+        Raises:
+            DiffxError: the images are not there, a sample has none, or a cache is of another grid.
+        """
+        left = []
+        for need in needs:
+            name = need.removeprefix("features/")
+            if (
+                name != need
+                and self.cached_features
+                and (self.root / need.replace("/", "-") / "manifest.json").exists()
+            ):
+                self._provide_features(name, side)
+            elif name != need:
+                left.append(need)
+                self._provide_images()
+            elif need == "image":
+                self._provide_images()
+            else:
+                left.append(need)
+        return left
+
+    def batch(self, indices: Tensor) -> dict[str, Tensor]:
+        """Training images: "x" and "x_std" float32 (B, C, H, W), "y" int64 (B,), and what provide() was asked for:
+        "image" uint8 (B, 3, R, R), "features/NAME" float16 (B, side², dim)."""
+        flipped, place = np.divmod(indices.numpy(), len(self._labels))
+        moments = torch.from_numpy(self._read("latents", self._latents, flipped, place)).float()
+        mean, *std = moments.chunk(2, dim=1) if self._posterior else (moments,)
+        batch = {"x": (mean - self._shift) * self._scale, "y": self._labels[place]}
+        if std:
+            batch["x_std"] = std[0] * self._scale
+        for key, shards in self._features.items():
+            batch[key] = torch.from_numpy(self._read(key, shards, flipped, place))
+        if self._images is not None:
+            image = self._images.read(self._rows["image"][0][place])
+            mirrored = flipped > 0
+            image[mirrored] = image[mirrored, ..., ::-1]
+            batch["image"] = torch.from_numpy(image)
+        return batch
+
+    def reference(self) -> Tensor:
+        """The held-out images, uint8 (M, 3, R, R), prepared with `images SRC ROOT --into reference`."""
+        command = f"`python -m diffx.prepare images HELD_OUT {self.root} --into reference`"
+        shards = open_shards(self.root / "reference", command)
+        return torch.from_numpy(shards.read(np.arange(len(shards))))
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Scaled latents (B, C, H, W) to uint8 images (B, 3, R, R), on x's device.
+
+        Raises:
+            DiffxError: the autoencoder's weights cannot be found.
+        """
+        if self._autoencoder is None:
+            from diffx.autoencoder import load_autoencoder
+
+            self._autoencoder = load_autoencoder(self.decoder or self._latents[0].manifest["facts"]["autoencoder"])
+        self._autoencoder.to(x.device)
+        raw = x.float() / self._scale.to(x.device) + self._shift.to(x.device)
+        return self._autoencoder.decode(raw)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_autoencoder": None}
+
+    def _read(
+        self, key: str, shards: list[Shards], flipped: NDArray[np.int64], place: NDArray[np.int64]
+    ) -> NDArray[Any]:
+        """Rows of samples `place`, each from the upright or the flipped shards."""
+        if not flipped.any():
+            return shards[0].read(self._rows[key][0][place])
+        out = np.empty((len(place), *shards[0].shape), shards[0].dtype)
+        for side, part in enumerate(shards):
+            chosen = flipped == side
+            out[chosen] = part.read(self._rows[key][side][place[chosen]])
+        return out
+
+    def _open(self, folder: str) -> list[Shards]:
+        return [open_shards(self.root / f"{folder}{side}", self._how_to(folder)) for side in self._sides]
+
+    def _how_to(self, folder: str) -> str:
+        flip = " --flip" if self.flip else ""
+        if folder.startswith("features-"):
+            return f"`python -m diffx.prepare features {self.root} --encoder {folder.removeprefix('features-')}{flip}`"
+        images = f"`python -m diffx.prepare images SRC {self.root} --resolution 256`"
+        latents = f"`python -m diffx.prepare latents {self.root} --autoencoder stabilityai/sd-vae-ft-mse{flip}`"
+        return (
+            images
+            if folder == "images"
+            else latents
+            if (self.root / "images").exists()
+            else f"{images}, then {latents}"
+        )
+
+    def _join(self, what: str, shards: Shards) -> NDArray[np.int64]:
+        """Row of each sample in `shards`. Raises DiffxError naming the first sample that has none."""
+        if shards is self._latents[0]:
+            return np.arange(len(shards))
+        rows = join(self._keys, shards.index()[0])
+        if (missing := np.flatnonzero(rows < 0)).size:
+            first = self._keys[missing[0]].decode()
+            raise DiffxError(
+                f"{shards.folder} has no {what} of {missing.size} samples, the first {first}; "
+                f"type `python -m diffx.prepare verify {self.root}`."
+            )
+        return rows
+
+    def _provide_images(self) -> None:
+        if self._images is None:
+            self._images = open_shards(self.root / "images", self._how_to("images"))
+            self._rows["image"] = [self._join("image", self._images)]
+
+    def _provide_features(self, name: str, side: int) -> None:
+        key, shards = f"features/{name}", self._open(f"features-{name}")
+        if shards[0].shape[0] != side**2:
+            raise DiffxError(
+                f"{shards[0].folder} holds {shards[0].shape[0]} tokens per image and the backbone has {side}x{side}; "
+                f"type data.source.cached_features=false, or prepare them with --grid {side}."
+            )
+        self._features[key] = shards
+        self._rows[key] = [self._join("features", part) for part in shards]
+        cost: dict[str, float] = {}
+        for part in shards:
+            for unit, hours in part.manifest["cost"].items():
+                cost[unit] = cost.get(unit, 0.0) + hours
+        self.offline[key] = cost
+
+    def _check_classes(self, num_classes: int | None) -> int:
+        present = int(self._labels.max()) + 1
+        if num_classes is not None and num_classes < present:
+            raise DiffxError(f"{self.root} has labels up to {present - 1}; type data.num_classes={present} or more.")
+        return num_classes or present

@@ -1,0 +1,113 @@
+"""`prepare latents` and `prepare features`: one row for each prepared image, from a frozen network."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffx.autoencoder import load_autoencoder
+from diffx.data.shards import Shards, open_shards, read_note
+from diffx.encoder import check_grid, encoder_spec, make_encoder
+from diffx.errors import DiffxError
+from diffx.prepare.job import Array, Job, Process, Put, Row
+
+Network = Callable[[Tensor], Tensor]
+
+
+def prepare_latents(root: Path, autoencoder: str, flip: bool = False, batch_size: int = 32) -> dict[str, Any] | None:
+    """Write root/latents, and root/latents-flipped with `flip`: raw moments in float16, mean and standard deviation.
+
+    Returns the last manifest once every process is done.
+
+    Raises:
+        DiffxError: no images, an autoencoder that cannot be loaded, or a folder begun differently.
+    """
+    images, device = _images(root), _device()
+    network = load_autoencoder(autoencoder).to(device)
+    facts = {"autoencoder": autoencoder, "posterior": network.posterior, "shift": network.shift, "scale": network.scale}
+    return _encode_all(root / "latents", images, network.encode, device, facts, flip, batch_size, network.posterior)
+
+
+def prepare_features(
+    root: Path, encoder: str, grid: int | None = None, flip: bool = False, batch_size: int = 64
+) -> dict[str, Any] | None:
+    """Write root/features-ENCODER: the tokens (grid², dim) of every image in float16.
+
+    grid: side of the backbone's grid of tokens; None is what the encoder gives, 16 at 256 px.
+
+    Raises:
+        DiffxError: no images, unknown encoder, no weights, or a grid that the encoder cannot give.
+    """
+    images, device = _images(root), _device()
+    spec, pixels = encoder_spec(encoder), images.shape[-1]
+    if spec.model is None:
+        raise DiffxError(f"encoder {encoder} is trained by diffx in a moment and needs no cache; type another.")
+    side = pixels // spec.stride if grid is None else grid
+    check_grid(spec, encoder, pixels, side)
+    network = make_encoder(encoder, None, side, device)  # type: ignore[arg-type]
+    facts = {"encoder": encoder, "grid": side}
+    return _encode_all(root / f"features-{encoder}", images, network, device, facts, flip, batch_size)
+
+
+def _encode_all(
+    folder: Path,
+    images: Shards,
+    network: Network,
+    device: torch.device,
+    facts: dict[str, Any],
+    flip: bool,
+    batch_size: int,
+    posterior: bool | None = None,
+) -> dict[str, Any] | None:
+    """Fill `folder` (and its -flipped twin) with network(images), shard by shard as the images are cut."""
+    notes = [read_note(images.folder, shard) or {} for shard in range(len(images.manifest["shards"]))]
+    starts = np.cumsum([0, *(len(note["keys"]) for note in notes)])
+    probe = network(torch.from_numpy(images.read(np.zeros(1, np.int64))).to(device))
+    unit = "gpu_hours" if device.type == "cuda" else "cpu_hours"
+    manifest = None
+    for mirrored in (False, True) if flip else (False,):
+
+        def make(shard: int, put: Put, mirrored: bool = mirrored) -> None:
+            keys, labels = notes[shard]["keys"], notes[shard]["labels"]
+            for start in range(0, len(keys), batch_size):
+                rows = np.arange(start, min(start + batch_size, len(keys)))
+                image = torch.from_numpy(images.read(starts[shard] + rows)).to(device)
+                out = network(image.flip(-1) if mirrored else image).cpu().numpy()
+                for row, array in zip(rows, out, strict=True):
+                    put(_row(keys[row], labels[row], array))
+
+        job = Job(
+            folder=folder.with_name(f"{folder.name}-flipped") if mirrored else folder,
+            facts={**facts, "flipped": mirrored, "images": images.manifest["checksum"]},
+            shards=[(note["keys"], note["labels"]) for note in notes],
+            shape=tuple(probe.shape[1:]),
+            dtype="float16",
+            make=make,
+            unit=unit,
+            posterior=posterior,
+        )
+        manifest = job.run(Process.here())
+    return manifest
+
+
+def _row(key: str, label: int, array: Array) -> Row:
+    half = array.astype(np.float16)
+    if not np.isfinite(half).all():
+        return Row(key, label, None, "not finite in float16")
+    return Row(key, label, half)
+
+
+def _images(root: Path) -> Shards:
+    return open_shards(root / "images", f"`python -m diffx.prepare images SRC {root} --resolution 256`")
+
+
+def _device() -> torch.device:
+    """The GPU of this process, or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    return torch.device("cuda", Process.here().local_rank)
