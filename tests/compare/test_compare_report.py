@@ -246,6 +246,29 @@ def test_labels_at_line_ends_do_not_overlap():
     assert placed[4] == 0.1
 
 
+def test_labels_stay_inside_the_panel():
+    placed = figure.apart([0.0, 0.01, 0.02, 0.99, 1.0], 0.1)
+    assert min(placed) == 0.0
+    assert max(placed) == 1.0
+
+
+def test_a_seed_that_diverged_is_marked_where_it_ended(root: Path):
+    seeds(root, "plain", (100,))
+    with (root / "demo" / "plain" / "s0" / "curve.jsonl").open("a") as curve:
+        curve.write(line(500, 9.0, {METRIC: float("nan")}))
+    (axis, _) = figure.draw(study([root]), "").axes
+    (cross,) = [drawn for drawn in axis.lines if drawn.get_marker() == "x"]
+    assert list(cross.get_xdata()) == [8.0]
+
+
+def test_a_seed_that_diverged_early_does_not_cut_the_line_of_the_others(root: Path):
+    seeds(root, "plain", (100, 101))
+    curve = root / "demo" / "plain" / "s1" / "curve.jsonl"
+    curve.write_text(curve.read_text().splitlines()[0] + "\n" + line(200, 2.0, {METRIC: float("nan")}))
+    (method,) = study([root]).methods
+    assert [x[-1] for x, _ in figure.drawn(method, METRIC, "cost")] == [8.0]
+
+
 def test_the_band_over_seeds_covers_only_the_cost_that_all_seeds_reached(root: Path):
     write_run(root, "plain", 0, costs=(1.0, 2.0, 8.0))
     write_run(root, "plain", 1, costs=(1.5, 4.0))

@@ -3,6 +3,7 @@
 import math
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,8 @@ def panel(axis: Axes, study: Study, result: Result, looks: dict[str, dict]) -> N
     axis.set_axisbelow(True)
     ends = []
     for method in study.methods:
-        x, y = curve(axis, curves(method, result.metric, study.axis), looks[method.label])
+        diverged(axis, method, study, result, looks[method.label])
+        x, y = curve(axis, drawn(method, result.metric, study.axis), looks[method.label])
         ends.append((method.label, x, y))
     xs = [x for m in study.methods for line, _ in curves(m, result.metric, study.axis) for x in line if x > 0]
     axis.set_xlim(min(xs) * 0.93, max(xs) * 1.04)
@@ -121,6 +123,19 @@ def curve(axis: Axes, series: Sequence[Curve], look: dict) -> tuple[float, float
     axis.fill_between(grid, values.min(axis=0), values.max(axis=0), color=look["color"], alpha=0.16, linewidth=0)
     axis.plot(grid, values.mean(axis=0), linewidth=1.7, **look, solid_capstyle="round")
     return float(grid[-1]), float(values.mean(axis=0)[-1])
+
+
+def drawn(method: Method, metric: str, axis: str) -> list[Curve]:
+    """The curves that make a method's line: its seeds without those that diverged, unless all did."""
+    sound = replace(method, runs=tuple(run for run in method.runs if not run.diverged))
+    return curves(sound, metric, axis) or curves(method, metric, axis)
+
+
+def diverged(axis: Axes, method: Method, study: Study, result: Result, look: dict) -> None:
+    """A cross on the last finite evaluation of each seed that diverged."""
+    lost = [run.series(result.metric, study.axis) for run in method.runs if run.diverged]
+    for x, y in lost:
+        axis.plot(x[-1:], y[-1:], "x", color=look["color"], markersize=6, markeredgewidth=1.6, zorder=6)
 
 
 def pooled(series: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
@@ -205,28 +220,26 @@ def end_labels(
         )  # fmt: skip
 
 
-def apart(wanted: Sequence[float], gap: float) -> list[float]:
-    """Moves heights apart so that neighbours are at least `gap` away, each group staying around its mean."""
+def apart(wanted: Sequence[float], gap: float, limits: tuple[float, float] = (0.0, 1.0)) -> list[float]:
+    """Moves heights apart so that neighbours are at least `gap` away; each group stays around its mean and in limits."""
     order = sorted(range(len(wanted)), key=lambda place: wanted[place])
     blocks: list[list[int]] = []
+
+    def bottom(block: Sequence[int]) -> float:
+        high = gap * (len(block) - 1)
+        centred = sum(wanted[place] for place in block) / len(block) - high / 2
+        return max(limits[0], min(centred, limits[1] - high))
+
     for place in order:
         blocks.append([place])
-        while len(blocks) > 1 and bottom(blocks[-1], wanted, gap) < top(blocks[-2], wanted, gap) + gap:
+        while len(blocks) > 1 and bottom(blocks[-1]) < bottom(blocks[-2]) + gap * len(blocks[-2]):
             last = blocks.pop()
             blocks[-1] = blocks[-1] + last
     placed = list(wanted)
     for block in blocks:
         for rank, place in enumerate(block):
-            placed[place] = bottom(block, wanted, gap) + rank * gap
+            placed[place] = bottom(block) + rank * gap
     return placed
-
-
-def bottom(block: Sequence[int], wanted: Sequence[float], gap: float) -> float:
-    return sum(wanted[place] for place in block) / len(block) - gap * (len(block) - 1) / 2
-
-
-def top(block: Sequence[int], wanted: Sequence[float], gap: float) -> float:
-    return bottom(block, wanted, gap) + gap * (len(block) - 1)
 
 
 def ticks(axis: Axes) -> None:

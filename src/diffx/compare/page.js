@@ -34,9 +34,11 @@ function valueAt(curve, x) {
   return Math.min(before, after) <= 0 ? before + share * (after - before) : before * (after / before) ** share;
 }
 
-// All seeds of a method on one grid: the evaluations within the range that every seed covers.
+// All seeds of a method on one grid: the evaluations within the range that every seed covers. Seeds that diverged are
+// left out, unless all did; the remarks name them.
 function pooled(method, metric) {
-  const curves = method.runs.map((run) => {
+  const sound = method.runs.some((run) => !run.diverged);
+  const curves = method.runs.filter((run) => !run.diverged || !sound).map((run) => {
     const kept = run.points.filter((point) => metric in point.values);
     return { x: kept.map((point) => point[state.axis]), y: kept.map((point) => point.values[metric]) };
   }).filter((curve) => curve.x.length > 0);
@@ -82,13 +84,17 @@ function ticks(low, high, log) {
   return found;
 }
 
-// Moves heights apart so that neighbours are at least `gap` away.
+// Moves heights apart so that neighbours are at least `gap` away, within the panel.
 function apart(heights, gap) {
   const order = heights.map((height, index) => ({ height, index })).sort((a, b) => a.height - b.height);
   const groups = [];
+  const bottom = (group) => {
+    const high = gap * (group.length - 1);
+    const centred = group.reduce((sum, item) => sum + item.height, 0) / group.length - high / 2;
+    return Math.max(SIZE.top, Math.min(centred, SIZE.height - SIZE.bottom - high));
+  };
   for (const one of order) {
     groups.push([one]);
-    const bottom = (group) => group.reduce((sum, item) => sum + item.height, 0) / group.length - (gap * (group.length - 1)) / 2;
     while (groups.length > 1 && bottom(groups.at(-1)) < bottom(groups.at(-2)) + gap * groups.at(-2).length) {
       const last = groups.pop();
       groups[groups.length - 1] = groups.at(-1).concat(last);

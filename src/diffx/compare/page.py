@@ -88,7 +88,7 @@ def methods(study: Study) -> list[dict[str, Any]]:
             "tone": coloured.index(method.label) % 8 if method.label in coloured else "base",
             "dash": dashes(looks[method.label]["linestyle"]),
             "settings": settings(method, varied, study),
-            "runs": [{"seed": run.seed, "points": points(run)} for run in method.runs],
+            "runs": [{"seed": run.seed, "diverged": run.diverged, "points": points(run)} for run in method.runs],
         }
         for method in study.methods
     ]

@@ -26,6 +26,8 @@ def caption(study: Study) -> str:
         )
     if any(result.floor is not None for result in study.results):
         parts.append("Dashed: the same distance for real held-out images.")
+    if any(run.diverged for method in study.methods for run in method.runs):
+        parts.append("Cross: the last evaluation of a seed that diverged.")
     if published(study):
         parts.append("Diamonds: published numbers, each under its own protocol.")
     return " ".join([*parts, basis(study)])
