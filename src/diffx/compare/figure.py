@@ -221,7 +221,7 @@ def end_labels(
 
 
 def apart(wanted: Sequence[float], gap: float, limits: tuple[float, float] = (0.0, 1.0)) -> list[float]:
-    """Moves heights apart so that neighbours are at least `gap` away; each group stays around its mean and in limits."""
+    """Moves heights apart so that neighbours are at least `gap` away; groups stay around their mean, within limits."""
     order = sorted(range(len(wanted)), key=lambda place: wanted[place])
     blocks: list[list[int]] = []
 
