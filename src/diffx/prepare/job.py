@@ -144,18 +144,18 @@ class Job:
         cost: dict[str, float] = {}
         for note in done:
             cost[note["unit"]] = cost.get(note["unit"], 0.0) + note["seconds"] / 3600
-        shards = [{"samples": len(n["keys"]), "crc32": _checksum([n["keys"], n["labels"], n["crc32"]])} for n in done]
+        checksums = [_checksum([n["keys"], n["labels"], n["crc32"]]) for n in done]
         manifest = {
             "format": FORMAT,
             "facts": self.facts,
-            "samples": sum(shard["samples"] for shard in shards),
+            "samples": sum(len(note["keys"]) for note in done),
             "rejected": [pair for note in done for pair in note["rejected"]],
             "shape": self.shape,
             "dtype": self.dtype,
-            "checksum": _checksum(shards),
+            "checksum": _checksum(checksums),
             "cost": cost,
             "statistics": channel_statistics([n["channels"] for n in done if n.get("channels")]),
-            "shards": shards,
+            "shards": [{"samples": len(n["keys"]), "crc32": c} for n, c in zip(done, checksums, strict=True)],
         }
         write_json(self.folder / "manifest.json", manifest)
         return manifest

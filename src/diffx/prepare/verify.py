@@ -57,12 +57,14 @@ def _verify(folder: Path, labels: dict[str, int]) -> Iterator[Problem]:
         for key in wanted:
             if key not in refused and key not in labels:
                 yield Problem("missing", folder.name, key, shard)
-        intact = _intact(folder / shard_file(shard), note["crc32"])
+        file = folder / shard_file(shard)
+        damage = "corrupt" if file.exists() else "missing"
+        intact = _intact(file, note["crc32"])
         for key, whole in zip(note["keys"], intact, strict=True):
             if counts[key] > 1:
                 yield Problem("doubled", folder.name, key, shard)
             if not whole:
-                yield Problem("corrupt", folder.name, key, shard)
+                yield Problem(damage, folder.name, key, shard)
 
 
 def _intact(file: Path, crc32: list[int]) -> list[bool]:
