@@ -1,0 +1,65 @@
+"""Importing an official file into a folder of diffx, and exporting a model in an official layout."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffx.checkpoint.architecture import LAYOUTS, Architecture, check_layout, parse_architecture, setting_changes
+from diffx.checkpoint.diffusers import write_diffusers
+from diffx.checkpoint.folder import Model, read_model, write_model
+from diffx.checkpoint.official import from_official, to_official
+from diffx.checkpoint.tensors import read_tensors, write_tensors
+from diffx.errors import DiffxError
+
+PATHS = {"linear": "linear", "gvp": "cosine", "cosine": "cosine", "vp": "vp"}
+PREDICTIONS = {"velocity": "velocity", "v": "velocity", "noise": "noise", "score": "score"}
+
+
+def import_file(file: Path, name: str, folder: Path, weights: str = "ema", changes: Sequence[str] = ()) -> list[str]:
+    """Read an official file and write it as a folder of diffx; returns what there is to say about it.
+
+    Raises:
+        DiffxError: the file cannot be read safely, is of another architecture, or the folder holds a model.
+    """
+    architecture = parse_architecture(name, setting_changes(changes))
+    read = read_tensors(file, weights)
+    objective = dict(architecture.layout.objective)
+    if "prediction" in objective:
+        objective |= _interpolant_of(read.args)
+    converted, remarks = from_official(read.tensors, architecture, objective.get("prediction", ""))
+    source = {"family": architecture.family, "file": file.name, "null_label": not any("null" in r for r in remarks)}
+    if architecture.layout.plugin and converted.plugin:
+        source["plugin"] = architecture.layout.plugin
+    written = write_model(Model(converted, architecture.settings, objective, source), folder)
+    return [*remarks, *(f"wrote {path}" for path in written)]
+
+
+def export_model(source: Path, family: str | None, out: Path) -> list[str]:
+    """Write an imported model, or a run's EMA weights, in an official layout or for diffusers; says what was written.
+
+    Raises:
+        DiffxError: there is no model, it does not fit the layout, or the target exists.
+    """
+    model = read_model(source)
+    family = family or model.source.get("family")
+    if family is None:
+        raise DiffxError(f"Type --as with the layout to write: {', '.join(LAYOUTS)} or diffusers.")
+    if family == "diffusers":
+        written = write_diffusers(model.weights.backbone, model.settings, model.objective, out)
+        return [f"wrote {path}" for path in written]
+    check_layout(model.settings, model.objective, family)
+    architecture = Architecture(family, model.settings)
+    prediction = model.objective.get("prediction", "")
+    write_tensors(to_official(model.weights, architecture, prediction, model.source.get("null_label", True)), out)
+    return [f"wrote {out}"]
+
+
+def _interpolant_of(args: dict[str, str]) -> dict[str, str]:
+    """Path and prediction, where the file's own arguments name them."""
+    found = {}
+    for key, theirs, names in [("path", "path_type", PATHS), ("prediction", "prediction", PREDICTIONS)]:
+        value = args.get(theirs)
+        if value is not None:
+            if str(value).lower() not in names:
+                raise DiffxError(f"The file says that it was trained with {theirs}={value}, which diffx does not know.")
+            found[key] = names[str(value).lower()]
+    return found

@@ -1,0 +1,95 @@
+"""The folder of an imported model: plain safetensors and what they are weights of.
+
+backbone.safetensors   a plain diffx.backbone.DiT, loads strictly
+plugin.safetensors     what only training uses, where there is any: the state of the plugin that config.yaml names
+unused.safetensors     what diffx has no place for, kept so that an export is complete
+config.yaml            backbone and objective as settings, and where the weights came from
+"""
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from diffx.backbone import DiT
+from diffx.checkpoint.official import Weights
+from diffx.checkpoint.tensors import describe_mismatch, read_tensors, refuse_existing, write_tensors
+from diffx.errors import DiffxError
+
+BACKBONE, PLUGIN, UNUSED, CONFIG = "backbone.safetensors", "plugin.safetensors", "unused.safetensors", "config.yaml"
+DIT = "diffx.backbone.DiT"
+
+
+class Model(NamedTuple):
+    """Weights, the backbone's settings, the objective's settings, and facts about the source (family, null label)."""
+
+    weights: Weights
+    settings: dict[str, Any]
+    objective: dict[str, Any]
+    source: dict[str, Any]
+
+
+def write_model(model: Model, folder: Path) -> list[Path]:
+    """Write the files of a model into a folder that has none of them; returns their paths.
+
+    Raises:
+        DiffxError: there is a model already, or the folder cannot be written.
+    """
+    for name in (BACKBONE, PLUGIN, UNUSED, CONFIG):
+        refuse_existing(folder / name)
+    written = []
+    for name, tensors in zip((BACKBONE, PLUGIN, UNUSED), model.weights, strict=True):
+        if tensors:
+            write_tensors(tensors, folder / name)
+            written.append(folder / name)
+    facts = {
+        "backbone": {"_target_": DIT, **model.settings},
+        "objective": dict(model.objective),
+        "source": dict(model.source),
+    }
+    partial = folder / f".{CONFIG}.partial"
+    partial.write_text(OmegaConf.to_yaml(OmegaConf.create(facts)))
+    os.replace(partial, folder / CONFIG)
+    return [*written, folder / CONFIG]
+
+
+def read_model(folder: Path) -> Model:
+    """A model from its folder, or the EMA weights of a run from its run directory.
+
+    Raises:
+        DiffxError: it is neither.
+    """
+    config_file, weights_file = folder / CONFIG, folder / BACKBONE
+    if not weights_file.exists():
+        weights_file = folder / "checkpoints" / "ema.safetensors"
+    if not config_file.is_file() or not weights_file.is_file():
+        raise DiffxError(
+            f"{folder} is neither an imported model ({CONFIG} and {BACKBONE}) nor a run with a checkpoint "
+            f"({CONFIG} and checkpoints/ema.safetensors)."
+        )
+    config = OmegaConf.to_container(OmegaConf.load(config_file))
+    assert isinstance(config, dict)
+    settings = dict(config["backbone"])
+    if settings.pop("_target_", DIT) != DIT:
+        raise DiffxError(f"{config_file} is of another backbone than {DIT}, which has no official layout.")
+    tensors = [read_tensors(p).tensors if p.exists() else {} for p in (folder / PLUGIN, folder / UNUSED)]
+    weights = Weights(read_tensors(weights_file).tensors, *tensors)
+    return Model(weights, settings, dict(config.get("objective", {})), dict(config.get("source", {})))
+
+
+def open_backbone(folder: Path) -> DiT:
+    """The plain backbone of an imported model or of a run, in evaluation mode.
+
+    Raises:
+        DiffxError: there is none, or its weights do not fit its settings.
+    """
+    model = read_model(folder)
+    backbone = DiT(**model.settings)
+    ours: dict[str, Tensor] = backbone.state_dict()
+    difference = describe_mismatch(model.weights.backbone, ours, "the weights", "config.yaml")
+    if difference:
+        raise DiffxError(f"{folder}: the weights are not of the backbone in config.yaml: {difference}.")
+    backbone.load_state_dict(model.weights.backbone)
+    return backbone.eval()

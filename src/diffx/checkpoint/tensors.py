@@ -1,0 +1,122 @@
+"""Files of tensors: .pt and .safetensors are read without running anything in them, and written whole or not at all."""
+
+import argparse
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from diffx.errors import DiffxError
+
+
+class TensorFile(NamedTuple):
+    """What a file holds: tensors by name, and the settings of the run that wrote it, if it says."""
+
+    tensors: dict[str, Tensor]
+    args: dict[str, Any]
+
+
+def read_tensors(path: Path, weights: str = "ema") -> TensorFile:
+    """Read a state dict, or the `weights` ("ema" or "model") of a wrapper {model, ema, opt, args}.
+
+    "module." before every name is taken off. Beside tensors a pickle may hold an argparse.Namespace of plain values,
+    as DiT's and SiT's training scripts write it.
+
+    Raises:
+        DiffxError: no such file; a pickle with more in it; not a file of tensors; no such weights in it.
+    """
+    if not path.is_file():
+        raise DiffxError(f"{path} does not exist or is not a file.")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    args: dict[str, Any] = {}
+    if isinstance(content, dict) and any(isinstance(content.get(key), dict) for key in ("ema", "model")):
+        args = vars(content["args"]) if isinstance(content.get("args"), argparse.Namespace) else {}
+        if not isinstance(content.get(weights), dict):
+            there = ", ".join(key for key in ("ema", "model") if key in content)
+            raise DiffxError(f"{path} holds no {weights} weights; it has {there}: type --weights {there}.")
+        content = content[weights]
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise DiffxError(f"{path} is not a state dict: a mapping from names to tensors, or {{model, ema, opt, args}}.")
+    prefix = "module." if all(key.startswith("module.") for key in content) else ""
+    return TensorFile({key.removeprefix(prefix): tensor.detach() for key, tensor in content.items()}, args)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a new file, as safetensors or, for a name that ends in .pt, as torch.save does.
+
+    Raises:
+        DiffxError: the file exists, or cannot be written.
+    """
+    refuse_existing(path)
+    partial = path.with_name(f".{path.name}.partial")
+    content = {key: tensor.contiguous() for key, tensor in tensors.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".pt":
+            torch.save(content, partial)
+        else:
+            save_file(content, partial)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise DiffxError(f"{path} cannot be written ({error.strerror}).") from error
+
+
+def refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise DiffxError(f"{path} exists already; move it away or type another -o.")
+
+
+def describe_mismatch(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], file: str, model: str) -> str:
+    """How many tensors differ in name or shape, and the first three; "" where none does."""
+    lines = [
+        f"{key} is {_shape(theirs.get(key))} in {file} and {_shape(ours.get(key))} in {model}"
+        for key in dict.fromkeys([*ours, *theirs])
+        if _shape(theirs.get(key)) != _shape(ours.get(key))
+    ]
+    more = f"; and {len(lines) - 3} more" if len(lines) > 3 else ""
+    return "; ".join(lines[:3]) + more
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "absent" if tensor is None else "x".join(map(str, tensor.shape)) or "a number"
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise DiffxError(f"{path} cannot be read as safetensors: {error}.") from error
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise DiffxError(_unsafe(path)) from error
+    except Exception as error:
+        raise DiffxError(
+            f"{path} cannot be read as a file of torch ({type(error).__name__}); is it damaged?"
+        ) from error
+
+
+def _unsafe(path: Path) -> str:
+    try:
+        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:
+        found = []
+    named = f" ({', '.join(found[:3])})" if found else ""
+    return (
+        f"{path} is a pickle that carries more than tensors{named}, and opening it may run code that its author put "
+        "there, so diffx does not. If you trust the author, convert it once, in a container without your keys or "
+        'data: python -c "import torch; from safetensors.torch import save_file; '
+        f"c = torch.load('{path.name}', map_location='cpu', weights_only=False); c = c.get('ema', c); "
+        "save_file({k: v.contiguous() for k, v in c.items()}, 'weights.safetensors')\", and import weights.safetensors."
+    )

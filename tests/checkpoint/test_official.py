@@ -1,0 +1,194 @@
+"""Importing the official layouts and writing them again."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import assert_agrees, official, our_output
+from safetensors.torch import load_file, save_file
+
+from diffx.backbone import DiT
+from diffx.checkpoint import export_model, import_file, open_backbone
+from diffx.checkpoint.folder import read_model
+from diffx.checkpoint.official import from_official, turn_time
+from diffx.errors import DiffxError
+from diffx_plugins.mdt import MDT
+from diffx_plugins.repa import REPA
+
+
+def imported(official, tmp_path: Path, **content) -> Path:
+    """The folder of a family's tiny file, written as torch.save does."""
+    torch.save(content or official.weights, tmp_path / "official.pt")
+    import_file(tmp_path / "official.pt", official.name, tmp_path / "model", changes=official.settings)
+    return tmp_path / "model"
+
+
+def test_an_imported_file_gives_the_recorded_outputs(file_of, tmp_path):
+    assert_agrees(our_output(file_of, open_backbone(imported(file_of, tmp_path))), file_of.io["out"])
+
+
+def test_import_followed_by_export_gives_the_same_tensors(file_of, tmp_path):
+    export_model(imported(file_of, tmp_path), None, tmp_path / "again.safetensors")
+    again = load_file(tmp_path / "again.safetensors")
+    assert again.keys() == file_of.weights.keys()
+    for key, tensor in file_of.weights.items():
+        if file_of.family == "sit" and key == "t_embedder.mlp.0.weight":  # turned and turned back: float32's rounding
+            torch.testing.assert_close(again[key], tensor, rtol=0, atol=1e-7)
+        else:
+            assert torch.equal(again[key], tensor), key
+
+
+def test_an_imported_backbone_is_plain_safetensors_that_loads_strictly(file_of, tmp_path):
+    folder = imported(file_of, tmp_path)
+    DiT(**file_of.architecture.settings).load_state_dict(load_file(folder / "backbone.safetensors"), strict=True)
+
+
+def test_the_training_only_weights_load_into_the_plugin(tmp_path):
+    for family, plugin in [("mdt", MDT()), ("mdtv2", MDT())]:
+        file, folder = official(family), tmp_path / family
+        folder.mkdir()
+        model = read_model(imported(file, folder))
+        plugin.setup(DiT(**model.settings))
+        plugin.load_state_dict(model.weights.plugin, strict=True)
+        assert torch.equal(plugin.mask_token, file.weights["mask_token"])
+        assert model.source["plugin"] == "mdt"
+
+
+def test_repas_projector_goes_to_the_plugins_state(tmp_path):
+    file = official("repa")
+    model = read_model(imported(file, tmp_path))
+    plugin = REPA(depth=2, projector_dim=40)
+    plugin.setup(DiT(**model.settings))
+    plugin.projectors[0][4] = torch.nn.Linear(40, 24)
+    plugin.load_state_dict(model.weights.plugin, strict=True)
+    assert torch.equal(plugin.projectors[0][0].weight, file.weights["projectors.0.0.weight"])
+
+
+def test_the_half_of_sits_channels_that_its_code_drops_is_set_aside(sit):
+    backbone = from_official(sit.weights, sit.architecture)[0].backbone
+    rows = sit.weights["final_layer.linear.bias"]
+    kept = torch.stack([row for r, row in enumerate(rows) if r % 8 < 4])
+    assert torch.equal(backbone["final_layer.linear.bias"], -kept)
+
+
+def test_turning_time_in_the_weights_equals_turning_it_in_the_input(sit):
+    network = DiT(**sit.architecture.settings).t_embedder
+    t = torch.linspace(0, 1, 33)
+    with torch.no_grad():
+        wanted = network(1 - t)
+        network.mlp[0].weight.copy_(turn_time(network.mlp[0].weight))
+        torch.testing.assert_close(network(t), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_sit_that_predicts_noise_keeps_its_sign(sit, tmp_path):
+    args = argparse.Namespace(prediction="noise", path_type="GVP", model="SiT-XL/2")
+    model = read_model(imported(sit, tmp_path, ema=sit.weights, args=args))
+    assert (model.objective["prediction"], model.objective["path"]) == ("noise", "cosine")
+    backbone = DiT(**model.settings)
+    backbone.load_state_dict(model.weights.backbone)
+    assert_agrees(-our_output(sit, backbone), sit.io["out"])
+
+
+def test_a_sit_checkpoint_becomes_a_repa_one_whose_time_runs_the_other_way(sit, tmp_path):
+    export_model(imported(sit, tmp_path), "repa", tmp_path / "repa.pt")
+    import_file(tmp_path / "repa.pt", "repa-s-2", tmp_path / "again", changes=sit.settings)
+    assert_agrees(our_output(sit, open_backbone(tmp_path / "again")), sit.io["out"])
+
+
+@pytest.mark.parametrize("which", ["ema", "model"])
+def test_a_training_scripts_wrapper_gives_the_weights_asked_for(dit, tmp_path, which):
+    other = {key: torch.zeros_like(tensor) for key, tensor in dit.weights.items()}
+    both = {"ema": other, "model": other} | {which: dit.weights}
+    wrapper = {**both, "opt": {"state": {0: torch.ones(2)}, "param_groups": []}, "args": argparse.Namespace(lr=1e-4)}
+    torch.save(wrapper, tmp_path / "0400000.pt")
+    import_file(tmp_path / "0400000.pt", dit.name, tmp_path / "model", which, dit.settings)
+    assert_agrees(our_output(dit, open_backbone(tmp_path / "model")), dit.io["out"])
+
+
+def test_fast_dits_module_prefix_and_half_precision_are_taken_off(dit, tmp_path):
+    prefixed = {f"module.{key}": tensor for key, tensor in dit.weights.items()}
+    torch.save({"model": prefixed, "ema": prefixed}, tmp_path / "fast.pt")
+    import_file(tmp_path / "fast.pt", "fast-dit-s-2", tmp_path / "model", changes=dit.settings)
+    assert_agrees(our_output(dit, open_backbone(tmp_path / "model")), dit.io["out"])
+    halves = {key: tensor.half() for key, tensor in dit.weights.items()}
+    converted = from_official(halves, dit.architecture)[0].backbone
+    assert {tensor.dtype for tensor in converted.values()} == {torch.float32}
+
+
+def test_safetensors_are_read_too(dit, tmp_path):
+    save_file(dit.weights, tmp_path / "dit.safetensors")
+    import_file(tmp_path / "dit.safetensors", dit.name, tmp_path / "model", changes=dit.settings)
+    assert_agrees(our_output(dit, open_backbone(tmp_path / "model")), dit.io["out"])
+
+
+def test_a_file_of_another_architecture_is_refused_naming_the_first_keys_and_shapes(dit, tmp_path):
+    torch.save(dit.weights, tmp_path / "dit.pt")
+    with pytest.raises(DiffxError) as refusal:
+        import_file(tmp_path / "dit.pt", "dit-xl-2", tmp_path / "model")
+    message = str(refusal.value)
+    assert "x_embedder.proj.weight is 32x4x2x2 in the file and 1152x4x2x2 in dit" in message
+    assert "pos_embed is 1x16x32 in the file and 1x256x1152 in dit" in message
+    assert message.count(" in the file") == 3
+    assert "and 288 more" in message
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(("family", "key"), [("mdt", "decoder_pos_embed"), ("mdtv2", "en_inblocks.0")])
+def test_a_missing_tensor_is_named_as_the_official_file_would_name_it(dit, family, key):
+    wrong = official(family)
+    with pytest.raises(DiffxError, match=rf"{key}\S* is absent in the file"):
+        from_official(dit.weights, wrong.architecture)
+
+
+def test_a_tensor_too_many_is_refused(dit):
+    with pytest.raises(DiffxError, match="extra is 3 in the file and absent in dit"):
+        from_official({**dit.weights, "extra": torch.zeros(3)}, dit.architecture)
+
+
+@pytest.mark.parametrize("name", ["sit", "sit-xl", "sit-xxl-2", "sit-xl-3", "uvit-l-2", ""])
+def test_an_unknown_name_is_refused_with_the_known_ones(name, tmp_path):
+    with pytest.raises(DiffxError, match="FAMILY-SIZE-PATCH, for instance sit-xl-2"):
+        import_file(tmp_path / "any.pt", name, tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [("widht=64", "widht is not a setting"), ("depth", "depth is not KEY=VALUE"), ("depth=deep", "not of the kind of")],
+)
+def test_a_setting_that_does_not_exist_or_fit_is_refused(tmp_path, change, complaint):
+    with pytest.raises(DiffxError, match=complaint):
+        import_file(tmp_path / "any.pt", "sit-xl-2", tmp_path / "model", changes=[change])
+
+
+def test_a_model_is_not_overwritten(dit, tmp_path):
+    folder = imported(dit, tmp_path)
+    before = (folder / "backbone.safetensors").read_bytes()
+    with pytest.raises(DiffxError, match="exists already"):
+        import_file(tmp_path / "official.pt", dit.name, folder, changes=dit.settings)
+    with pytest.raises(DiffxError, match="exists already"):
+        export_model(folder, "dit", folder / "backbone.safetensors")
+    assert (folder / "backbone.safetensors").read_bytes() == before
+
+
+def test_a_backbone_with_options_of_its_own_is_not_written_as_something_else(tmp_path):
+    mdt = official("mdt")
+    with pytest.raises(DiffxError, match="relative_bias=True where dit has False"):
+        export_model(imported(mdt, tmp_path), "dit", tmp_path / "out.pt")
+
+
+def test_a_model_for_another_objective_is_not_written_as_something_else(sit, tmp_path):
+    with pytest.raises(DiffxError, match=r"objective diffx.objective.Interpolant where tread has diffx.objective.EDM"):
+        export_model(imported(sit, tmp_path), "tread", tmp_path / "out.pt")
+
+
+def test_the_weights_of_a_run_are_exported_in_an_official_layout(sit, tmp_path):
+    """A run directory has config.yaml and checkpoints/ema.safetensors, as an imported model has its two files."""
+    model, run = imported(sit, tmp_path), tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").write_bytes((model / "config.yaml").read_bytes())
+    (run / "checkpoints" / "ema.safetensors").write_bytes((model / "backbone.safetensors").read_bytes())
+    export_model(run, "repa", tmp_path / "repa.safetensors")
+    assert load_file(tmp_path / "repa.safetensors").keys() == load_file(model / "backbone.safetensors").keys()
+    with pytest.raises(DiffxError, match="neither an imported model"):
+        export_model(tmp_path, "repa", tmp_path / "none.pt")
