@@ -145,3 +145,14 @@ def test_every_listed_encoder_is_a_timm_model_of_the_stated_width_and_patch(name
     if "." in spec.model.name:
         assert network.pretrained_cfg["mean"] == spec.model.colours[0]
         assert network.pretrained_cfg["std"] == spec.model.colours[1]
+
+
+def test_weights_in_the_hugging_face_cache_are_used_offline(weights, monkeypatch, images):
+    """The cache's layout is refs/main naming a snapshot folder."""
+    repository = weights.parent / "hub" / "models--timm--vit_small_patch14_dinov2.lvd142m"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+    (repository / "snapshots" / "abc").mkdir(parents=True)
+    save_file(random_network().state_dict(), repository / "snapshots" / "abc" / "model.safetensors")
+    tiny(monkeypatch)
+    assert make_encoder("tiny", None, 4, "cpu")(images).shape == (2, 16, 32)

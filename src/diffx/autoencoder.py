@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import torch
 from torch import Tensor
 
 from diffx.errors import DiffxError
+from diffx.hub import hub_answers
 from diffx.vision import weights_folder
 
-CLASSES = ("AutoencoderKL", "AutoencoderDC")
 STATISTICS = "channel_statistics.json"
 CHUNK = 16
 """Images at a time: at 256 px SD-VAE's decoder holds 130 MB for each."""
@@ -23,7 +24,7 @@ class Autoencoder:
     A diffusion model trains on (raw - shift)·scale.
 
     Attributes:
-        name: as it was asked for.
+        name: on the Hub, or an absolute folder.
         posterior: encode() gives mean and standard deviation (AutoencoderKL), else latents alone (AutoencoderDC).
         shift, scale: one number, or one per channel.
     """
@@ -64,27 +65,41 @@ def load_autoencoder(name: str) -> Autoencoder:
     Raises:
         DiffxError: not found, unreadable, or a class that is not supported.
     """
-    from diffusers import AutoencoderDC, AutoencoderKL
-
     place = _place(name)
     # diffusers would take a folder that is not there for the name of a repository.
     if name.startswith((".", "/", "~")) and not os.path.isdir(place):
-        raise DiffxError(f"autoencoder={name} is not a folder.")
+        raise DiffxError(f"autoencoder={name} is not a folder; type where it is, or a name on the Hub.")
     try:
-        config = AutoencoderKL.load_config(place)
-        kind = config.get("_class_name")
-        if kind not in CLASSES:
-            raise DiffxError(f"autoencoder={name} is a {kind}; type one that is {' or '.join(CLASSES)}.")
-        network = (AutoencoderKL if kind == "AutoencoderKL" else AutoencoderDC).from_pretrained(
-            place, use_safetensors=True, low_cpu_mem_usage=False
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of huggingface_hub, about an argument that diffusers passes
+            config, network = _load(place)
     except DiffxError:
         raise
     except Exception as error:
         # diffusers and huggingface_hub raise many unrelated types, all of which mean "not to be had here".
-        raise DiffxError(_missing(name, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")) from error
+        if os.path.isdir(place):
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise DiffxError(f"autoencoder={name} cannot be loaded: {reason}") from error
+        raise DiffxError(_missing(name)) from error
     shift, scale = _scaling(config, Path(place) / STATISTICS)
-    return Autoencoder(name, network, kind == "AutoencoderKL", shift, scale)
+    name = os.path.abspath(place) if os.path.isdir(place) else name
+    return Autoencoder(name, network, config["_class_name"] == "AutoencoderKL", shift, scale)
+
+
+def _load(place: str) -> tuple[dict[str, Any], Any]:
+    """config.json and the network of a folder, or of a repository on the Hub."""
+    from diffusers import AutoencoderDC, AutoencoderKL
+
+    local = os.path.isdir(place) or not hub_answers()
+    config = AutoencoderKL.load_config(place, local_files_only=local)
+    classes = {"AutoencoderKL": AutoencoderKL, "AutoencoderDC": AutoencoderDC}
+    if config.get("_class_name") not in classes:
+        raise DiffxError(
+            f"autoencoder={place} is a {config.get('_class_name')}; type one that is {' or '.join(classes)}."
+        )
+    return config, classes[config["_class_name"]].from_pretrained(
+        place, use_safetensors=True, low_cpu_mem_usage=False, local_files_only=local
+    )
 
 
 def _place(name: str) -> str:
@@ -108,9 +123,9 @@ def _scaling(config: dict[str, Any], statistics: Path) -> tuple[list[float], lis
     return [float(config.get("shift_factor") or 0.0)], [factor]
 
 
-def _missing(name: str, reason: str) -> str:
+def _missing(name: str) -> str:
     return (
-        f"autoencoder {name}: cannot be loaded ({reason}). Either put its folder (config.json, .safetensors) at "
+        f"autoencoder {name}: it is not here. Either put its folder (config.json, .safetensors) at "
         f"{weights_folder() / name} (DIFFX_WEIGHTS sets the folder), or copy a Hugging Face cache that holds it here "
         f"and set HF_HOME, or run `hf download {name}` once where there is a network."
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from diffx.errors import DiffxError
 from diffx.vision import CLIP, HALF, VisionEncoder, VisionModel
 
 if TYPE_CHECKING:
-    from diffx.data import Data
+    from diffx.data import Data, LabelledReference
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def encoder_spec(name: str) -> EncoderSpec:
     return SPECS[name]
 
 
-def make_encoder(name: str, data: "Data", side: int, device: torch.device | str) -> Callable[[Tensor], Tensor]:
+def make_encoder(name: str, data: "Data | None", side: int, device: torch.device | str) -> Callable[[Tensor], Tensor]:
     """Encoder `name` for a backbone of side² tokens: uint8 images (B, C, H, W) to float32 (B, side², dim) on `device`.
 
     "embedded" is the small one that diffx trains from `data`; all others come from timm (docs/prepare.md lists their
@@ -96,9 +96,9 @@ def make_encoder(name: str, data: "Data", side: int, device: torch.device | str)
     spec = encoder_spec(name)
     if spec.model is not None:
         return VisionEncoder(name, spec.model, side, torch.device(device))
-    from diffx import embedded
+    from diffx.embedded import encoder as embedded_encoder
 
-    network = embedded.encoder(data).to(device).eval().requires_grad_(False)
+    network = embedded_encoder(cast("LabelledReference", data)).to(device)
 
     @torch.no_grad()
     def encode(image: Tensor) -> Tensor:

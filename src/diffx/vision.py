@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffx.data.cache import home
 from diffx.errors import DiffxError
+from diffx.hub import cached_file, hub_answers
 
 Colour = tuple[float, float, float]
 
@@ -90,24 +91,38 @@ def pretrained(name: str, model: VisionModel, edge: int) -> Any:
     """
     import timm
 
-    file = local_file(name)
     arguments: dict[str, Any] = {"num_classes": 0, **dict(model.arguments)}
     if name_takes_size(model.name):
         arguments["img_size"] = edge
+    file = local_file(name) or _cached(model.name)
     if file:
         arguments["pretrained_cfg_overlay"] = {"state_dict": read_weights(file, model.keys)}
-    elif "." not in model.name:
-        raise DiffxError(_missing(name, model, "timm publishes none"))
+    elif "." not in model.name or not hub_answers():
+        raise DiffxError(_missing(name, model))
     try:
-        network = timm.create_model(model.name, pretrained=True, **arguments)
+        network: Any = timm.create_model(model.name, pretrained=True, **arguments)
     except Exception as error:
-        # huggingface_hub and timm raise a dozen unrelated types here; all of them mean "no usable weights".
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        # timm and huggingface_hub raise a dozen unrelated types here; all of them mean "no usable weights".
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         if file:
             raise DiffxError(f"{file} does not hold the weights of {model.name} ({reason}).") from error
-        raise DiffxError(_missing(name, model, reason)) from error
+        raise DiffxError(f"{_missing(name, model)} The download failed: {reason}") from error
     network.pretrained_cfg = {}  # it holds on to the state dict
     return network
+
+
+def _cached(name: str) -> Path | None:
+    """The weights of a timm model in the Hugging Face cache."""
+    repository = _published(name, "hf_hub_id")
+    file = repository and cached_file(repository, "model.safetensors")
+    return Path(file) if file else None
+
+
+def _published(name: str, key: str) -> str | None:
+    """What timm knows of a model's published weights: "hf_hub_id" or "url"."""
+    import timm
+
+    return timm.models.get_pretrained_cfg_value(name, key) if "." in name else None
 
 
 def name_takes_size(name: str) -> bool:
@@ -151,18 +166,17 @@ def read_weights(file: Path, keys: str = "") -> dict[str, Tensor]:
     return {k.removeprefix(keys): v for k, v in state.items() if k.startswith(keys)} if keys else state
 
 
-def _missing(name: str, model: VisionModel, reason: str) -> str:
+def _missing(name: str, model: VisionModel) -> str:
     file = weights_folder() / f"{name}.safetensors"
-    own = f"put a file of them at {file} (DIFFX_WEIGHTS sets the folder)"
-    if "." not in model.name:
-        return f"encoder {name}: no weights ({reason}); {own.replace('.safetensors', '.pth')}."
-    import timm
-
-    repository = timm.models.get_pretrained_cfg_value(model.name, "hf_hub_id")
-    if repository is None:
-        url = timm.models.get_pretrained_cfg_value(model.name, "url")
-        return f"encoder {name}: no weights ({reason}). Download {url} and {own.replace('.safetensors', '.pth')}."
+    url, repository = _published(model.name, "url"), _published(model.name, "hf_hub_id")
+    if repository:
+        return (
+            f"encoder {name}: its weights are not here. Either put a file of them at {file} (DIFFX_WEIGHTS sets the "
+            f"folder), or copy a Hugging Face cache that holds {repository} here and set HF_HOME, or run "
+            f"`hf download {repository}` once where there is a network."
+        )
+    source = f"download {url}" if url else "timm publishes none, so take the authors' file"
     return (
-        f"encoder {name}: no weights ({reason}). Either {own}, or copy a Hugging Face cache that holds {repository} "
-        f"here and set HF_HOME, or run `hf download {repository}` once where there is a network."
+        f"encoder {name}: its weights are not here; {source} and put it at {file.with_suffix('.pth')} "
+        "(DIFFX_WEIGHTS sets the folder)."
     )

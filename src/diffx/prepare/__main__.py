@@ -96,7 +96,7 @@ def _report(manifest: dict[str, Any] | None) -> int:
     if manifest is None:
         return 0
     refused = manifest["rejected"]
-    hours = ", ".join(f"{hours:.3f} {unit.replace('_', '-')}" for unit, hours in manifest["cost"].items())
+    hours = ", ".join(f"{hours:.4f} {unit.replace('_', '-')}" for unit, hours in manifest["cost"].items())
     print(f"{manifest['samples']} samples, {len(refused)} refused, checksum {manifest['checksum']}, {hours}")
     for key, reason in refused[:SHOWN]:
         print(f"  refused {key}: {reason}")

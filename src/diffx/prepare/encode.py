@@ -27,7 +27,12 @@ def prepare_latents(root: Path, autoencoder: str, flip: bool = False, batch_size
     """
     images, device = _images(root), _device()
     network = load_autoencoder(autoencoder).to(device)
-    facts = {"autoencoder": autoencoder, "posterior": network.posterior, "shift": network.shift, "scale": network.scale}
+    facts = {
+        "autoencoder": network.name,
+        "posterior": network.posterior,
+        "shift": network.shift,
+        "scale": network.scale,
+    }
     return _encode_all(root / "latents", images, network.encode, device, facts, flip, batch_size, network.posterior)
 
 
@@ -47,7 +52,7 @@ def prepare_features(
         raise DiffxError(f"encoder {encoder} is trained by diffx in a moment and needs no cache; type another.")
     side = pixels // spec.stride if grid is None else grid
     check_grid(spec, encoder, pixels, side)
-    network = make_encoder(encoder, None, side, device)  # type: ignore[arg-type]
+    network = make_encoder(encoder, None, side, device)
     facts = {"encoder": encoder, "grid": side}
     return _encode_all(root / f"features-{encoder}", images, network, device, facts, flip, batch_size)
 

@@ -48,9 +48,13 @@ class Progress:
         self.done += count
         self._bar.update(self._task, completed=self.done)
 
+    def rate(self) -> float:
+        """Samples made per second since the start of this process."""
+        return self.made / max(time.monotonic() - self._start, 1e-9)
+
     def pace(self) -> str:
-        """Samples per second since the start of this process, and the time left at that rate."""
-        rate = self.made / max(time.monotonic() - self._start, 1e-9)
+        """The rate, and the time left at that rate."""
+        rate = self.rate()
         left = round((self.total - self.done) / rate) if rate else 0
         return f"{rate:,.0f}/s, {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
 
@@ -64,4 +68,4 @@ class Progress:
         self._bar.update(self._task, completed=self.done)
         self._bar.stop()
         if kind is None and not self._silent and self.made:
-            self._console.print(f"{self.what}: {self.made} made at {self.pace().split(',')[0]}")
+            self._console.print(f"{self.what}: {self.made} made, {self.rate():,.0f}/s")
