@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffx.backbone.conditioning import BlockTable, HeadTable, SharedModulation
 from diffx.backbone.position import RelativePositionBias, Rotary, add_position, sincos_table
 from diffx.errors import DiffxError
 from diffx.tokens import Tokens
@@ -19,6 +20,7 @@ Memory = dict[int, Tensor]  # depth -> tokens (B, N, D) that a later block takes
 NORMS = ("layernorm", "rmsnorm")
 MLPS = ("gelu", "swiglu")
 POSITIONS = ("sincos", "learned", "rope")
+CONDITIONINGS = ("adaln_zero", "adaln_single")
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -124,7 +126,9 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer block with adaLN-Zero: cond (B, D) gives shift, scale and gate of attention and of the MLP.
+    """A transformer block with adaLN: cond gives shift, scale and gate of attention and of the MLP.
+
+    cond is (B, D), of which the block makes them with a layer of its own, or (B, 7D) with shared_modulation.
 
     With `skip`, the block first merges a remembered state: x <- Linear([x, remembered]) (U-ViT's skip, as in MDTv2).
     """
@@ -141,6 +145,7 @@ class Block(nn.Module):
         qk_norm: bool = False,
         rotary: bool = False,
         relative_bias: bool = False,
+        shared_modulation: bool = False,
         skip: bool = False,
     ) -> None:
         super().__init__()
@@ -148,7 +153,8 @@ class Block(nn.Module):
         self.attn = Attention(dim, heads, side, qk_norm, rotary, relative_bias)
         self.norm2 = make_norm(norm, dim)
         self.mlp = (SwiGLU if mlp == "swiglu" else Mlp)(dim, int(dim * mlp_ratio))
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        own = BlockTable(dim) if shared_modulation else nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.adaLN_modulation: nn.Module = own
         self.skip_linear = nn.Linear(2 * dim, dim) if skip else None
 
     def forward(self, x: Tensor, cond: Tensor, ids: Tensor | None = None, remembered: Tensor | None = None) -> Tensor:
@@ -163,11 +169,12 @@ class Block(nn.Module):
 class FinalLayer(nn.Module):
     """Tokens (B, N, D) -> patches (B, N, p·p·C), each in the order row, column, channel."""
 
-    def __init__(self, dim: int, patch_size: int, out_channels: int, norm: str) -> None:
+    def __init__(self, dim: int, patch_size: int, out_channels: int, norm: str, shared_modulation: bool) -> None:
         super().__init__()
         self.norm_final = make_norm(norm, dim)
         self.linear = nn.Linear(dim, patch_size * patch_size * out_channels)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
+        own = HeadTable(dim) if shared_modulation else nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
+        self.adaLN_modulation: nn.Module = own
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         shift, scale = self.adaLN_modulation(cond).chunk(2, dim=1)
@@ -181,6 +188,7 @@ class DiT(nn.Module):
     position: "sincos" (fixed), "learned" (starts as sincos) or "rope". norm: "layernorm" | "rmsnorm".
     mlp: "gelu" | "swiglu". qk_norm: RMSNorm on queries and keys. relative_bias: MDT's relative position bias.
     decoder_layers: the last so many blocks are a decoder, before which a second position embedding is added (MDT).
+    conditioning: "adaln_zero", a modulation layer in every block, or "adaln_single", one for all (PixArt).
     skips: MDTv2's long skips between the halves of the encoder and its input skips into every decoder block.
 
     Raises DiffxError when sizes do not fit each other.
@@ -204,12 +212,15 @@ class DiT(nn.Module):
         relative_bias: bool = False,
         decoder_layers: int = 0,
         skips: bool = False,
+        conditioning: str = "adaln_zero",
     ) -> None:
         super().__init__()
         _check_sizes(input_size, patch_size, hidden_size, num_heads, depth, decoder_layers, skips)
         _check_choice("position", position, POSITIONS)
         _check_choice("norm", norm, NORMS)
         _check_choice("mlp", mlp, MLPS)
+        _check_choice("conditioning", conditioning, CONDITIONINGS)
+        shared = conditioning == "adaln_single"
         self.input_size, self.patch_size, self.in_channels = input_size, patch_size, in_channels
         self.hidden_size, self.num_heads, self.num_classes = hidden_size, num_heads, num_classes
         self.out_channels = 2 * in_channels if learn_sigma else in_channels
@@ -223,17 +234,19 @@ class DiT(nn.Module):
             "qk_norm": qk_norm,
             "rotary": position == "rope",
             "relative_bias": relative_bias,
+            "shared_modulation": shared,
         }
 
         self.x_embedder = PatchEmbed(patch_size, in_channels, hidden_size)
         self.t_embedder = TimestepEmbedder(hidden_size)
         self.y_embedder = LabelEmbedder(num_classes, hidden_size)
+        self.shared_modulation = SharedModulation(hidden_size) if shared else None
         if position != "rope":
             self.pos_embed = nn.Parameter(self._fresh_position(), requires_grad=position == "learned")
         if decoder_layers:
             self.decoder_pos_embed = nn.Parameter(self._fresh_position(), requires_grad=position == "learned")
         self.blocks = nn.ModuleList(self.new_block(skip=d in self.skips) for d in range(depth))
-        self.final_layer = FinalLayer(hidden_size, patch_size, self.out_channels, norm)
+        self.final_layer = FinalLayer(hidden_size, patch_size, self.out_channels, norm, shared)
         self._initialise()
 
     @property
@@ -249,15 +262,16 @@ class DiT(nn.Module):
         """A block like those of this backbone, freshly initialised (the identity)."""
         block = Block(self.hidden_size, self.num_heads, self.side, skip=skip, **self._block_options)  # type: ignore[arg-type]
         _initialise_linears(block)
-        nn.init.zeros_(block.adaLN_modulation[-1].weight)  # type: ignore[arg-type]
+        _zero_modulation(block.adaLN_modulation)
         return block
 
     def embed(self, x: Tensor, t: Tensor, y: Tensor) -> tuple[Tokens, Tensor]:
-        """x (B, C, H, W), t (B,), y (B,) -> all tokens (B, N, D) and the conditioning (B, D)."""
+        """x (B, C, H, W), t (B,), y (B,) -> all tokens (B, N, D) and the conditioning (B, D), or (B, 7D) if shared."""
         tokens = self.x_embedder(x)
         if hasattr(self, "pos_embed"):
             tokens = tokens + self.pos_embed
-        return Tokens(tokens), self.t_embedder(t) + self.y_embedder(y)
+        cond = self.t_embedder(t) + self.y_embedder(y)
+        return Tokens(tokens), cond if self.shared_modulation is None else self.shared_modulation(cond)
 
     def new_memory(self, tokens: Tokens) -> Memory:
         """What skips carry at the start of a forward: the embedded tokens where a block takes them, else nothing."""
@@ -301,7 +315,9 @@ class DiT(nn.Module):
         nn.init.normal_(self.t_embedder.mlp[0].weight, std=0.02)  # type: ignore[arg-type]
         nn.init.normal_(self.t_embedder.mlp[2].weight, std=0.02)  # type: ignore[arg-type]
         for adaptive in [*self.blocks, self.final_layer]:
-            nn.init.zeros_(adaptive.adaLN_modulation[-1].weight)  # type: ignore[index, arg-type]
+            _zero_modulation(adaptive.adaLN_modulation)
+        if self.shared_modulation is not None:
+            _zero_modulation(self.shared_modulation)
         nn.init.zeros_(self.final_layer.linear.weight)
 
 
@@ -311,6 +327,11 @@ def _initialise_linears(module: nn.Module) -> None:
             nn.init.xavier_uniform_(linear.weight)
             if linear.bias is not None:
                 nn.init.zeros_(linear.bias)
+
+
+def _zero_modulation(modulation: nn.Module) -> None:
+    for parameter in modulation.parameters():
+        nn.init.zeros_(parameter)
 
 
 def _skip_sources(depth: int, decoder_layers: int) -> dict[int, int]:

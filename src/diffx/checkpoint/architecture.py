@@ -21,6 +21,7 @@ PLAIN = {  # what a backbone is unless its layout says otherwise
     "relative_bias": False,
     "decoder_layers": 0,
     "skips": False,
+    "conditioning": "adaln_zero",
 }
 IMAGENET = {"input_size": 32, "in_channels": 4, "num_classes": 1000}
 
