@@ -164,6 +164,14 @@ def test_words_say_that_seeds_diverged(root: Path):
     assert "1 of 3 seeds of repa diverged" in told(root)
 
 
+def test_other_measurements_are_listed_beside_what_real_images_score(root: Path, tmp_path: Path):
+    curves = {METRIC: falling(9, 0.1), "nearest_train": falling(3, 0)}
+    write_run(root, "plain", curves=curves, facts={"reference": {"floor": {"nearest_train": 2.5}}})
+    printed(root, tmp_path / "report")
+    text = (tmp_path / "report" / "compare.md").read_text()
+    assert "| plain | 3 |\n| real images | 2.5 |" in text
+
+
 def test_the_caption_carries_protocol_differences_and_kinship(root: Path):
     write_run(root, "plain")
     write_run(root, "repa", config={"batch_size": 128})

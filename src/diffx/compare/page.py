@@ -12,12 +12,12 @@ from diffx.compare.group import Method, differing, shown
 from diffx.compare.metric import distances, network_of, title
 from diffx.compare.published import marks
 from diffx.compare.read import AXES, Run
-from diffx.compare.study import AXIS_NAMES, Study
+from diffx.compare.study import AXIS_NAMES, Study, floor_of
 from diffx.compare.table import Table
 
 READING = (
-    "Line: mean over seeds, band: least to greatest. Dotted: the baseline's final value; dashed: the same distance for "
-    "real held-out images; diamonds: published numbers, each under its own protocol."
+    "Line: mean over seeds, band: least to greatest. Dotted: the baseline's final value; dashed: the same for real "
+    "images; diamonds: published numbers, each under its own protocol."
 )
 
 
@@ -68,7 +68,7 @@ def metrics(study: Study, axes: Sequence[str]) -> list[dict[str, Any]]:
                 "title": title(name) if distances([name]) else name,
                 "subtitle": space + ("lower is better" if distances([name]) else "no distance to real images"),
                 "distance": result is not None,
-                "floor": result.floor if result else None,
+                "floor": floor_of(study.methods, name),
                 "goal": result.targets[result.goal] if result and study.baseline else None,
                 "marks": {axis: [vars(m) for m in marks(study.published, study.methods, name, axis)] for axis in axes},
             }

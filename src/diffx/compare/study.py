@@ -151,9 +151,13 @@ def result(
     equal_cost = largest_common_cost(methods, metric, axis)
     targets, goal = choose_targets(methods, baseline, metric, wanted, axis)
     outcomes = {method.label: outcome(method, baseline, metric, targets, equal_cost, axis) for method in methods}
+    return Result(metric, tuple(targets), goal, equal_cost, outcomes, floor_of(methods, metric))
+
+
+def floor_of(methods: Sequence[Method], metric: str) -> float | None:
+    """What real images score in a metric, as `run.json` says it."""
     floors = [(run.facts.get("reference") or {}).get("floor") or {} for method in methods for run in method.runs]
-    floor = next((float(one[metric]) for one in floors if metric in one), None)
-    return Result(metric, tuple(targets), goal, equal_cost, outcomes, floor)
+    return next((float(one[metric]) for one in floors if one.get(metric) is not None), None)
 
 
 def outcome(

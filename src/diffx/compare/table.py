@@ -16,7 +16,7 @@ from diffx.compare.card import MARK
 from diffx.compare.group import Method, is_number
 from diffx.compare.metric import distances, title
 from diffx.compare.number import NONE, compact
-from diffx.compare.study import Result, Study
+from diffx.compare.study import Result, Study, floor_of
 from diffx.compare.target import Reach, Speedup, Spread, spread
 
 
@@ -81,6 +81,9 @@ def others(study: Study) -> list[Table]:
     for method in study.methods:
         last = [[run.series(name)[1][-1] for run in method.runs if run.series(name)[1]] for name in names]
         rows.append((marked(study, method.label), *(ranged(spread(values)) for values in last)))
+    floors = [floor_of(study.methods, name) for name in names]
+    if any(floor is not None for floor in floors):
+        rows.append(("real images", *map(compact, floors)))
     note = "at the end of training, mean [least – greatest seed]"
     if "nearest_train" in names:
         note += "; nearest_train: mean distance to the nearest training image, which falls when a model memorises"

@@ -25,7 +25,7 @@ def caption(study: Study) -> str:
             f"{study.unit_name} to reach it, against {study.baseline.label}{' (median over seeds)' if several else ''}."
         )
     if any(result.floor is not None for result in study.results):
-        parts.append("Dashed: the same distance for real held-out images.")
+        parts.append("Dashed: the same distance for real images.")
     if any(run.diverged for method in study.methods for run in method.runs):
         parts.append("Cross: the last evaluation of a seed that diverged.")
     if published(study):
