@@ -114,6 +114,17 @@ def test_an_autoencoder_in_the_weights_folder_is_found_by_its_name(autoencoder, 
     assert load_autoencoder("someone/vae").scale == [0.18215]
 
 
+def test_latents_beyond_float16_are_left_out_and_named(root, autoencoder, tmp_path):
+    network = AutoencoderKL.from_pretrained(autoencoder)
+    network.quant_conv.bias.data[0] = 1e6
+    network.save_pretrained(tmp_path / "wild")
+    manifest = prepare_latents(root, str(tmp_path / "wild"))
+    assert manifest["samples"] == 0
+    assert {reason for _, reason in manifest["rejected"]} == {"not finite in float16"}
+    with pytest.raises(DiffxError, match="holds no samples"):
+        Latents(str(root))
+
+
 def test_latents_before_images_are_refused_with_the_command(tmp_path, autoencoder):
     with pytest.raises(DiffxError, match=r"python -m diffx\.prepare images SRC"):
         prepare_latents(tmp_path, str(autoencoder))

@@ -99,7 +99,8 @@ def _encode_all(
 
 
 def _row(key: str, label: int, array: Array) -> Row:
-    half = array.astype(np.float16)
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
     if not np.isfinite(half).all():
         return Row(key, label, None, "not finite in float16")
     return Row(key, label, half)
