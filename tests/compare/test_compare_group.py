@@ -129,6 +129,21 @@ def test_two_measures_on_one_axis_are_refused_unless_mixed(root: Path, facts: di
     assert odd_ones(both, both[0]) == {"repa"}
 
 
+def test_real_images_that_score_differently_betray_a_changed_feature_network(root: Path):
+    write_run(root, "plain", facts={"reference": {"floor": {"fd_x_1k": 1.11}}})
+    write_run(root, "repa", facts={"reference": {"floor": {"fd_x_1k": 0.53}}})
+    both = methods(root)
+    with pytest.raises(DiffxError, match=r"1\.11 in plain, 0\.53 in repa. Its feature network or reference changed"):
+        check_measures(both, mixed=False)
+    assert odd_ones(both, both[0]) == {"repa"}
+
+
+def test_rounding_of_another_machine_is_not_a_changed_feature_network(root: Path):
+    write_run(root, "plain", facts={"reference": {"floor": {"fd_x_1k": 1.1100}}})
+    write_run(root, "repa", facts={"reference": {"floor": {"fd_x_1k": 1.1101}}})
+    assert check_measures(methods(root), mixed=False) == []
+
+
 def test_a_protocol_that_changes_along_one_curve_is_refused(root: Path):
     folder = write_run(root, "plain")
     lines = (folder / "curve.jsonl").read_text().splitlines()

@@ -172,6 +172,12 @@ def test_other_measurements_are_listed_beside_what_real_images_score(root: Path,
     assert "| plain | 3 |\n| real images | 2.5 |" in text
 
 
+def test_parameters_are_given_at_inference_and_in_training(root: Path, tmp_path: Path):
+    write_run(root, "repa")
+    printed(root, tmp_path / "report")
+    assert "| repa | 1.8M | 1.9M | 19.2G |" in (tmp_path / "report" / "compare.md").read_text()
+
+
 def test_the_caption_carries_protocol_differences_and_kinship(root: Path):
     write_run(root, "plain")
     write_run(root, "repa", config={"batch_size": 128})

@@ -1,11 +1,12 @@
 """The fair-comparison card: what differs between methods beside their plugins, and whom a metric flatters."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from diffx.compare.group import Method, shown
-from diffx.compare.metric import network_of, title
+from diffx.compare.metric import distances, network_of, title
 from diffx.compare.read import Run, plain_values
 from diffx.errors import DiffxError
 
@@ -15,9 +16,10 @@ MADE = {
     "device": lambda run: device(run),
     "device count": lambda run: (run.facts.get("device") or {}).get("count"),
     "precision": lambda run: run.facts.get("precision"),
-    "git commit": lambda run: (run.facts.get("git") or {}).get("commit"),
+    "git commit": lambda run: str((run.facts.get("git") or {}).get("commit") or "unknown")[:10],
     "uncommitted changes": lambda run: (run.facts.get("git") or {}).get("dirty"),
 }
+SAME_FLOOR = 0.01  # relative: another machine's rounding moves a floor by less, another network by more
 MARK = " †"  # after the label of a method that is measured unlike the baseline
 
 
@@ -96,12 +98,38 @@ def measure(run: Run) -> dict[str, str]:
 def check_measures(methods: Sequence[Method], mixed: bool) -> list[str]:
     """Sentences on what the runs measure differently. Raises DiffxError with them unless `mixed`."""
     sentences = [sentence for name in ("cost unit", "device", "protocol") for sentence in clash(methods, name)]
+    sentences += changed_rulers(methods)
     if sentences and not mixed:
         raise DiffxError(
             " ".join(sentences)
             + " Compare runs that were measured alike, or add --mixed to draw them together, marked."
         )
     return sentences
+
+
+def changed_rulers(methods: Sequence[Method]) -> list[str]:
+    """Metrics in which the same real images score differently between runs: the features or the reference changed."""
+    found: dict[str, dict[float, list[str]]] = {}
+    for method in methods:
+        for run in method.runs:
+            for metric, value in floors(run).items():
+                groups = found.setdefault(metric, {})
+                alike = next((one for one in groups if math.isclose(one, value, rel_tol=SAME_FLOOR)), value)
+                labels = groups.setdefault(alike, [])
+                labels += [] if method.label in labels else [method.label]
+    return [
+        f"Real images score differently in {title(metric)}: "
+        + ", ".join(f"{value:.3g} in {join(labels)}" for value, labels in groups.items())
+        + ". Its feature network or reference changed between the runs."
+        for metric, groups in found.items()
+        if len(groups) > 1
+    ]
+
+
+def floors(run: Run) -> dict[str, float]:
+    """What real images score in the run's distances."""
+    known = (run.facts.get("reference") or {}).get("floor") or {}
+    return {metric: known[metric] for metric in distances(known) if known[metric] is not None}
 
 
 def clash(methods: Sequence[Method], name: str) -> list[str]:
@@ -121,8 +149,15 @@ def clash(methods: Sequence[Method], name: str) -> list[str]:
 
 def odd_ones(methods: Sequence[Method], baseline: Method | None) -> set[str]:
     """Labels of the methods that were measured unlike the baseline (or unlike the first method)."""
-    reference = measure((baseline or methods[0]).runs[0])
-    return {method.label for method in methods if any(measure(run) != reference for run in method.runs)}
+    reference = (baseline or methods[0]).runs[0]
+    return {method.label for method in methods if any(not measured_alike(run, reference) for run in method.runs)}
+
+
+def measured_alike(one: Run, other: Run) -> bool:
+    """Whether two runs can share an axis."""
+    theirs = floors(other)
+    same = all(math.isclose(value, theirs.get(name, value), rel_tol=SAME_FLOOR) for name, value in floors(one).items())
+    return same and measure(one) == measure(other)
 
 
 def kinship(methods: Sequence[Method], metrics: Sequence[str]) -> list[str]:

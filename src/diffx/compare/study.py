@@ -156,8 +156,8 @@ def result(
 
 def floor_of(methods: Sequence[Method], metric: str) -> float | None:
     """What real images score in a metric, as `run.json` says it."""
-    floors = [(run.facts.get("reference") or {}).get("floor") or {} for method in methods for run in method.runs]
-    return next((float(one[metric]) for one in floors if one.get(metric) is not None), None)
+    known = [(run.facts.get("reference") or {}).get("floor") or {} for method in methods for run in method.runs]
+    return next((float(one[metric]) for one in known if one.get(metric) is not None), None)
 
 
 def outcome(

@@ -11,6 +11,8 @@ from typing import Any
 import rich.box
 import rich.markup
 import rich.table
+from rich.console import Group
+from rich.text import Text
 
 from diffx.compare.card import MARK
 from diffx.compare.group import Method, is_number
@@ -36,16 +38,15 @@ class Table:
         lines = [f"| {' | '.join(map(escaped, row))} |" for row in self.rows]
         return "\n".join([f"### {self.title}", "", head, rule, *lines, *(["", self.note] if self.note else [])])
 
-    def rich(self) -> rich.table.Table:
+    def rich(self) -> Group:
         """The same for the terminal."""
         drawn = rich.table.Table(title=self.title, title_justify="left", title_style="bold", pad_edge=False,
-                                 box=rich.box.SIMPLE_HEAD, caption_justify="left",
-                                 caption=rich.markup.escape(self.note) or None)  # fmt: skip
+                                 box=rich.box.SIMPLE_HEAD)  # fmt: skip
         for place, name in enumerate(self.header):
             drawn.add_column(name, justify="right" if place else "left", no_wrap=place == 0, overflow="fold")
         for row in self.rows:
             drawn.add_row(*(rich.markup.escape(cell) for cell in row))
-        return drawn
+        return Group(drawn, Text(f"{self.note}\n" if self.note else "", style="dim"))
 
 
 def tables(study: Study) -> list[Table]:
@@ -108,14 +109,15 @@ def times(study: Study, result: Result) -> Table:
 
 def sizes(study: Study) -> Table:
     """Parameters, FLOPs, throughput and memory."""
-    header = ("method", "parameters", "training only", "FLOPs/step", "forward", "images/s", "peak memory")
+    header = ("method", "inference", "training", "FLOPs/step", "forward", "images/s", "memory")
     rows = []
     for method in study.methods:
         parameters, flops = method.facts.get("parameters") or {}, method.facts.get("flops") or {}
+        backbone, extra = parameters.get("backbone"), parameters.get("training_only") or 0
         row = (
             marked(study, method.label),
-            compact(parameters.get("backbone")),
-            compact(parameters.get("training_only")),
+            compact(backbone),
+            compact(None if backbone is None else backbone + extra),
             compact(flops_per_step(method)),
             f"{flops['relative_forward']:.2f}×" if flops.get("relative_forward") is not None else NONE,
             compact(middle(run.facts.get("samples_per_second") for run in method.runs)),
@@ -123,8 +125,8 @@ def sizes(study: Study) -> Table:
         )
         rows.append(row)
     note = (
-        "parameters: the backbone's, all that inference needs; forward: FLOPs of a training step's forward over the "
-        "plain backbone's; images/s: median over seeds; peak memory: largest"
+        "inference, training: parameters; forward: FLOPs of a training step's forward over the plain backbone's; "
+        "images/s: median over seeds; memory: largest peak"
     )
     return Table("Size and speed", header, tuple(rows), note)
 
