@@ -6,7 +6,7 @@ from hydra.utils import instantiate
 
 from diffx.compose import compose_config
 from diffx.errors import DiffxError
-from diffx.sampler import Field
+from diffx.sampler import Field, check_fit
 from diffx.testing import tiny_backbone
 
 PAPERS = {  # backbone and training-only parameters in millions, learning rate, clipping
@@ -58,6 +58,7 @@ def test_the_configured_samplers_run_on_the_objectives_they_are_for(objective, s
     config = compose_config([f"objective={objective}", f"sampler={sampler}", *few])
     backbone = tiny_backbone(learn_sigma=True)
     field = Field(backbone, instantiate(config.objective), torch.tensor([1]), backbone.null_label)
+    check_fit(instantiate(config.sampler), field.objective)
     sample = instantiate(config.sampler)(field, torch.ones(1, 4, 8, 8).double(), torch.zeros_like)
     assert sample.isfinite().all()
     assert sample.shape == (1, 4, 8, 8)
@@ -69,5 +70,7 @@ def test_a_sampler_for_another_objective_is_refused_with_what_to_type(objective,
     config = compose_config([f"objective={objective}", f"sampler={sampler}"])
     backbone = tiny_backbone(learn_sigma=True)
     field = Field(backbone, instantiate(config.objective), torch.tensor([1]), backbone.null_label)
+    with pytest.raises(DiffxError, match="type sampler="):
+        check_fit(instantiate(config.sampler), instantiate(config.objective))
     with pytest.raises(DiffxError, match="type sampler="):
         instantiate(config.sampler)(field, torch.ones(1, 4, 8, 8).double(), torch.zeros_like)

@@ -71,11 +71,27 @@ def test_routes_that_drop_nothing_give_the_dense_forward_whatever_the_scale(back
 
 
 def test_routed_guidance_moves_from_the_weak_forward_through_the_strong_one(backbone):
-    weak, strong, beyond = (guided(backbone, RoutedGuidance(scale, 0.25, 0.75))[0] for scale in (0.0, 1.0, 1.5))
-    dense = guided(backbone, RoutedGuidance())[1]
-    assert (strong - dense).abs().max() > 1e-3
-    assert (weak - strong).abs().max() > 1e-3
-    torch.testing.assert_close(beyond, weak + 1.5 * (strong - weak))
+    def alone(share):  # where both shares are one, so are both forwards, whatever the scale
+        return guided(backbone, RoutedGuidance(7.0, share, share))[0]
+
+    strong, weak = alone(0.25), alone(0.75)
+    assert (strong - weak).abs().max() > 1e-3
+    torch.testing.assert_close(guided(backbone, RoutedGuidance(1.5, 0.25, 0.75))[0], weak + 1.5 * (strong - weak))
+
+
+def test_the_share_of_tokens_skips_the_blocks_of_the_route_and_no_others(backbone):
+    seen = []
+    hooks = [
+        block.register_forward_pre_hook(lambda module, args, depth=depth: seen.append((depth, args[0].shape[1])))
+        for depth, block in enumerate(backbone.blocks)
+    ]
+    with torch.no_grad():
+        RoutedGuidance(1.5, 0.25, 0.75, start=1, end=3)(
+            backbone, torch.ones(1, 4, 8, 8), 0.5, torch.tensor([1]), backbone.null_label
+        )
+    for hook in hooks:
+        hook.remove()
+    assert seen == [(d, n if 1 <= d <= 3 else 16) for n in (12, 4) for d in range(6)]
 
 
 def test_routed_guidance_keeps_the_label(backbone):

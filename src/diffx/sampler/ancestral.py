@@ -18,13 +18,15 @@ class Ancestral:
     clipped (DiT, MDT: clip_denoised false). The last step adds no noise.
     """
 
+    objective = "ddpm"
+
     def __init__(self, nfe: int = 250) -> None:
         if not 2 <= nfe <= STEPS:
             raise DiffxError(f"sampler.nfe={nfe} is not from 2 to {STEPS}; type for instance sampler.nfe=250.")
         self.nfe = nfe
 
     def __call__(self, field: Field, x: Tensor, noise: Noise) -> Tensor:
-        check_fit(field.objective, "ddpm", "ancestral")
+        check_fit(self, field.objective)
         assert isinstance(field.objective, DDPM)
         steps = respaced_steps(self.nfe)
         chain = make_chain(field.objective.chain.alpha_bar[steps])

@@ -18,13 +18,15 @@ class Dopri5:
     tolerance, on those beside it.
     """
 
+    objective = "interpolant"
+
     def __init__(self, rtol: float = 1e-3, atol: float = 1e-6) -> None:
         if not (rtol > 0 and atol > 0):
             raise DiffxError(f"sampler.rtol={rtol} and sampler.atol={atol} must be positive; type 1e-3 and 1e-6.")
         self.rtol, self.atol = rtol, atol
 
     def __call__(self, field: Field, x: Tensor, noise: Noise) -> Tensor:
-        check_fit(field.objective, "interpolant", "dopri5")
+        check_fit(self, field.objective)
         times = torch.tensor([1.0, 0.0], dtype=x.dtype, device=x.device)
         states = _odeint()(
             lambda t, state: field.velocity(state, float(t)),

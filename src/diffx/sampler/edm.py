@@ -17,6 +17,8 @@ class EDMHeun:
     levels (nfe 79) are TREAD's. The state x starts as standard normal and is scaled to σ_max here.
     """
 
+    objective = "edm"
+
     def __init__(self, nfe: int = 79, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> None:
         if nfe < 3 or nfe % 2 == 0:
             raise DiffxError(
@@ -37,7 +39,7 @@ class EDMHeun:
         return [*(roots**self.rho).tolist(), 0.0]
 
     def __call__(self, field: Field, x: Tensor, noise: Noise) -> Tensor:
-        check_fit(field.objective, "edm", "edm")
+        check_fit(self, field.objective)
         levels = self.levels()
         x = x * levels[0]
         for sigma, following in pairwise(levels):

@@ -47,8 +47,17 @@ class Field:
         return torch.full((len(x),), t, dtype=x.dtype, device=x.device)
 
 
-def check_fit(objective: Objective, wanted: str, sampler: str) -> None:
-    """Refuse `sampler`, which steps through the times of objective `wanted`, on any other."""
+def check_fit(sampler: object, objective: Objective) -> None:
+    """Refuse a sampler that steps through the times of another objective, which it names in its attribute `objective`;
+    one without that attribute fits all.
+
+    Raises:
+        DiffxError: says which sampler to type.
+    """
+    wanted = getattr(sampler, "objective", objective.name)
     if objective.name != wanted:
         right = {"ddpm": "ancestral", "edm": "edm"}.get(objective.name, "euler, heun, dopri5 or sde")
-        raise DiffxError(f"sampler={sampler} steps through the times of objective={wanted}; type sampler={right}.")
+        raise DiffxError(
+            f"{type(sampler).__name__} steps through the times of an {wanted} objective, and this one is "
+            f"{objective.name}; type sampler={right}."
+        )

@@ -21,6 +21,8 @@ class EulerMaruyama:
     default form). On the linear path they are the same.
     """
 
+    objective = "interpolant"
+
     def __init__(self, nfe: int = 250, last_step: float = 0.04, diffusion: str = "linear") -> None:
         if nfe < 2:
             raise DiffxError(f"sampler.nfe={nfe}: this sampler needs at least 2 forwards; type sampler.nfe=250.")
