@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import assert_agrees, official
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+from official_files import assert_agrees, official
 
 from diffx.checkpoint import export_model, import_file
 from diffx.checkpoint.__main__ import main

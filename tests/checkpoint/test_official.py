@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import assert_agrees, official, our_output
+from official_files import assert_agrees, official, our_output
 from safetensors.torch import load_file, save_file
 
 from diffx.backbone import DiT
@@ -180,6 +180,17 @@ def test_a_backbone_with_options_of_its_own_is_not_written_as_something_else(tmp
 def test_a_model_for_another_objective_is_not_written_as_something_else(sit, tmp_path):
     with pytest.raises(DiffxError, match=r"objective diffx.objective.Interpolant where tread has diffx.objective.EDM"):
         export_model(imported(sit, tmp_path), "tread", tmp_path / "out.pt")
+
+
+def test_a_folder_whose_settings_do_not_fit_its_weights_is_not_opened(sit, tmp_path):
+    folder = imported(sit, tmp_path)
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("depth: 4", "depth: 3"))
+    with pytest.raises(DiffxError, match=r"blocks\.3\.\S+ is \S+ in the weights and absent in config.yaml"):
+        open_backbone(folder)
+    (folder / "config.yaml").write_text("seed: 0\n")
+    with pytest.raises(DiffxError, match="has no backbone settings"):
+        open_backbone(folder)
 
 
 def test_the_weights_of_a_run_are_exported_in_an_official_layout(sit, tmp_path):

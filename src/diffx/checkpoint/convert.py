@@ -6,7 +6,7 @@ from pathlib import Path
 from diffx.checkpoint.architecture import LAYOUTS, Architecture, check_layout, parse_architecture, setting_changes
 from diffx.checkpoint.diffusers import write_diffusers
 from diffx.checkpoint.folder import Model, read_model, write_model
-from diffx.checkpoint.official import from_official, to_official
+from diffx.checkpoint.official import TABLE, from_official, to_official
 from diffx.checkpoint.tensors import read_tensors, write_tensors
 from diffx.errors import DiffxError
 
@@ -26,7 +26,8 @@ def import_file(file: Path, name: str, folder: Path, weights: str = "ema", chang
     if "prediction" in objective:
         objective |= _interpolant_of(read.args)
     converted, remarks = from_official(read.tensors, architecture, objective.get("prediction", ""))
-    source = {"family": architecture.family, "file": file.name, "null_label": not any("null" in r for r in remarks)}
+    has_null = len(read.tensors[TABLE]) > architecture.settings["num_classes"]
+    source: dict[str, str | bool] = {"family": architecture.family, "file": file.name, "null_label": has_null}
     if architecture.layout.plugin and converted.plugin:
         source["plugin"] = architecture.layout.plugin
     written = write_model(Model(converted, architecture.settings, objective, source), folder)

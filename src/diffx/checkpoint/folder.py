@@ -70,7 +70,8 @@ def read_model(folder: Path) -> Model:
             f"({CONFIG} and checkpoints/ema.safetensors)."
         )
     config = OmegaConf.to_container(OmegaConf.load(config_file))
-    assert isinstance(config, dict)
+    if not isinstance(config, dict) or not isinstance(config.get("backbone"), dict):
+        raise DiffxError(f"{config_file} has no backbone settings.")
     settings = dict(config["backbone"])
     if settings.pop("_target_", DIT) != DIT:
         raise DiffxError(f"{config_file} is of another backbone than {DIT}, which has no official layout.")
