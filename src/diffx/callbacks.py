@@ -146,7 +146,7 @@ class Report(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._task = self.progress.add_task("train", total=1.0, facts="")
         self._started, self._first_step = time.monotonic(), trainer.global_step
-        self.progress.disable = not trainer.is_global_zero
+        self.progress.disable = not (trainer.is_global_zero and self.progress.console.is_terminal)
         self._first_share, self._spoken = self._share(trainer.global_step), time.monotonic()
         self.progress.start()
 

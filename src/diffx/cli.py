@@ -7,7 +7,7 @@ same training.
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from diffx.errors import DiffxError

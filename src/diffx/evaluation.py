@@ -3,19 +3,30 @@ model; it is hashed and stored with every number."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from diffx import ranks
 from diffx.backbone import DiT
 from diffx.errors import DiffxError
 from diffx.objective import Objective
+from diffx.picture import save_grid
+from diffx.run import RunDir, short_hash
 from diffx.sampler import Field, Guidance, SampleNoise
 
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import WandbLogger
+
+    from diffx.module import DiffusionModule
+    from diffx.parts import Parts
+
 LABELS = ("balanced", "random")
+SHOWN = 100  # samples in the picture of an evaluation
 
 
 def protocol(config: DictConfig, data_identity: str, metrics_identity: str) -> dict[str, Any]:
@@ -27,7 +38,7 @@ def protocol(config: DictConfig, data_identity: str, metrics_identity: str) -> d
         "labels": config.eval.labels,
         "sampler": sampler,
         "guidance": {key: value for key, value in guidance.items() if key != "_target_"},
-        "decoder": "pixels",
+        "decoder": config.data.decoder,
         "rounding": "nearest",
         "ema_decay": config.ema_decay,
         "samples": config.eval.samples,
@@ -93,3 +104,55 @@ class Sampling:
 def decode_pixels(x: Tensor) -> Tensor:
     """Pixel values in [-1, 1] as uint8, rounded as DiT and SiT do: 127.5 x + 128, cut off."""
     return (127.5 * x + 128).clamp(0, 255).to(torch.uint8)
+
+
+class Evaluation:
+    """Samples from the EMA weights, measures them, and writes one line of the curve and one picture."""
+
+    def __init__(self, config: DictConfig, run: RunDir, parts: "Parts", logger: "WandbLogger | None") -> None:
+        self.config, self.run, self.parts, self.logger = config, run, parts, logger
+        self.sampling = Sampling(config, parts.model.objective)
+        self.protocol_hash = short_hash(parts.protocol)
+
+    def __call__(self, module: "DiffusionModule", step: int) -> None:
+        mine = range(ranks.rank(), self.config.eval.samples, ranks.world())
+        shown: list[Tensor] = []
+        values = self.parts.metrics(self._samples(module, mine, shown))
+        if not ranks.is_first():
+            return
+        picture = self.run.path / "samples" / f"step_{step:08d}.png"
+        save_grid(torch.cat(shown)[:SHOWN], picture)
+        self._append(values, step)
+        print(f"step {step} · " + " · ".join(f"{name} {value:.3g}" for name, value in values.items()), flush=True)
+        if self.logger is not None:
+            self._log(self.logger, values, picture, step)
+
+    def _samples(self, module: "DiffusionModule", indices: range, shown: list[Tensor]) -> Iterator[Tensor]:
+        """This rank's samples as uint8 batches on the CPU; the first ones are kept in `shown`."""
+        for x in self.sampling.batches(module.ema, indices, module.device):
+            images = self.parts.data.decode(x).cpu()
+            if sum(map(len, shown)) < SHOWN:
+                shown.append(images)
+            yield images
+
+    def _append(self, values: dict[str, float], step: int) -> None:
+        images, meter = step * self.config.batch_size, self.parts.meter
+        self.run.append_point(
+            {
+                "step": step,
+                "images": images,
+                meter.unit: meter.hours,
+                "train_flops": images * self.parts.flops.train,
+                "values": values,
+                "protocol": self.protocol_hash,
+                "ema_decay": self.config.ema_decay,
+            }
+        )
+
+    def _log(self, logger: "WandbLogger", values: dict[str, float], picture: Path, step: int) -> None:
+        """The values in one row with the cost, which is their x-axis."""
+        meter = self.parts.meter
+        for name in values:
+            logger.experiment.define_metric(f"eval/{name}", step_metric=meter.unit, summary="min")
+        logger.log_metrics({f"eval/{k}": v for k, v in values.items()} | {meter.unit: meter.hours}, step=step)
+        logger.log_image("samples", [str(picture)], step=step)

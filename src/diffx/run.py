@@ -14,7 +14,17 @@ from omegaconf import DictConfig, OmegaConf
 from diffx.errors import DiffxError
 
 # Keys that say where, how long and on what a run goes, not what it is: they leave its identity alone.
-NAMES = ("seed", "experiment", "runs_dir", "logger", "resume", "log_every", "checkpoint_minutes", "sweep_jobs")
+NAMES = (
+    "seed",
+    "experiment",
+    "runs_dir",
+    "data.source.root",
+    "logger",
+    "resume",
+    "log_every",
+    "checkpoint_minutes",
+    "sweep_jobs",
+)
 LENGTH = ("max_steps", "budget")
 HARDWARE = ("compile", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.threads")
 PACKAGES = ("torch", "lightning", "hydra-core", "numpy", "timm", "diffusers", "torchmetrics", "wandb")
@@ -29,7 +39,7 @@ def run_id(config: DictConfig) -> str:
     """A short hash of the resolved configuration without seed, paths, length and hardware."""
     facts = OmegaConf.to_container(config, resolve=True)
     assert isinstance(facts, dict)
-    for key in NAMES + LENGTH + HARDWARE:
+    for key in NAMES + WAYS + LENGTH + HARDWARE:
         *parents, last = key.split(".")
         node: Any = facts
         for parent in parents:

@@ -32,8 +32,8 @@ def sample(chosen: argparse.Namespace) -> None:
     from diffx.checkpoint.native import load_backbone
     from diffx.errors import DiffxError
     from diffx.evaluation import Sampling, decode_pixels
+    from diffx.parts import pick_device
     from diffx.picture import save_grid
-    from diffx.train import pick_device
 
     file = chosen.run / "config.yaml"
     if not file.exists():

@@ -78,6 +78,9 @@ def draw(
     label_dropout: share of labels replaced by `null_label`, anew in each view (MDT).
     """
     x, y = batch["x"], batch["y"]
+    if "x_std" in batch:  # latents: a new draw from the autoencoder's posterior every time
+        posterior = torch.randn(x.shape, generator=streams.own("posterior"), device=x.device, dtype=x.dtype)
+        x = x + batch["x_std"] * posterior
     t = objective.times(len(x), streams.own("times"))
     noise, labels, aux = {}, {}, {}
     for view in plan.views:

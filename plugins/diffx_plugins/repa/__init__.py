@@ -18,8 +18,9 @@ class REPA(Plugin):
 
     depth: 1-based, the raw residual stream after that many blocks; None is 8 for 24 blocks and more and a third of
     the blocks below (4 for B, by the authors). encoder: one name or several, whose losses are averaged.
-    projector_dim: width of the three-layer SiLU projector. Alignment holds at every time and for label-dropped
-    samples, as released; the paper's NT-Xent variant is not in the released code and not here.
+    projector_dim: width of the three-layer SiLU projector; None is 2048 as released, and twice the backbone's width
+    below S, where 2048 would cost more than the backbone. Alignment holds at every time and for label-dropped samples,
+    as released; the paper's NT-Xent variant is not in the released code and not here.
     """
 
     def __init__(
@@ -27,7 +28,7 @@ class REPA(Plugin):
         depth: int | None = None,
         weight: float | Schedule = 0.5,
         encoder: str | Sequence[str] = "dinov2_vitb14",
-        projector_dim: int = 2048,
+        projector_dim: int | None = None,
     ) -> None:
         super().__init__(weight)
         self.depth, self.projector_dim = depth, projector_dim
@@ -43,9 +44,11 @@ class REPA(Plugin):
                 f"type a number from 1 to {blocks}."
             )
         self.reads = (depth,)
+        width = backbone.hidden_size
+        hidden = self.projector_dim or (2048 if width >= 384 else 2 * width)
         self.projectors = nn.ModuleList()
         for name in self.encoders:
-            self.projectors.append(_projector(backbone.hidden_size, self.projector_dim, encoder_spec(name).dim))
+            self.projectors.append(_projector(backbone.hidden_size, hidden, encoder_spec(name).dim))
 
     def prepare(self, batch: Batch, rng: torch.Generator) -> Aux:
         return {need: batch[need] for need in self.needs}

@@ -1,0 +1,109 @@
+"""All that a run is made of, built and checked against each other before anything is written."""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor
+
+from diffx import ranks
+from diffx.build import Model, build_model
+from diffx.data import Data
+from diffx.encoder import make_encoder
+from diffx.errors import DiffxError
+from diffx.evaluation import protocol
+from diffx.meter import Flops, Meter, count_flops, flops_of
+
+Service = Callable[[Tensor], Tensor]
+
+
+class Metrics(Protocol):
+    """What an evaluation asks of its metrics: called with batches of uint8 samples, values by name over all ranks."""
+
+    identity: str
+    networks: Iterable[dict[str, str]]
+
+    def __call__(self, batches: Iterable[Tensor]) -> dict[str, float]: ...
+    def floor(self, count: int) -> dict[str, float]: ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The model, its data, teachers and metrics, what a step costs and under which protocol it is measured."""
+
+    model: Model
+    data: Data
+    metrics: Metrics
+    services: dict[str, Service]
+    flops: Flops
+    meter: Meter
+    protocol: dict[str, Any]
+
+
+def assemble(config: DictConfig) -> Parts:
+    """Build every part of a run, each of which may refuse with a DiffxError."""
+    model = build_model(config)
+    device = pick_device(config.trainer.accelerator)
+    meter = Meter(device, ranks.world())
+    _check_budget_unit(config, meter)
+    data: Data = instantiate(config.data.source)
+    _check_shape(config, model, data)
+    services = _services(config, model, data, device)
+    teachers = _teacher_flops(services, data)
+    data.decode(torch.zeros(1, *data.shape))  # a decoder without weights must refuse now, not at the first evaluation
+    metrics: Metrics = instantiate(config.eval.metrics, data=data)
+    flops = count_flops(model.backbone, model.plugins, model.objective, model.plan, teachers)
+    return Parts(model, data, metrics, services, flops, meter, protocol(config, data.identity, metrics.identity))
+
+
+def pick_device(accelerator: str) -> torch.device:
+    """The device of this process that "auto", "cpu" or "cuda" means here."""
+    if accelerator not in ("auto", "cpu", "cuda"):
+        raise DiffxError(f"trainer.accelerator={accelerator} is not known; type auto, cpu or cuda.")
+    available = torch.cuda.is_available()
+    if accelerator == "cuda" and not available:
+        raise DiffxError("trainer.accelerator=cuda, but torch sees no GPU here; type trainer.accelerator=cpu.")
+    if available and accelerator != "cpu":
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cpu")
+
+
+def _services(config: DictConfig, model: Model, data: Data, device: torch.device) -> dict[str, Service]:
+    """A teacher for each need that the data does not meet itself."""
+    left = data.provide(model.plan.needs, model.backbone.side)
+    names = [need.removeprefix("features/") for need in left if need.startswith("features/")]
+    return {f"features/{name}": make_encoder(name, data, model.backbone.side, device) for name in names}
+
+
+def _teacher_flops(services: dict[str, Service], data: Data) -> dict[str, int]:
+    if not services:
+        return {}
+    image = data.batch(torch.zeros(1, dtype=torch.long))["image"]
+    return {name: flops_of(service, image) for name, service in services.items()}
+
+
+def _check_shape(config: DictConfig, model: Model, data: Data) -> None:
+    backbone = model.backbone
+    expected = (backbone.in_channels, backbone.input_size, backbone.input_size)
+    if tuple(data.shape) != expected:
+        raise DiffxError(
+            f"data={config.data.name} has samples of shape {tuple(data.shape)} and the backbone takes {expected}; "
+            f"type data.channels={data.shape[0]} data.size={data.shape[1]}."
+        )
+    if data.num_classes > backbone.num_classes:
+        raise DiffxError(
+            f"data={config.data.name} has {data.num_classes} classes and the backbone {backbone.num_classes}; "
+            f"type data.num_classes={data.num_classes}."
+        )
+
+
+def _check_budget_unit(config: DictConfig, meter: Meter) -> None:
+    if config.budget and list(config.budget) != [meter.unit]:
+        raise DiffxError(
+            f"budget is given in {', '.join(config.budget)}, but this device is metered in {meter.unit}; "
+            f"type budget.{meter.unit}= instead."
+        )
