@@ -14,17 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from diffx.errors import DiffxError
 
 # Keys that say where, how long and on what a run goes, not what it is: they leave its identity alone.
-NAMES = (
-    "seed",
-    "experiment",
-    "runs_dir",
-    "data.source.root",
-    "logger",
-    "resume",
-    "log_every",
-    "checkpoint_minutes",
-    "sweep_jobs",
-)
+NAMES = ("seed", "experiment", "runs_dir", "data.source.root", "logger")
+WAYS = ("resume", "log_every", "checkpoint_minutes", "sweep_jobs")
 LENGTH = ("max_steps", "budget")
 HARDWARE = ("compile", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.threads")
 PACKAGES = ("torch", "lightning", "hydra-core", "numpy", "timm", "diffusers", "torchmetrics", "wandb")
