@@ -4,12 +4,11 @@ import difflib
 import importlib
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -42,16 +41,36 @@ def build_model(config: DictConfig, device: torch.device | str = "cpu") -> Model
     check(config)
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(config.seed)
-        backbone: DiT = instantiate(config.backbone)
-        objective: Objective = instantiate(config.objective)
+        backbone: DiT = make(config.backbone)
+        objective: Objective = make(config.objective)
         plugins: dict[str, Plugin] = {}
         for name, settings in (config.get("plugins") or {}).items():
             # Its own seed: one plugin's modules start alike whatever stands beside it.
             torch.manual_seed(config.seed + 1)
-            plugins[str(name)] = instantiate(settings)
+            plugins[str(name)] = make(settings)
             plugins[str(name)].setup(backbone)
     provided = {*BATCH_KEYS, *(f"features/{name}" for name in _encoders(plugins, backbone, config))}
     return Model(backbone, plugins, objective, make_plan(backbone, plugins, provided))
+
+
+def make(node: DictConfig, **more: Any) -> Any:
+    """The object that a node with a _target_ describes; `more` are arguments that no file can hold.
+
+    Hydra's instantiate would do, but wraps every error of the class in its own.
+    """
+    settings = OmegaConf.to_container(node)
+    assert isinstance(settings, dict)
+    given = {str(key): value for key, value in settings.items() if key != "_target_"}
+    return target_of(node)(**given, **more)
+
+
+def target_of(node: DictConfig, path: str = "") -> Callable[..., Any]:
+    """What a node's _target_ names. Raises DiffxError where that cannot be imported."""
+    module, _, name = str(node._target_).rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise DiffxError(f"{path}._target_={node._target_} cannot be imported ({error}).") from error
 
 
 def encoder_names(plan: Plan) -> list[str]:
@@ -105,12 +124,7 @@ def _targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
 
 def _check_arguments(path: str, node: DictConfig) -> None:
     """Every key of the node is an argument of its class."""
-    module, _, name = str(node._target_).rpartition(".")
-    try:
-        target = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise DiffxError(f"{path}._target_={node._target_} cannot be imported ({error}).") from error
-    known = inspect.signature(target).parameters
+    known = inspect.signature(target_of(node, path)).parameters
     if any(p.kind is p.VAR_KEYWORD for p in known.values()):
         return
     for key in node:

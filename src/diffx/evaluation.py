@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from diffx import ranks
 from diffx.backbone import DiT
+from diffx.build import make
 from diffx.errors import DiffxError
 from diffx.objective import Objective
 from diffx.picture import save_grid
@@ -78,8 +78,8 @@ class Sampling:
         if label is not None and not 0 <= label < classes:
             raise DiffxError(f"label {label} is none of the {classes} classes; type a number from 0 to {classes - 1}.")
         self.label = label
-        self.sampler: Callable[..., Tensor] = instantiate(config.sampler)
-        self.guidance: Guidance = instantiate(config.guidance)
+        self.sampler: Callable[..., Tensor] = make(config.sampler)
+        self.guidance: Guidance = make(config.guidance)
         self.settings = SampleSettings(config.eval.labels, config.eval.seed, config.eval.batch_size)
         self.objective = objective
 

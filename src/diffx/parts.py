@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
 from diffx import ranks
-from diffx.build import Model, build_model
+from diffx.build import Model, build_model, make
 from diffx.data import Data
 from diffx.encoder import make_encoder
 from diffx.errors import DiffxError
@@ -50,12 +49,12 @@ def assemble(config: DictConfig) -> Parts:
     device = pick_device(config.trainer.accelerator)
     meter = Meter(device, ranks.world())
     _check_budget_unit(config, meter)
-    data: Data = instantiate(config.data.source)
+    data: Data = make(config.data.source)
     _check_shape(config, model, data)
     services = _services(config, model, data, device)
     teachers = _teacher_flops(services, data)
     data.decode(torch.zeros(1, *data.shape))  # a decoder without weights must refuse now, not at the first evaluation
-    metrics: Metrics = instantiate(config.eval.metrics, data=data)
+    metrics: Metrics = make(config.eval.metrics, data=data)
     flops = count_flops(model.backbone, model.plugins, model.objective, model.plan, teachers)
     return Parts(model, data, metrics, services, flops, meter, protocol(config, data.identity, metrics.identity))
 

@@ -2,13 +2,11 @@
 
 import logging
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from hydra.utils import get_class
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
@@ -17,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from diffx import ranks
+from diffx.build import make
 from diffx.callbacks import Checkpoints, Clock, Evaluations, Interruption, Report, Stop
 from diffx.card import card
 from diffx.checkpoint.native import check_belongs, read_checkpoint
@@ -65,14 +64,13 @@ def train(config: DictConfig) -> RunDir:
 
 def make_module(config: DictConfig, parts: Parts) -> DiffusionModule:
     """The LightningModule of these parts."""
-    settings = {str(key): value for key, value in config.optimizer.items() if key != "_target_"}
     if config.compile != "none":
         for service in parts.services.values():
             if hasattr(service, "compile"):
                 service.compile()
     return DiffusionModule(
         parts.model,
-        partial(get_class(config.optimizer._target_), **settings),
+        lambda parameters: make(config.optimizer, params=parameters),
         parts.services,
         seed=config.seed,
         label_dropout=config.label_dropout,

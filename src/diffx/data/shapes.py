@@ -28,7 +28,7 @@ class Shapes:
     Args:
         count: number of training images.
         seed: of the random numbers; the 10,000 held-out images come from another stream of the same seed.
-        size: edge of the images in pixels, from 8 to 256.
+        size: edge of the images in pixels, from 8 to 256 and divisible by 4, as the embedded networks take them.
 
     Raises:
         DiffxError: a count, seed or size that cannot be.
@@ -42,8 +42,8 @@ class Shapes:
             raise DiffxError(f"data.count={count}: at least one image is needed. Type data.count=50000.")
         if seed < 0:
             raise DiffxError(f"data.seed={seed} is negative. Type data.seed=0.")
-        if not 8 <= size <= 256:
-            raise DiffxError(f"data.size={size}: shapes are drawn in 8 to 256 pixels. Type data.size=32.")
+        if not 8 <= size <= 256 or size % 4:
+            raise DiffxError(f"data.size={size}: shapes are drawn in 8, 12, 16, ... 256 pixels. Type data.size=32.")
         self.count, self.seed, self.size = count, seed, size
         self.shape = (3, size, size)
         self.identity = cache.digest(self._facts(TRAIN, count))

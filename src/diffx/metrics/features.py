@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from diffx import embedded
-from diffx.data import LabelledReference
+from diffx.data import LabelledReference, StepBatches
 from diffx.metrics.frechet import Moments, frechet_distance
 from diffx.metrics.nearest import nearest_distance
 
-COMPARED = 2048  # training images that a sample's nearest one is looked for among
+BATCH = 256
+COMPARED = 65_536  # training images, at most, that a sample's nearest one is looked for among
 
 
 class EmbeddedMetrics:
@@ -32,12 +33,18 @@ class EmbeddedMetrics:
         weights = [tensor for network in self._networks.values() for tensor in network.state_dict().values()]
         self.identity = f"embedded {data.identity} {checksum(weights)}"
         self._held_out = data.reference()
-        self._training = data.batch(torch.arange(min(COMPARED, len(data))))["image"]
+        chosen = torch.arange(min(COMPARED, len(data)))
+        self._training = torch.cat([data.batch(part)["image"] for part in chosen.split(BATCH)])
         self._reference = {name: Moments(embedded.FEATURE_DIM) for name in self._networks}
-        for images in self._held_out.split(256):
+        for images in self._held_out.split(BATCH):
             self._add(self._reference, images)
 
     def __call__(self, batches: Iterable[Tensor]) -> dict[str, float]:
+        """The values of all ranks' samples; every rank has to call it.
+
+        Raises:
+            DiffxError: fewer than two samples in all, or features that are not finite.
+        """
         moments = {name: Moments(embedded.FEATURE_DIM) for name in self._networks}
         nearest = Moments(1)
         for images in batches:
@@ -45,19 +52,23 @@ class EmbeddedMetrics:
             nearest.update(nearest_distance(images, self._training)[:, None])
         for sums in (*moments.values(), nearest):
             sums.all_reduce()
-        count = sample_count(nearest.n)
-        distances = {
-            f"fd_embedded_{name}_{count}": frechet_distance(sums, self._reference[name])
-            for name, sums in moments.items()
-        }
-        return distances | {"nearest_train": nearest.mean.item()}
+        return self._distances(moments) | {"nearest_train": nearest.mean.item()}
 
     def floor(self, count: int) -> dict[str, float]:
-        """What real images score: `count` training images against the held-out ones (with repeats where there are
-        fewer), and for nearest_train the held-out images themselves."""
-        chosen = torch.arange(count) % len(self._training)
-        values = self(self._training[chosen].split(256))
-        return values | {"nearest_train": nearest_distance(self._held_out[:1000], self._training).mean().item()}
+        """What real images score: `count` training images drawn with seed 0 (once each before any comes again) against
+        the held-out ones, and for nearest_train the first 1,000 held-out images. Any rank may call it alone."""
+        moments = {name: Moments(embedded.FEATURE_DIM) for name in self._networks}
+        drawn = self._training[next(iter(StepBatches(len(self._training), count, seed=0)))]
+        for images in drawn.split(BATCH):
+            self._add(moments, images)
+        held_out = nearest_distance(self._held_out[:1000], self._training)
+        return self._distances(moments) | {"nearest_train": held_out.mean().item()}
+
+    def _distances(self, moments: dict[str, Moments]) -> dict[str, float]:
+        return {
+            f"fd_embedded_{name}_{sample_count(sums.n)}": frechet_distance(sums, self._reference[name])
+            for name, sums in moments.items()
+        }
 
     @torch.no_grad()
     def _add(self, moments: dict[str, Moments], images: Tensor) -> None:

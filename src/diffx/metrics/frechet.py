@@ -55,10 +55,13 @@ class Moments:
         """Sum over all processes, in place; afterwards every rank holds the moments of all vectors."""
         if not dist.is_initialized():
             return
-        count = torch.tensor(self.n, dtype=torch.int64, device=self.sum.device)
-        for tensor in (count, self.sum, self.outer):
-            dist.all_reduce(tensor)
-        self.n = int(count)
+        # NCCL reduces tensors on a GPU only.
+        device = torch.device("cuda") if dist.get_backend() == "nccl" else self.sum.device
+        count = torch.tensor([self.n], dtype=torch.float64)
+        packed = torch.cat([count.to(device), self.sum.to(device), self.outer.flatten().to(device)])
+        dist.all_reduce(packed)
+        n, total, outer = packed.to(self.sum.device).split([1, len(self.sum), self.outer.numel()])
+        self.n, self.sum, self.outer = int(n), total, outer.view_as(self.outer)
 
     @property
     def mean(self) -> Tensor:
