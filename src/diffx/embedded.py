@@ -23,7 +23,7 @@ from diffx.errors import DiffxError
 
 ENCODER_DIM = 128
 FEATURE_DIM = 64
-VERSION = 2  # of the recipes below: a change makes all cached networks anew
+VERSION = 3  # of the recipes below: a change makes all cached networks anew
 STEPS, BATCH = 400, 128
 IMAGES = 16384  # of a larger data set, the first so many are enough
 
@@ -113,7 +113,7 @@ def encoder(data: LabelledReference) -> TokenEncoder:
 
 @_seeded(2)
 def supervised(data: LabelledReference) -> FeatureNetwork:
-    """A feature network that learned to tell the classes apart; its features are the layer before the classes."""
+    """A feature network that learned to tell the classes apart; its features are the layer before the logits."""
     trunk = nn.Sequential(
         _convolution(data.shape[0], 32, 2),
         _convolution(32, 64),
@@ -122,8 +122,7 @@ def supervised(data: LabelledReference) -> FeatureNetwork:
         _convolution(128, 128, 2),
         nn.AdaptiveAvgPool2d(2),
         nn.Flatten(),
-        nn.Linear(512, FEATURE_DIM),
-        nn.ReLU(),
+        nn.Linear(512, FEATURE_DIM),  # no ReLU follows: features that died would make the distance zero or infinite
     )
     network = FeatureNetwork(trunk)
     return _trained("supervised", data, network, lambda x, y: _classifier(network, x, y, data.num_classes), network)
@@ -199,7 +198,7 @@ def _vicreg(network: TokenEncoder, images: Tensor) -> None:
 
 
 def _spread(z: Tensor) -> Tensor:
-    """VICReg's variance and covariance terms of one view z (B, D): the variance term is the mean of both views'."""
+    """VICReg's variance and covariance terms of one of the two views, z (B, D); the variances of both are averaged."""
     z = z - z.mean(0)
     alive = F.relu(1 - (z.var(0) + 1e-4).sqrt()).mean()
     covariance = z.T @ z / (len(z) - 1)

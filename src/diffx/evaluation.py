@@ -17,7 +17,9 @@ from diffx.errors import DiffxError
 from diffx.objective import Objective
 from diffx.picture import save_grid
 from diffx.run import RunDir, short_hash
-from diffx.sampler import Field, Guidance, SampleNoise
+from diffx.sampler import Field, SampleNoise
+from diffx.sampler.field import check_fit
+from diffx.sampler.guidance import AnyGuidance
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import WandbLogger
@@ -32,12 +34,10 @@ SHOWN = 100  # samples in the picture of an evaluation
 def protocol(config: DictConfig, data_identity: str, metrics_identity: str) -> dict[str, Any]:
     """All that moves a metric and is not the model, as plain data."""
     sampler = OmegaConf.to_container(config.sampler)
-    guidance = OmegaConf.to_container(config.guidance)
-    assert isinstance(guidance, dict)
     return {
         "labels": config.eval.labels,
         "sampler": sampler,
-        "guidance": {key: value for key, value in guidance.items() if key != "_target_"},
+        "guidance": OmegaConf.to_container(config.guidance),
         "decoder": config.data.decoder,
         "rounding": "nearest",
         "ema_decay": config.ema_decay,
@@ -79,7 +79,8 @@ class Sampling:
             raise DiffxError(f"label {label} is none of the {classes} classes; type a number from 0 to {classes - 1}.")
         self.label = label
         self.sampler: Callable[..., Tensor] = make(config.sampler)
-        self.guidance: Guidance = make(config.guidance)
+        self.guidance: AnyGuidance = make(config.guidance)
+        check_fit(self.sampler, objective)
         self.settings = SampleSettings(config.eval.labels, config.eval.seed, config.eval.batch_size)
         self.objective = objective
 

@@ -23,7 +23,7 @@ Aux = dict[str, Tensor]
 class Span:
     """Blocks [start, stop) see (1 - rate) of the tokens; the rest rejoin from their state at depth `save`.
 
-    `save` is `start` unless given. The number kept is int((1 - rate) N), as in MDT and TREAD. A tuple of rates: one of
+    `save` is `start` unless given. The number kept is int((1 - rate) N), as in MDT. A tuple of rates: one of
     them is drawn each step, alike for all samples and ranks (MDTv2 draws from an interval; a few values keep the number
     of compiled shapes small).
     """

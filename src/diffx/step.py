@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diffx.backbone.dit import DiT
+from diffx.errors import DiffxError
 from diffx.objective import Objective
 from diffx.plan import MAIN, Plan, View
 from diffx.plugin import Aux, Batch, Plugin
@@ -151,6 +152,11 @@ def losses(backbone: DiT, plan: Plan, plugins: Plugins, objective: Objective, dr
             value = plugin.loss(seen[name], out, draws.aux[name])
             if value is not None:
                 named = value if isinstance(value, dict) else {"": value}
+                if named.keys() != plugin.initial_weights.keys():
+                    raise DiffxError(
+                        f"plugins.{name}: loss() gives {sorted(named)} and weight has "
+                        f"{sorted(plugin.initial_weights)}; both need the same names."
+                    )
                 for part, weight in plugin.weights().items():
                     terms[f"{name}/{part}" if part else name] = named[part]
                     total = total + weight * named[part]

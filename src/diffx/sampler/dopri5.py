@@ -27,7 +27,7 @@ class Dopri5:
 
     def __call__(self, field: Field, x: Tensor, noise: Noise) -> Tensor:
         check_fit(self, field.objective)
-        times = torch.tensor([1.0, 0.0], dtype=x.dtype, device=x.device)
+        times = torch.tensor(field.ends, dtype=x.dtype, device=x.device)
         states = _odeint()(
             lambda t, state: field.velocity(state, float(t)),
             x,

@@ -22,6 +22,12 @@ class Field:
         self.guidance = guidance or Guidance()
         self.nfe = 0
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The times that integration goes from and to: 1 and 0, but for predictions that divide by α or σ, which are
+        not defined there and stay SiT's margin away."""
+        return getattr(self.objective, "high", 1.0), getattr(self.objective, "low", 0.0)
+
     def velocity(self, x: Tensor, t: float) -> Tensor:
         """The probability-flow velocity dx/dt (B, C, H, W), float64."""
         return self.objective.velocity(self.output(x, t), x, self._times(x, t))

@@ -23,7 +23,7 @@ class Euler:
         self.nfe = nfe
 
     def __call__(self, field: Field, x: Tensor, noise: Noise) -> Tensor:
-        times = torch.linspace(1, 0, self.nfe + 1, dtype=torch.float64).tolist()
+        times = torch.linspace(*field.ends, self.nfe + 1, dtype=torch.float64).tolist()
         for t, following in pairwise(times):
             x = x + (following - t) * field.velocity(x, t)
         return x
@@ -44,7 +44,7 @@ class Heun:
 
     def __call__(self, field: Field, x: Tensor, noise: Noise) -> Tensor:
         intervals = (self.nfe + 1) // 2
-        times = torch.linspace(1, 0, intervals + 1, dtype=torch.float64).tolist()
+        times = torch.linspace(*field.ends, intervals + 1, dtype=torch.float64).tolist()
         for k, (t, following) in enumerate(pairwise(times)):
             slope = field.velocity(x, t)
             guess = x + (following - t) * slope

@@ -35,7 +35,7 @@ class EulerMaruyama:
         self.nfe, self.last_step, self.diffusion = nfe, last_step, diffusion
 
     def __call__(self, field: Field, x: Tensor, noise: Noise) -> Tensor:
-        times = [*torch.linspace(1, self.last_step, self.nfe, dtype=torch.float64).tolist(), 0.0]
+        times = [*torch.linspace(field.ends[0], self.last_step, self.nfe, dtype=torch.float64).tolist(), 0.0]
         for k, (t, following) in enumerate(pairwise(times)):
             velocity, score = field.velocity_and_score(x, t)
             diffusion = t if self.diffusion == "linear" else field.objective.sigma(t)
