@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffx.data import Shapes
-from diffx.data.drawing import OUTLINES, TEXTURES, UNIFORMS, draw
+from diffx.data.drawing import OUTLINES, UNIFORMS, draw
 from diffx.errors import DiffxError
 
 
@@ -90,13 +90,6 @@ def test_brightness_says_nothing_about_the_class_and_varies_within_it():
     brightness = images(Shapes(count=2000), *range(2000)).float().mean(dim=(1, 2, 3)).reshape(200, 10)
     assert (brightness.std(dim=0) > 30).all()
     assert brightness.mean(dim=0).std() < brightness.std(dim=0).mean() / 5
-
-
-@pytest.mark.parametrize("name", TEXTURES)
-def test_a_texture_stays_what_it_is_when_its_phases_turn_fully(name):
-    u, v = np.random.default_rng(0).uniform(0, 20, (2, 50))
-    turned = TEXTURES[name](u + 12 * np.pi, v + 12 * np.pi)
-    np.testing.assert_allclose(turned, TEXTURES[name](u, v), atol=1e-9)
 
 
 def test_a_truncated_file_is_drawn_again_with_one_printed_line(home, capsys):
