@@ -23,7 +23,7 @@ from diffx.errors import DiffxError
 
 ENCODER_DIM = 128
 FEATURE_DIM = 64
-VERSION = 3  # of the recipes below: a change makes all cached networks anew
+VERSION = 4  # of the recipes below: a change makes all cached networks anew
 STEPS, BATCH = 400, 128
 IMAGES = 16384  # of a larger data set, the first so many are enough
 
@@ -174,15 +174,16 @@ def _trained(
 
 
 def _steps(role: str, images: Tensor, parameters: Sequence[nn.Parameter], loss: Callable[[Tensor], Tensor]) -> None:
-    """AdamW with a cosine decay on `loss` of random batches of indices."""
-    optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=1e-2)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    """AdamW, warmed up and with a cosine decay, on `loss` of random batches of indices."""
+    optimizer = torch.optim.AdamW(parameters, weight_decay=1e-2)
+    # Without the warm-up the classifier of shapes came out at 62 % instead of 91 % (one seed, linear probe).
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, STEPS, pct_start=0.15, cycle_momentum=False)
     for _ in track(range(STEPS), f"training the embedded {role}", transient=True, disable=not sys.stdout.isatty()):
         value = loss(torch.randint(len(images), (BATCH,)))
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
-        decay.step()
+        rate.step()
 
 
 def _vicreg(network: TokenEncoder, images: Tensor) -> None:
