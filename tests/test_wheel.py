@@ -10,6 +10,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+# Choices that go only with another.
+PARTNERS = {
+    "objective=ddpm": ["sampler=ancestral", "backbone.learn_sigma=true"],
+    "sampler=ancestral": ["objective=ddpm", "backbone.learn_sigma=true"],
+    "objective=edm": ["sampler=edm"],
+    "sampler=edm": ["objective=edm"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +58,13 @@ def test_the_wheel_is_what_is_imported_and_carries_its_configuration(python: Pat
 
 def test_every_config_of_the_wheel_composes_and_plans_from_any_directory(python: Path, tmp_path: Path) -> None:
     code = (
+        f"partners = {PARTNERS}\n"
         "from diffx.compose import compose_config, config_dir; from diffx.build import build_model\n"
         "for file in sorted(config_dir().glob('*/*.yaml')):\n"
         "    group, name = file.parent.name, file.stem\n"
         "    value = f'[{name}]' if group == 'plugins' else name\n"
-        "    build_model(compose_config([('+' if group == 'experiment' else '') + f'{group}={value}']), 'meta')\n"
+        "    choice = ('+' if group == 'experiment' else '') + f'{group}={value}'\n"
+        "    build_model(compose_config([choice, *partners.get(choice, [])]), 'meta')\n"
         "    print(group, name)\n"
     )
     composed = run(python, tmp_path, "-c", code).splitlines()

@@ -6,7 +6,8 @@ import inspect
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -18,6 +19,7 @@ from diffx.errors import DiffxError
 from diffx.objective import Objective
 from diffx.plan import Plan, make_plan
 from diffx.plugin import Plugin
+from diffx.sampler.field import check_fit
 
 BATCH_KEYS = ("x", "y", "image")
 COMPILE = ("none", "blocks", "step")
@@ -43,6 +45,9 @@ def build_model(config: DictConfig, device: torch.device | str = "cpu") -> Model
         torch.manual_seed(config.seed)
         backbone: DiT = make(config.backbone)
         objective: Objective = make(config.objective)
+        check_fit(make(config.sampler), objective)
+        make(config.guidance)
+        make(config.optimizer, params=[torch.nn.Parameter(torch.zeros(1))])
         plugins: dict[str, Plugin] = {}
         for name, settings in (config.get("plugins") or {}).items():
             # Its own seed: one plugin's modules start alike whatever stands beside it.
@@ -61,7 +66,12 @@ def make(node: DictConfig, **more: Any) -> Any:
     settings = OmegaConf.to_container(node)
     assert isinstance(settings, dict)
     given = {str(key): value for key, value in settings.items() if key != "_target_"}
-    return target_of(node)(**given, **more)
+    try:
+        return target_of(node)(**given, **more)
+    except DiffxError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise DiffxError(f"{node._target_} refuses its settings {given}: {error}") from error
 
 
 def target_of(node: DictConfig, path: str = "") -> Callable[..., Any]:
@@ -82,9 +92,10 @@ def check(config: DictConfig) -> None:
     """Refuse unknown settings and values out of range, naming the key and what to type."""
     for path, node in _targets(config):
         _check_arguments(path, node)
-    for key in ("batch_size", "max_steps", "log_every"):
-        if not isinstance(config[key], int) or config[key] < 1:
-            raise DiffxError(f"{key}={config[key]} must be a whole number of at least 1; type for instance {key}=100.")
+    for key, least in [("batch_size", 1), ("max_steps", 1), ("log_every", 1), ("seed", 0), ("eval.samples", 2)]:
+        value = OmegaConf.select(config, key)
+        if not isinstance(value, int) or value < least:
+            raise DiffxError(f"{key}={value} must be a whole number of at least {least}; type for instance {key}=100.")
     if not 0 <= config.label_dropout < 1:
         raise DiffxError(f"label_dropout={config.label_dropout} is a share in [0, 1); type label_dropout=0.1.")
     if not 0 <= config.ema_decay < 1:
@@ -127,9 +138,23 @@ def _check_arguments(path: str, node: DictConfig) -> None:
     known = inspect.signature(target_of(node, path)).parameters
     if any(p.kind is p.VAR_KEYWORD for p in known.values()):
         return
-    for key in node:
-        if key not in known and not str(key).startswith("_"):
+    for key, value in node.items():
+        if str(key).startswith("_"):
+            continue
+        if key not in known:
             raise DiffxError(unknown_key(f"{path}.{key!s}", [f"{path}.{name}" for name in known]))
+        _check_kind(f"{path}.{key!s}", value, known[str(key)].annotation)
+
+
+def _check_kind(key: str, value: Any, annotation: Any) -> None:
+    """Refuse a word where a class asks for a number, and the like; annotations that say more are left to the class."""
+    kinds = set(get_args(annotation)) if isinstance(annotation, UnionType) else {annotation}
+    if not kinds <= {int, float, str, bool, NoneType}:
+        return
+    fits = type(value) in kinds or (type(value) is int and float in kinds)
+    if not fits:
+        wanted = " or ".join(sorted("null" if kind is NoneType else kind.__name__ for kind in kinds))
+        raise DiffxError(f"{key}={value} has the wrong kind; type {wanted}.")
 
 
 def unknown_key(key: str, known: list[str]) -> str:

@@ -18,7 +18,6 @@ from diffx.objective import Objective
 from diffx.picture import save_grid
 from diffx.run import RunDir, short_hash
 from diffx.sampler import Field, SampleNoise
-from diffx.sampler.field import check_fit
 from diffx.sampler.guidance import AnyGuidance
 
 if TYPE_CHECKING:
@@ -80,7 +79,6 @@ class Sampling:
         self.label = label
         self.sampler: Callable[..., Tensor] = make(config.sampler)
         self.guidance: AnyGuidance = make(config.guidance)
-        check_fit(self.sampler, objective)
         self.settings = SampleSettings(config.eval.labels, config.eval.seed, config.eval.batch_size)
         self.objective = objective
 

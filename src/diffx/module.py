@@ -71,6 +71,9 @@ class DiffusionModule(L.LightningModule):
         super().optimizer_step(*args, **kwargs)
         update_ema(self.ema, self.backbone, self.ema_decay)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["plugins"] = sorted(self._plugins)  # TREAD has no tensor that would tell
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self._make_optimizer([p for p in self.parameters() if p.requires_grad])
 

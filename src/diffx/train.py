@@ -48,9 +48,10 @@ def train(config: DictConfig) -> RunDir:
     module = make_module(config, parts)
     checkpoint = _checkpoint(config, run, module)
     plan = plan_table(parts.model.backbone, parts.model.plugins, parts.model.plan, parts.flops)
+    facts = card(config, parts)
     if ranks.is_first():
         run.create(config, plan)
-        run.write_card(**card(config, parts))
+        run.write_card(**facts)
         run.forget_after(checkpoint[1] if checkpoint else 0)
         print(plan, flush=True)
     logger = make_logger(config, run, plan)
