@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from diffx import embedded
-from diffx.data import LabelledReference, StepBatches
+from diffx.data import LabelledReference
+from diffx.data.batches import permutation
 from diffx.metrics.frechet import Moments, frechet_distance
 from diffx.metrics.nearest import nearest_distance
 
@@ -33,8 +34,9 @@ class EmbeddedMetrics:
         weights = [tensor for network in self._networks.values() for tensor in network.state_dict().values()]
         self.identity = f"embedded {data.identity} {checksum(weights)}"
         self._held_out = data.reference()
-        chosen = torch.arange(min(COMPARED, len(data)))
-        self._training = torch.cat([data.batch(part)["image"] for part in chosen.split(BATCH)])
+        parts = [data.batch(part) for part in torch.arange(min(COMPARED, len(data))).split(BATCH)]
+        self._training = torch.cat([part["image"] for part in parts])
+        self._mixed = classes_in_turn(torch.cat([part["y"] for part in parts]))
         self._reference = {name: Moments(embedded.FEATURE_DIM) for name in self._networks}
         for images in self._held_out.split(BATCH):
             self._add(self._reference, images)
@@ -55,10 +57,10 @@ class EmbeddedMetrics:
         return self._distances(moments) | {"nearest_train": nearest.mean.item()}
 
     def floor(self, count: int) -> dict[str, float]:
-        """What real images score: `count` training images drawn with seed 0 (once each before any comes again) against
-        the held-out ones, and for nearest_train the first 1,000 held-out images. Any rank may call it alone."""
+        """What real images score: `count` training images, as many of each class as samples have with balanced labels,
+        against the held-out ones; for nearest_train the first 1,000 held-out images. Any rank may call it alone."""
         moments = {name: Moments(embedded.FEATURE_DIM) for name in self._networks}
-        drawn = self._training[next(iter(StepBatches(len(self._training), count, seed=0)))]
+        drawn = self._training[self._mixed[torch.arange(count) % len(self._mixed)]]
         for images in drawn.split(BATCH):
             self._add(moments, images)
         held_out = nearest_distance(self._held_out[:1000], self._training)
@@ -74,6 +76,16 @@ class EmbeddedMetrics:
     def _add(self, moments: dict[str, Moments], images: Tensor) -> None:
         for name, sums in moments.items():
             sums.update(self._networks[name](images))
+
+
+def classes_in_turn(labels: Tensor) -> Tensor:
+    """A fixed random order of all indices (N,): one image of every class, then another of every class, and so on."""
+    order = permutation(len(labels), seed=0, epoch=0)
+    earlier = torch.empty_like(order)
+    for label in labels.unique():
+        same = labels[order] == label
+        earlier[same] = torch.arange(int(same.sum()))
+    return order[earlier.argsort(stable=True)]
 
 
 def sample_count(n: int) -> str:
