@@ -1,7 +1,9 @@
-"""One thread, no W&B, and a cache folder that lives as long as the session."""
+"""One thread, nothing online, and a cache folder beside the tests, so that the small networks are trained once."""
 
 import os
+from pathlib import Path
 
+os.environ.setdefault("DIFFX_HOME", str(Path(__file__).parents[1] / ".cache"))
 os.environ["OMP_WAIT_POLICY"] = "passive"  # before torch is imported
 os.environ["WANDB_MODE"] = "offline"
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -17,17 +17,21 @@ def make_logger(config: DictConfig, run: RunDir, plan: str) -> WandbLogger | Non
     if config.logger.name == "none" or not ranks.is_first():
         return None
     os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
     label = "+".join(config.plugins) or "plain"
-    logger = WandbLogger(
+    experiment = wandb.init(
         project=config.logger.project,
         id=f"{run_id(config)}-s{config.seed}",
+        resume="allow",
         name=f"{label} s{config.seed}",
         group=config.experiment,
         tags=list(config.plugins) or ["plain"],
-        save_dir=str(run.path),
-        offline=not _online(config.logger.mode),
+        dir=run.path,
+        mode="online" if _online(config.logger.mode) else "offline",
         config={**OmegaConf.to_container(config), "plan": plan},  # type: ignore[dict-item]
     )
+    logger = WandbLogger(experiment=experiment)
     logger.experiment.define_metric("train/*", step_metric="trainer/global_step")
     return logger
 

@@ -1,0 +1,96 @@
+"""The clock charges training for training only, and FLOPs are those of the published tables."""
+
+import time
+
+import pytest
+import torch
+
+from diffx.backbone import DiT
+from diffx.meter import Flops, Meter, count_flops
+from diffx.objective import Interpolant
+from diffx.plan import make_plan
+from diffx.plugin import Plugin
+from diffx_plugins.mdt import MDT
+from diffx_plugins.repa import REPA
+from diffx_plugins.tread import TREAD
+
+
+@pytest.fixture
+def ticks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that shows the last number in the list."""
+    shown = [0.0]
+    monkeypatch.setattr(time, "process_time", lambda: shown[-1])
+    return shown
+
+
+def test_the_first_step_pays_for_warm_up_and_is_charged_as_the_second(ticks: list[float]) -> None:
+    meter = Meter(torch.device("cpu"))
+    meter.start()
+    for now in (10.0, 12.0, 14.0):
+        ticks.append(now)
+        meter.step()
+    assert meter.seconds["compile"] == 10
+    assert meter.seconds["train"] == 2 + 2 + 2
+    assert meter.hours == pytest.approx(6 / 3600)
+
+
+def test_an_evaluation_is_not_training(ticks: list[float]) -> None:
+    meter = Meter(torch.device("cpu"))
+    meter.start()
+    for now in (1.0, 2.0):
+        ticks.append(now)
+        meter.step()
+    ticks.append(2.5)
+    with meter.section("eval"):
+        ticks.append(100.0)
+    assert meter.seconds["train"] == 2.5
+    assert meter.seconds["eval"] == 97.5
+
+
+def test_hours_are_summed_over_devices(ticks: list[float]) -> None:
+    meter = Meter(torch.device("cpu"), devices=8)
+    meter.load_state_dict({"train": 3600.0, "eval": 0.0})
+    assert meter.hours == 8
+
+
+def test_a_cpu_is_metered_in_cpu_hours_and_a_gpu_in_gpu_hours() -> None:
+    assert Meter(torch.device("cpu")).unit == "cpu_hours"
+    assert Meter(torch.device("cuda")).unit == "gpu_hours"
+
+
+def flops_of_xl(plugins: dict[str, Plugin], **options: object) -> Flops:
+    with torch.device("meta"):
+        backbone = DiT(hidden_size=1152, depth=28, num_heads=16, **options)  # type: ignore[arg-type]
+        for plugin in plugins.values():
+            plugin.setup(backbone)
+    plan = make_plan(backbone, plugins, {"x", "y", "image", "features/dinov2_vitb14"})
+    return count_flops(backbone, plugins, Interpolant(), plan, {})
+
+
+def test_a_forward_of_dit_xl_is_237_gflop_and_a_step_three_times_that() -> None:
+    flops = flops_of_xl({})
+    assert flops.plain == pytest.approx(237.2e9, rel=1e-3)
+    assert flops.train == pytest.approx(3 * flops.forward, rel=1e-2)
+
+
+@pytest.mark.parametrize(("plugin", "published"), [(TREAD, 0.583), (REPA, 1.018)])
+def test_the_relative_cost_is_the_measured_one_of_the_official_code(plugin: type[Plugin], published: float) -> None:
+    assert flops_of_xl({"p": plugin()}).relative == pytest.approx(published, abs=1e-3)
+
+
+def test_mdtv2_xl_costs_1_84_forwards_of_dit_xl() -> None:
+    options = {"learn_sigma": True, "position": "learned", "decoder_layers": 4, "skips": True, "relative_bias": True}
+    mdt = flops_of_xl({"mdt": MDT([0.3, 0.5])}, **options)
+    assert mdt.forward / 237.2e9 == pytest.approx(1.840, abs=0.01)
+
+
+def test_teachers_count_as_training() -> None:
+    with torch.device("meta"):
+        backbone = DiT(hidden_size=128, depth=2, num_heads=4)
+        plugin = REPA()
+        plugin.setup(backbone)
+    plan = make_plan(backbone, {"repa": plugin}, {"features/dinov2_vitb14"})
+    without = count_flops(backbone, {"repa": plugin}, Interpolant(), plan, {})
+    with_teacher = count_flops(backbone, {"repa": plugin}, Interpolant(), plan, {"features/dinov2_vitb14": 1000})
+    assert with_teacher.train == without.train + 1000
+    assert with_teacher.forward == without.forward

@@ -1,0 +1,82 @@
+"""A short training of each method lowers its losses and the distance of its samples; the learning is real, if brief."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diffx.compose import compose_config
+from diffx.train import train
+
+SHORT = [
+    "backbone.patch_size=4",
+    "max_steps=350",
+    "ema_decay=0.97",
+    "eval.first=50",
+    "eval.samples=200",
+    "sampler.nfe=8",
+    "log_every=10",
+]
+
+
+@pytest.fixture
+def losses(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, float]]:
+    """The losses that the progress report sees, in order."""
+    from diffx import callbacks
+
+    seen: list[dict[str, float]] = []
+    check = callbacks.refuse_non_finite
+
+    def watch(terms: dict[str, float], step: int) -> None:
+        seen.append(terms)
+        check(terms, step)
+
+    monkeypatch.setattr(callbacks, "refuse_non_finite", watch)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("plugins", "terms"),
+    [
+        ("[]", ["denoise"]),
+        ("[repa]", ["denoise", "repa"]),
+        ("[mdt]", ["denoise", "masked/denoise"]),
+        ("[tread]", ["denoise"]),
+        ("[repa,tread]", ["denoise", "repa"]),
+    ],
+)
+def test_training_lowers_every_loss_and_the_distance(
+    plugins: str,
+    terms: list[str],
+    losses: list[dict[str, float]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = train(compose_config([f"plugins={plugins}", "logger=none", *SHORT]))
+    early, late = losses[1:4], losses[-3:]
+    for term in terms:
+        assert sum(x[term] for x in late) < sum(x[term] for x in early), term
+    points = [json.loads(line)["values"] for line in run.curve.read_text().splitlines()]
+    for name in ("fd_embedded_sup_200", "fd_embedded_ssl_200"):
+        assert points[-1][name] < 0.8 * points[0][name], name
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_term(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diffx.errors import DiffxError
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DiffxError, match=r"loss denoise.* is not finite at step"):
+        train(compose_config(["logger=none", *SHORT, "optimizer.lr=1e30", "trainer.gradient_clip_val=null"]))
+    (card,) = tmp_path.glob("runs/digits/*/s0/run.json")
+    assert json.loads(card.read_text())["status"] == "failed"
+
+
+def test_the_budget_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = train(compose_config(["logger=none", *SHORT, "max_steps=100000", "budget={cpu_hours: 0.0005}"]))
+    last = json.loads(run.curve.read_text().splitlines()[-1])
+    assert 0.0005 <= last["cpu_hours"] < 0.001
+    assert json.loads((run.path / "run.json").read_text())["status"] == "complete"
