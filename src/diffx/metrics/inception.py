@@ -5,7 +5,10 @@ from torchvision's Inception v3: average pools leave the padding out of the mean
 there are 1008 classes (Heusel et al. 2017, arXiv:1706.08500).
 """
 
+import hashlib
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -13,7 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffx.errors import DiffxError
+from diffx.metrics.exact import exact_float32
+from diffx.vision import read_weights, weights_folder
 
+NAMES = ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth")
+URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{NAMES[0]}"
+SHA256 = "6726825d"  # how the published file's begins
 POOL_DIM, SPATIAL_DIM, CLASSES = 2048, 7 * 17 * 17, 1008
 EDGE = 299
 SPATIAL_CHANNELS = 7
@@ -51,12 +59,9 @@ class Inception(nn.Module):
     def forward(self, images: Tensor) -> InceptionFeatures:
         """Raises DiffxError for anything but uint8 images of 1 or 3 channels."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-            raise DiffxError(
-                f"Inception takes uint8 images (B, 1 or 3, H, W), and these are {str(images.dtype).removeprefix('torch.')} "
-                f"{tuple(images.shape)}."
-            )
-        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-        with exact, torch.autocast(images.device.type, enabled=False):
+            found = f"{images.dtype} {tuple(images.shape)}"
+            raise DiffxError(f"Inception takes uint8 images (B, 1 or 3, H, W), and these are {found}.")
+        with exact_float32(images.device):
             return self._features((resize_like_tensorflow(images.expand(-1, 3, -1, -1), EDGE) - 128) / 128)
 
     def _features(self, x: Tensor) -> InceptionFeatures:
@@ -81,11 +86,23 @@ class Conv(nn.Module):
         height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
         padding = (height // 2, width // 2) if padded else (0, 0)
         self.conv = nn.Conv2d(inputs, outputs, (height, width), stride, padding, bias=False)
-        self.bn = nn.BatchNorm2d(outputs, eps=1e-3, track_running_stats=True)
-        del self.bn.num_batches_tracked  # the published file has none
+        self.bn = FrozenBatchNorm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.bn(self.conv(x)))
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm by stored statistics, with the four tensors of the published file (torch's own counts batches too)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=1e-3)  # type: ignore[arg-type]
 
 
 class Grid35(nn.Module):
@@ -204,3 +221,50 @@ def resize_like_tensorflow(images: Tensor, edge: int) -> Tensor:
         here = x.index_select(dim, low)
         x = here + (x.index_select(dim, (low + 1).clamp(max=size - 1)) - here) * share
     return x
+
+
+def load_inception(path: str | None = None) -> tuple[Inception, str]:
+    """The network with its weights, and how the SHA-256 of their file begins (8 hex digits). Nothing is downloaded.
+
+    Raises:
+        DiffxError: the file is nowhere to be found, or is not of this network.
+    """
+    file = find_weights(path)
+    with file.open("rb") as opened:
+        sha256 = hashlib.file_digest(opened, "sha256").hexdigest()[: len(SHA256)]
+    if sha256 != SHA256:
+        print(f"The SHA-256 of {file} begins with {sha256}, not {SHA256}: these are not the published weights.")
+    with torch.device("meta"):
+        network = Inception()
+    weights = read_weights(file)
+    for name, expected in network.state_dict().items():
+        found = weights.get(name)
+        if not isinstance(found, Tensor) or found.shape != expected.shape:
+            shape = tuple(found.shape) if isinstance(found, Tensor) else "absent"
+            raise DiffxError(f"{file} is not of FID's Inception: {name} is {shape} and not {tuple(expected.shape)}.")
+    network.load_state_dict({name: weights[name].float() for name in network.state_dict()}, assign=True)
+    return network.requires_grad_(False), sha256
+
+
+def find_weights(path: str | None = None) -> Path:
+    """The weights' file: `path`, $DIFFX_INCEPTION_WEIGHTS, the weights folder or torch.hub's cache, in this order.
+
+    Raises:
+        DiffxError: says the ways to provide it.
+    """
+    given = path or os.environ.get("DIFFX_INCEPTION_WEIGHTS")
+    if given:
+        file = Path(given).expanduser()
+        if not file.is_file():
+            setting = "eval.metrics.weights" if path else "DIFFX_INCEPTION_WEIGHTS"
+            raise DiffxError(f"{setting}={given} is not a file; type where the weights of FID's Inception are.")
+        return file
+    folders = (weights_folder(), Path(torch.hub.get_dir()) / "checkpoints")
+    for file in (folder / name for folder in folders for name in NAMES):
+        if file.is_file():
+            return file
+    raise DiffxError(
+        f"The weights of FID's Inception are not here; download {URL} (95 MB) and put it in {folders[0]} or "
+        f"{folders[1]}, or set eval.metrics.weights or DIFFX_INCEPTION_WEIGHTS to where it is, or measure without it "
+        "(eval=embedded)."
+    )
