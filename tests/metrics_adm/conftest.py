@@ -1,5 +1,5 @@
-"""FID's Inception with random weights in the published layout; batch norms see the data's own statistics, as trained ones
-do, else features would be almost constant."""
+"""FID's Inception with random weights in the published layout. Its batch norms hold the statistics of images, as trained
+ones do, else features would be almost constant."""
 
 from pathlib import Path
 
