@@ -1,0 +1,65 @@
+"""What README and docs tell a user to type is accepted, and the example of a method is a method."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffx import cli
+from diffx.build import build_model
+from diffx.compose import compose_config, split_sweep
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("plugins/*/*/README.md"))]
+
+
+def typed() -> list[str]:
+    """Every line that begins with `python -m diffx`, with or without .plan, in a shell block."""
+    lines = []
+    for page in PAGES:
+        for block in re.findall(r"```(?:sh|bash|)\n(.*?)```", page.read_text(), re.DOTALL):
+            joined = block.replace("\\\n", " ")
+            lines += [line for line in joined.splitlines() if re.match(r"python -m diffx(\.plan)?( |$)", line)]
+    return sorted(set(lines))
+
+
+@pytest.mark.parametrize("line", typed())
+def test_a_command_of_the_pages_composes_and_builds(line: str) -> None:
+    module, *arguments = shlex.split(line, comments=True)[2:]
+    if "..." in arguments or not all("=" in a or a in cli.MULTIRUN for a in arguments):
+        pytest.skip("a pattern, not a command")
+    assert module in ("diffx", "diffx.plan")
+    overrides = [a for a in arguments if a not in cli.MULTIRUN]
+    for job in split_sweep(overrides) if len(overrides) < len(arguments) else [overrides]:
+        build_model(compose_config(job), "meta")
+
+
+def test_the_pages_have_commands() -> None:
+    assert len(typed()) > 10
+
+
+def test_every_file_that_a_page_links_to_is_there() -> None:
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#:]+)\)|src=\"([^\":]+)\"", page.read_text()):
+            assert (page.parent / (link[0] or link[1])).exists(), f"{page.name}: {link}"
+
+
+def test_the_example_of_a_method_is_found_planned_and_passes_the_contract(tmp_path: Path) -> None:
+    example, test = re.findall(r"```python\n(.*?)```", (ROOT / "docs/plugins.md").read_text(), re.DOTALL)
+    (tmp_path / "conf/plugins").mkdir(parents=True)
+    (tmp_path / "spread.py").write_text(example)
+    (tmp_path / "test_spread.py").write_text(test)
+    settings = re.findall(r"^# .*?(@package.*)$|^#  +(.*)$", example, re.MULTILINE)
+    (tmp_path / "conf/plugins/spread.yaml").write_text("\n".join(f"# {a}" if a else b for a, b in settings) + "\n")
+    plan = subprocess.run(
+        [sys.executable, "-m", "diffx.plan", "plugins=[spread,tread]"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert plan.returncode == 0, plan.stderr
+    assert "spread reads" in plan.stdout
+    contract = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "test_spread.py"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert contract.returncode == 0, contract.stdout
