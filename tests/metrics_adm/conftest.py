@@ -1,5 +1,5 @@
-"""FID's Inception with random weights in the published layout. Its batch norms hold the statistics of images, as trained
-ones do, else features would be almost constant."""
+"""FID's Inception with random weights in the published layout. Its batch norms hold the statistics of images, as those
+of a trained one do, else features would be almost constant."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def calibrate(network: Inception, images: Tensor) -> None:
         conv.bn.weight.copy_(torch.rand(conv.bn.weight.shape, generator=rng) * 0.4 + 0.8)
         conv.bn.bias.copy_(torch.randn(conv.bn.bias.shape, generator=rng) * 0.2)
         conv.conv.register_forward_hook(keep_statistics(conv.bn))
-    network.fc.weight.copy_(torch.randn(network.fc.weight.shape, generator=rng) * 0.05)
+    network.fc.weight.copy_(torch.randn(network.fc.weight.shape, generator=rng) * 0.2)
     network.fc.bias.copy_(torch.randn(network.fc.bias.shape, generator=rng))
     network(images)
     for conv in (module for module in network.modules() if isinstance(module, Conv)):
@@ -56,11 +56,11 @@ def fake(real: Tensor) -> Tensor:
 
 
 @pytest.fixture(scope="session")
-def weights(home: Path, real: Tensor) -> Path:
+def weights(home: Path, real: Tensor, fake: Tensor) -> Path:
     """The file of weights."""
     network = Inception()
     with torch.no_grad():
-        calibrate(network, real[:4])
+        calibrate(network, torch.cat([real[:3], fake[:3]]))
     file = home / "inception.pth"
     torch.save(dict(network.state_dict()), file)
     return file

@@ -1,0 +1,37 @@
+"""Training images as a metric wants them: many, in batches, as uint8."""
+
+import copy
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from diffx.data.batches import permutation
+
+if TYPE_CHECKING:
+    from diffx.data import Data
+
+
+def training_images(data: "Data", count: int, batch_size: int, seed: int | None = None) -> Iterator[Tensor]:
+    """`count` training images uint8 (b, C, H, W): the first ones, or with a seed those of a random order. Where there
+    are fewer, they come again.
+
+    Raises:
+        DiffxError: at once, where the data set has no images at hand.
+    """
+    source = copy.copy(data)  # asked for images, a data set reads them in every training batch too
+    source.provide(["image"], 0)
+    return _batches(source, count, batch_size, seed)
+
+
+def _batches(data: "Data", count: int, batch_size: int, seed: int | None) -> Iterator[Tensor]:
+    for indices in _order(len(data), count, seed).split(batch_size):
+        yield data.batch(indices)["image"]
+
+
+def _order(size: int, count: int, seed: int | None) -> Tensor:
+    if seed is None:
+        return torch.arange(count) % size
+    epochs = [permutation(size, seed, epoch) for epoch in range(-(-count // size))]
+    return torch.cat(epochs)[:count]
