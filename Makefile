@@ -7,10 +7,10 @@ export OMP_WAIT_POLICY = passive
 .PHONY: demo test lint bench clean
 
 demo: .venv/ready
-	$(BIN)/python -m diffx -m +experiment=demo 'plugins=[],[repa],[mdt],[tread],[repa,tread]' 'seed=range($(SEEDS))'
+	$(BIN)/python -m diffx -m +experiment=demo 'seed=range($(SEEDS))'
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -21,6 +21,7 @@ bench: .venv/ready
 	$(BIN)/python -m benchmarks.step
 
 .venv/ready: pyproject.toml constraints.txt
+	@echo "setting up .venv: about 6 GB with PyTorch, a few minutes"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'

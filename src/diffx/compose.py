@@ -69,13 +69,32 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
 
 
 def split_sweep(overrides: Sequence[str]) -> list[list[str]]:
-    """The jobs of a sweep: one list of overrides for each combination of values."""
+    """The jobs of a sweep: one list of overrides for each combination of values.
+
+    Values come from the command line and, where it says nothing, from hydra.sweeper.params of the experiment.
+    """
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
-        (batch,) = BasicSweeper.split_arguments(parsed, None)
+        fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
+        given = {o.get_key_element() for o in parsed}
+        params = [f"{key}={values}" for key, values in _sweeper_params(fixed).items() if key not in given]
+        (batch,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides([*overrides, *params]), None)
     except HydraException as error:
         raise DiffxError(_explain(str(error))) from error
     return [list(job) for job in batch]
+
+
+def _sweeper_params(overrides: list[str]) -> dict[str, str]:
+    """What the configuration itself wants swept. Overrides that do not compose are refused later, with their job."""
+    register_folders()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir()), version_base=VERSION_BASE):
+        try:
+            config = compose("config", overrides, return_hydra_config=True)
+        except Exception:  # any of Hydra's and OmegaConf's: compose_config will explain it
+            return {}
+        params = OmegaConf.select(config, "hydra.sweeper.params")
+        return {str(key): str(value) for key, value in params.items()} if params else {}
 
 
 def _explain(message: str) -> str:
