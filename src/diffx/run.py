@@ -89,9 +89,9 @@ class RunDir:
         """Update run.json by these facts."""
         self.write("run.json", json.dumps(self.read_card() | facts, indent=1) + "\n")
 
-    def append_point(self, point: dict[str, Any]) -> None:
-        """One more line of the curve, on disk before this returns."""
-        with self.curve.open("a") as file:
+    def append_point(self, point: dict[str, Any], curve: Path | None = None) -> None:
+        """One more line of the curve (or of another protocol's), on disk before this returns."""
+        with (curve or self.curve).open("a") as file:
             file.write(json.dumps(point) + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -1,0 +1,57 @@
+"""Commands that run on all GPUs of this machine, one process each."""
+
+import datetime
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from diffx import ranks
+from diffx.errors import DiffxError
+
+PATIENCE = datetime.timedelta(days=7)  # ranks wait for each other for as long as the slowest one samples
+
+
+def runs_here(devices: int | None) -> bool:
+    """Whether one process is enough for so many devices (None: all GPUs), or this is one of several already."""
+    return ranks.world() > 1 or _count(devices) < 2
+
+
+def start_processes(module: str, arguments: Sequence[str], devices: int | None) -> None:
+    """Run `python -m MODULE ARGUMENTS` in `devices` processes (None: one for each GPU) and wait for them.
+
+    Raises:
+        DiffxError: one of them failed; its message stands above.
+    """
+    devices = _count(devices)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
+    code = subprocess.run([*torchrun, "-m", module, *arguments], check=False).returncode
+    if code:
+        raise DiffxError(f"A process of {module} failed (exit code {code}); its message stands above.")
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """The processes that start_processes or torchrun started can wait for each other inside this block."""
+    if ranks.world() == 1:
+        yield
+        return
+    import torch
+    import torch.distributed as dist
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _count(devices: int | None) -> int:
+    if devices is not None:
+        return devices
+    import torch
+
+    return torch.cuda.device_count()

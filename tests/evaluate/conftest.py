@@ -1,0 +1,27 @@
+"""A small trained run."""
+
+from pathlib import Path
+
+import pytest
+
+from diffx.compose import compose_config
+from diffx.run import RunDir
+from diffx.train import train
+from tests.run.conftest import small
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """Trained once; tests that write into it take a copy."""
+    folder = tmp_path_factory.mktemp("runs")
+    return train(compose_config(small(f"runs_dir={folder}")))
+
+
+@pytest.fixture
+def run(trained: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
+    """A copy of the run, in an otherwise empty working directory."""
+    import shutil
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained.path, tmp_path / "run")
+    return RunDir(tmp_path / "run")

@@ -1,0 +1,78 @@
+"""The protocols of conf/eval: what each published number was made with, in training and for a run that is there."""
+
+import pytest
+
+from diffx.compose import compose_config
+from diffx.errors import DiffxError
+from diffx.protocols import with_protocol
+
+PUBLISHED = {  # sampler, NFE, guidance scale, its interval's end, channels, power, samples
+    "adm_50k": ("EulerMaruyama", 250, 1.0, 1.0, None, None, 50_000),
+    "repa_cfg": ("EulerMaruyama", 250, 1.8, 0.7, None, None, 50_000),
+    "dit_cfg": ("Ancestral", 250, 1.5, 1.0, 3, None, 50_000),
+    "mdt_power_cosine": ("Ancestral", 250, 3.8, 1.0, 3, 4, 50_000),
+    "sit_ode": ("Heun", 249, 1.0, 1.0, None, None, 50_000),
+    "tread_edm": ("EDMHeun", 79, 1.0, 1.0, None, None, 50_000),
+    "curve": ("Euler", 50, 1.0, 1.0, None, None, 10_000),
+}
+
+
+def facts(config) -> tuple:
+    guidance = config.guidance
+    sampler = config.sampler._target_.rpartition(".")[2]
+    return (
+        sampler,
+        config.sampler.nfe,
+        guidance.scale,
+        guidance.high,
+        guidance.channels,
+        guidance.power,
+        config.eval.samples,
+    )
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_protocol_composes_as_published(name: str) -> None:
+    config = compose_config([f"eval={name}", "data=imagenet256"])
+    assert facts(config) == PUBLISHED[name]
+    assert config.eval.labels == "random"
+    assert config.eval.metrics.reference == "VIRTUAL_imagenet256"
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_run_that_is_there_gets_the_whole_protocol(name: str) -> None:
+    """Nothing of the run's own guidance or sampler is left."""
+    run = compose_config(["+experiment=mdt_xl", "guidance.low=0.2", "guidance.power=2"])
+    assert facts(with_protocol(run, name)) == PUBLISHED[name]
+
+
+def test_without_a_protocol_a_run_keeps_its_own() -> None:
+    run = compose_config(["sampler.nfe=7", "eval.samples=321"])
+    assert with_protocol(run, None) == run
+
+
+def test_settings_come_on_top() -> None:
+    changed = with_protocol(compose_config([]), "repa_cfg", ["guidance.scale=1.35", "eval.samples=1000"])
+    assert facts(changed) == ("EulerMaruyama", 250, 1.35, 0.7, None, None, 1000)
+
+
+@pytest.mark.parametrize("setting", ["guidance.scal=2", "batch_size=3", "guidance.scale"])
+def test_a_misspelt_setting_is_named_with_near_ones(setting: str) -> None:
+    with pytest.raises(DiffxError, match=f"{setting.partition('=')[0]} is not a setting"):
+        with_protocol(compose_config([]), None, [setting])
+
+
+def test_an_unknown_protocol_is_named_with_those_there_are() -> None:
+    with pytest.raises(DiffxError, match=r"adm_5k.*adm_50k"):
+        with_protocol(compose_config([]), "adm_5k")
+
+
+@pytest.mark.parametrize("name", ["sit_xl", "repa_xl", "mdt_xl", "tread_xl"])
+def test_the_papers_experiments_draw_curves_of_ten_thousand_samples(name: str) -> None:
+    from diffx.build import build_model
+
+    config = compose_config([f"+experiment={name}"])
+    build_model(config, "meta")
+    assert config.eval.samples == 10_000
+    assert config.sampler.nfe in (49, 50)
+    assert config.guidance.scale == 1

@@ -1,0 +1,103 @@
+"""Sampling to files: the same set on any number of devices and after a kill, and never the set of another protocol."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from diffx import sample_set
+from diffx.errors import DiffxError
+from diffx.run import RunDir
+from diffx.sample import main, read_config
+from diffx.sample_set import SampleSet
+
+
+def draw(run: RunDir, out: str, **settings: object) -> np.ndarray:
+    config = read_config(run.path)
+    config.eval.update({"batch_size": 8} | settings)
+    with np.load(SampleSet(run, config, 30, Path(out)).draw()) as arrays:
+        return arrays["arr_0"]
+
+
+def test_an_npz_a_picture_and_the_facts_are_written_and_no_parts_left(run: RunDir) -> None:
+    images = draw(run, "s.npz")
+    assert (images.shape, images.dtype) == ((30, 16, 16, 1), np.uint8)
+    assert {file.name for file in Path().iterdir()} == {"run", "s.npz", "s.png", "s.json"}
+    assert json.loads(Path("s.json").read_text())["protocol"]["samples"] == 30
+
+
+def test_a_set_that_was_cut_off_goes_on_and_is_the_same(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = draw(run, "whole.npz")
+    calls = []
+
+    def killed(x: torch.Tensor, start: int) -> None:
+        calls.append(start)
+        if start == 16:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sample_set, "refuse_non_finite", killed)
+    with pytest.raises(KeyboardInterrupt):
+        draw(run, "cut.npz")
+    assert not Path("cut.npz").exists()
+    monkeypatch.setattr(sample_set, "refuse_non_finite", lambda x, start: calls.append(start))
+    assert np.array_equal(draw(run, "cut.npz"), whole)
+    assert calls == [0, 8, 16, 16, 24]
+
+
+def test_a_set_that_is_whole_is_not_drawn_again(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(run, "s.npz")
+    monkeypatch.setattr(SampleSet, "_draw_parts", lambda *_: pytest.fail("drawn again"))
+    draw(run, "s.npz")
+
+
+def test_another_seed_or_other_weights_are_another_set(run: RunDir) -> None:
+    first = draw(run, "s.npz")
+    other = draw(run, "s.npz", seed=1)
+    assert not np.array_equal(first, other)
+    weights = load_file(run.ema_weights)
+    save_file({name: tensor + 0.1 for name, tensor in weights.items()}, run.ema_weights)
+    assert not np.array_equal(draw(run, "s.npz", seed=1), other)
+
+
+def test_samples_do_not_depend_on_the_batches_but_for_rounding(run: RunDir) -> None:
+    one, other = draw(run, "one.npz"), draw(run, "other.npz", batch_size=30)
+    assert np.abs(one.astype(int) - other.astype(int)).max() <= 1
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_same_file_as_one(run: RunDir) -> None:
+    arguments = ["run", "-n", "30", "eval.batch_size=8"]
+    main([*arguments, "-o", "one"])
+    main([*arguments, "-o", "two", "--devices", "2"])
+    assert Path("one.npz").read_bytes() == Path("two.npz").read_bytes()
+
+
+def test_weights_that_are_not_finite_are_said(run: RunDir) -> None:
+    weights = load_file(run.ema_weights)
+    save_file({name: tensor * torch.nan for name, tensor in weights.items()}, run.ema_weights)
+    with pytest.raises(DiffxError, match="8 of the 8 samples from number 0 on hold NaN"):
+        draw(run, "s.npz")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], "no run directory"),
+        (["run", "-n", "0"], "--count 0"),
+        (["run", "--label", "10"], "label 10"),
+        (["run", "--protocol", "adm_5k"], "adm_50k"),
+        (["run", "--protocol", "dit_cfg"], "type sampler="),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    run: RunDir, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    message = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert words in message
+    assert message.count("\n") == 1
