@@ -1,11 +1,15 @@
 """The suite as a whole: torch-fidelity's FID from the same file of weights, references of every kind, the floor."""
 
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
@@ -226,3 +230,21 @@ def test_real_images_are_nearer_than_worse_ones_and_measured_once(
     assert floor["fid_12"] < values["fid_12"]
     monkeypatch.setattr(metrics, "_network", fail)
     assert metrics.floor(12) == floor
+
+
+def on_one_rank(rank: int, virtual: str, weights: str, images: torch.Tensor, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2")
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    metrics = ADMMetrics(None, virtual, weights, device="cpu")
+    Path(folder, f"{rank}.json").write_text(json.dumps(metrics(images[rank::2].split(5))))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_ranks_have_the_values_of_all_samples(
+    virtual: Path, weights: Path, fake: torch.Tensor, values: dict[str, float], tmp_path: Path
+) -> None:
+    mp.spawn(on_one_rank, args=(str(virtual), str(weights), fake, str(tmp_path)), nprocs=2)
+    for rank in range(2):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == pytest.approx(values, rel=1e-4)
