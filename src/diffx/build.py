@@ -23,6 +23,29 @@ from diffx.sampler.field import check_fit
 
 BATCH_KEYS = ("x", "y", "image")
 COMPILE = ("none", "blocks", "step")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+NUMBER = (int, float)
+# What settings outside any class may be: their kinds, the least value, and what they stay below.
+RANGES: dict[str, tuple[tuple[type, ...], float, float]] = {
+    "seed": ((int,), 0, 2**32),
+    "batch_size": ((int,), 1, math.inf),
+    "max_steps": ((int,), 1, math.inf),
+    "log_every": ((int,), 1, math.inf),
+    "label_dropout": (NUMBER, 0, 1),
+    "ema_decay": (NUMBER, 0, 1),
+    "checkpoint_minutes": (NUMBER, 0, math.inf),
+    "sweep_jobs": ((int, NoneType), 1, math.inf),
+    "eval.first": (NUMBER, 1, math.inf),
+    "eval.per_doubling": (NUMBER, 1e-3, math.inf),
+    "eval.samples": ((int,), 2, math.inf),
+    "eval.batch_size": ((int,), 1, math.inf),
+    "eval.seed": ((int,), 0, 2**32),
+    "data.workers": ((int,), 0, math.inf),
+    "trainer.devices": ((int,), 1, math.inf),
+    "trainer.num_nodes": ((int,), 1, math.inf),
+    "trainer.threads": ((int, NoneType), 1, math.inf),
+    "trainer.gradient_clip_val": ((int, float, NoneType), 0, math.inf),
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +93,7 @@ def make(node: DictConfig, **more: Any) -> Any:
         return target_of(node)(**given, **more)
     except DiffxError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise DiffxError(f"{node._target_} refuses its settings {given}: {error}") from error
 
 
@@ -92,22 +115,26 @@ def check(config: DictConfig) -> None:
     """Refuse unknown settings and values out of range, naming the key and what to type."""
     for path, node in _targets(config):
         _check_arguments(path, node)
-    for key, least in [("batch_size", 1), ("max_steps", 1), ("log_every", 1), ("seed", 0), ("eval.samples", 2)]:
+    for key, (kinds, least, below) in RANGES.items():
         value = OmegaConf.select(config, key)
-        if not isinstance(value, int) or value < least:
-            raise DiffxError(f"{key}={value} must be a whole number of at least {least}; type for instance {key}=100.")
-    if not 0 <= config.label_dropout < 1:
-        raise DiffxError(f"label_dropout={config.label_dropout} is a share in [0, 1); type label_dropout=0.1.")
-    if not 0 <= config.ema_decay < 1:
-        raise DiffxError(f"ema_decay={config.ema_decay} is a number in [0, 1); type ema_decay=0.9999.")
+        if type(value) not in kinds or not (value is None or (least <= value < below)):
+            wanted = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
+            upper = "" if below == math.inf else f" and below {below}"
+            raise DiffxError(f"{key}={value} must be {wanted}, at least {least}{upper}.")
     if config.compile not in COMPILE:
         raise DiffxError(f"compile={config.compile} is not known; type compile= one of {', '.join(COMPILE)}.")
+    if config.trainer.precision not in PRECISIONS:
+        raise DiffxError(
+            f"trainer.precision={config.trainer.precision} is not known; type one of {', '.join(PRECISIONS)}."
+        )
     _check_budget(config.budget)
 
 
 def _check_budget(budget: Any) -> None:
     if budget is None:
         return
+    if not isinstance(budget, DictConfig):
+        raise DiffxError(f"budget={budget!r} has no unit; type 'budget={{cpu_hours: {budget!r}}}' or gpu_hours.")
     for unit, hours in budget.items():
         if unit not in ("cpu_hours", "gpu_hours"):
             raise DiffxError(f"budget.{unit} is not known; type budget.cpu_hours or budget.gpu_hours.")

@@ -8,8 +8,8 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
-import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor
 
 from diffx.checkpoint.native import save_checkpoint
 from diffx.errors import DiffxError
@@ -33,25 +33,26 @@ class Clock(L.Callback):
     def spent(self) -> bool:
         return self.budget is not None and self.meter.hours >= self.budget
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, Any]:
         return self.meter.state_dict()
 
-    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.meter.load_state_dict(state_dict)
 
 
-class Interruption(L.Callback):
+class Interruption:
     """Hears Ctrl-C and SIGTERM, upon which training ends after the step in hand; a second one ends the process."""
 
     def __init__(self) -> None:
         self.received: str | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def __enter__(self) -> "Interruption":
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._receive)
+        return self
 
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
@@ -75,9 +76,14 @@ class Stop(L.Callback):
         if wanted:
             trainer.should_stop = True
 
+    def interrupted(self, trainer: L.Trainer) -> bool:
+        """Whether a signal reached any of the ranks."""
+        received = bool(self.interruption.received)
+        return received if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(received, all=False)
+
 
 class Checkpoints(L.Callback):
-    """Writes the last checkpoint every so many minutes of wall-clock time, and at the end of training."""
+    """Writes the last checkpoint every so many minutes of wall-clock time; weights that are no numbers are not kept."""
 
     def __init__(self, path: Path, meter: Meter, minutes: float) -> None:
         self.path, self.meter, self.minutes = path, meter, minutes
@@ -90,10 +96,8 @@ class Checkpoints(L.Callback):
         if due:
             self.save(trainer)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.save(trainer)
-
     def save(self, trainer: L.Trainer) -> None:
+        refuse_non_finite(trainer.lightning_module.terms, trainer.global_step)  # type: ignore[arg-type]
         with self.meter.section("checkpoint"):
             save_checkpoint(trainer, self.path)
         self._last = time.monotonic()
@@ -112,22 +116,35 @@ class Evaluations(L.Callback):
             )
         self.evaluate, self.meter = evaluate, meter
         self.steps = {round(first * 2 ** (k / per_doubling)) for k in range(int(40 * per_doubling))}
-        self._done = -1
+        self.done = -1  # the step of the last evaluation
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         if trainer.global_step in self.steps:
-            self._run(trainer, pl_module)
+            self.run(pl_module, trainer.global_step)
 
-    def finish(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The evaluation after the last step, unless that step had one."""
-        if self._done != trainer.global_step:
-            self._run(trainer, pl_module)
-
-    def _run(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, DiffusionModule)
+    def run(self, module: L.LightningModule, step: int) -> None:
+        """Evaluate, unless this step has been."""
+        assert isinstance(module, DiffusionModule)
+        if self.done == step:
+            return
+        refuse_non_finite(module.terms, step)
         with self.meter.section("eval"):
-            self.evaluate(pl_module, trainer.global_step)
-        self._done = trainer.global_step
+            self.evaluate(module, step)
+        self.done = step
+
+
+class Ending(L.Callback):
+    """The end of training: the checkpoint first, then, unless it was interrupted, the last evaluation."""
+
+    def __init__(self, checkpoints: Checkpoints, evaluations: Evaluations, stop: Stop) -> None:
+        self.checkpoints, self.evaluations, self.stop = checkpoints, evaluations, stop
+        self.interrupted = False
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.checkpoints.save(trainer)
+        self.interrupted = self.stop.interrupted(trainer)
+        if not self.interrupted:
+            self.evaluations.run(pl_module, trainer.global_step)
 
 
 class Report(L.Callback):
@@ -154,8 +171,8 @@ class Report(L.Callback):
         assert isinstance(pl_module, DiffusionModule)
         if trainer.global_step % self.every and trainer.global_step != self._first_step + 1:
             return
+        refuse_non_finite(pl_module.terms, trainer.global_step)
         terms = {name: value.item() for name, value in pl_module.terms.items()}
-        refuse_non_finite(terms, trainer.global_step)
         rate = self._rate(trainer.global_step)
         trainer.logger and trainer.logger.log_metrics(
             {f"train/{name}": value for name, value in terms.items()}
@@ -194,9 +211,9 @@ class Report(L.Callback):
         return f"{time.strftime('%H:%M:%S', time.gmtime(left))} left"
 
 
-def refuse_non_finite(terms: dict[str, float], step: int) -> None:
+def refuse_non_finite(terms: dict[str, Tensor], step: int) -> None:
     """Stop a run whose loss is no number any more, naming the term that broke."""
-    broken = [name for name, value in terms.items() if not torch.isfinite(torch.tensor(value)) and name != "total"]
+    broken = [name for name, value in terms.items() if not value.isfinite() and name != "total"]
     if broken:
         raise DiffxError(
             f"The loss {', '.join(broken)} is not finite at step {step}; the last checkpoint is kept. Type a lower "

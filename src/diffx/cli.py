@@ -48,8 +48,15 @@ def sweep(overrides: Sequence[str]) -> None:
     configs = [compose_config(job) for job in split_sweep(overrides)]
     for config in configs:
         build_model(config, "meta")
-    failed = run_all(configs, configs[0].sweep_jobs)
     runs = [RunDir.of(config).path for config in configs]
+    if repeated := {str(run) for run in runs if runs.count(run) > 1}:
+        raise DiffxError(
+            f"Several jobs of this sweep are one run, {', '.join(sorted(repeated))}: its length "
+            "(max_steps, budget) and its hardware do not make a run another one. Sweep over something else."
+        )
+    failed = run_all(configs, configs[0].sweep_jobs)
+    for sentence in failed:
+        print(f"failed: {sentence}", file=sys.stderr)
     measured = [path for path in runs if (path / "curve.jsonl").exists()]
     if measured:
         compare(measured, runs[0].parents[1] / "compare")

@@ -58,14 +58,24 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
             raise DiffxError(_explain(str(error))) from error
         except Exception as error:  # OmegaConf's own errors: a value of the wrong kind
             raise DiffxError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error
+        plain = compose("config", _without_additions(overrides))
         known = [*map(str, compose("config", [])), "plugins"]
     for key in config:
         if str(key) not in known:
             raise DiffxError(unknown_key(str(key), known))
+    for group in ("data", "trainer", "eval", "logger"):  # nodes of a class are checked against its arguments
+        for key in config[group]:
+            if key not in plain[group]:
+                raise DiffxError(unknown_key(f"{group}.{key}", [f"{group}.{name}" for name in plain[group]]))
     OmegaConf.set_struct(config, False)
     if config.get("plugins") is None:
         config.plugins = {}
     return resolve(config)
+
+
+def _without_additions(overrides: Sequence[str]) -> list[str]:
+    """The overrides but for +group.key=value, which may be a misspelt key."""
+    return [text for text in overrides if not (text.startswith("+") and "." in text.split("=")[0])]
 
 
 def split_sweep(overrides: Sequence[str]) -> list[list[str]]:

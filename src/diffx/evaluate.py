@@ -132,14 +132,14 @@ def progress(run: "RunDir", config: "DictConfig", card: dict[str, Any]) -> dict[
     try:
         # Mapped, not read: an XL checkpoint has 11 GB, and two numbers of it are wanted.
         state = torch.load(run.last_checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        step, seconds = int(state["global_step"]), float(state["callbacks"]["Clock"]["train"])
+        step, seconds = int(state["global_step"]), float(state["callbacks"]["Clock"]["device_seconds"])
     except (OSError, RuntimeError, KeyError) as error:
         raise DiffxError(f"{run.last_checkpoint} does not say at which step the weights are ({error}).") from error
     images = step * int(config.batch_size)
     return {
         "step": step,
         "images": images,
-        card["cost"]: seconds * card["device"]["count"] / 3600,
+        card["cost"]: seconds / 3600,
         "train_flops": images * card["flops"]["train_per_image"],
     }
 

@@ -19,6 +19,7 @@ from diffx.picture import save_grid
 from diffx.run import RunDir, short_hash
 from diffx.sampler import Field, SampleNoise
 from diffx.sampler.guidance import AnyGuidance
+from diffx.step import Streams
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import WandbLogger
@@ -65,7 +66,7 @@ class SampleSettings:
         """The label of sample `index`."""
         if self.labels == "balanced":
             return index % classes
-        rng = torch.Generator().manual_seed((self.seed << 32) + index + (1 << 31))
+        rng = Streams(self.seed, index).own("label")
         return int(torch.randint(classes, (), generator=rng))
 
 
@@ -108,8 +109,9 @@ def decode_pixels(x: Tensor) -> Tensor:
 class Evaluation:
     """Samples from the EMA weights, measures them, and writes one line of the curve and one picture."""
 
-    def __init__(self, config: DictConfig, run: RunDir, parts: "Parts", logger: "WandbLogger | None") -> None:
-        self.config, self.run, self.parts, self.logger = config, run, parts, logger
+    def __init__(self, config: DictConfig, run: RunDir, parts: "Parts") -> None:
+        self.config, self.run, self.parts = config, run, parts
+        self.logger: WandbLogger | None = None  # made after the run's folder, which everything else is checked before
         self.sampling = Sampling(config, parts.model.objective)
         self.protocol_hash = short_hash(parts.protocol)
 
@@ -128,7 +130,9 @@ class Evaluation:
 
     def _samples(self, module: "DiffusionModule", indices: range, shown: list[Tensor]) -> Iterator[Tensor]:
         """This rank's samples as uint8 batches on the CPU; the first ones are kept in `shown`."""
-        for x in self.sampling.batches(module.ema, indices, module.device):
+        for x in self.sampling.batches(module.ema, indices, self.parts.meter.device):
+            if not x.isfinite().all():
+                raise DiffxError("Samples hold numbers that are not finite; type a lower optimizer.lr.")
             images = self.parts.data.decode(x).cpu()
             if sum(map(len, shown)) < SHOWN:
                 shown.append(images)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diffx.backbone.dit import DiT
 from diffx.encoder import encoder_spec
+from diffx.errors import DiffxError
 from diffx.objective import Objective
 from diffx.plan import Plan
 from diffx.plugin import Plugin
@@ -33,7 +34,8 @@ class Meter:
     def __init__(self, device: torch.device, devices: int = 1) -> None:
         self.device, self.devices = device, devices
         self.seconds: dict[str, float] = {"train": 0.0, "eval": 0.0, "checkpoint": 0.0, "compile": 0.0}
-        self._mark = 0.0
+        self.device_seconds = 0.0  # of training, over all devices and starts, however many there were at each
+        self._mark: float | None = None  # None outside training, whose time belongs to nobody
         self._steps = 0  # since this start
 
     @property
@@ -43,7 +45,7 @@ class Meter:
     @property
     def hours(self) -> float:
         """The cost so far, in the unit's hours, over all devices and starts."""
-        return self.seconds["train"] * self.devices / 3600
+        return self.device_seconds / 3600
 
     def start(self) -> None:
         """Training begins, for the first time or after a resume."""
@@ -56,30 +58,52 @@ class Meter:
         if self._steps == 1:
             self.seconds["compile"] += elapsed
         else:
-            self.seconds["train"] += 2 * elapsed if self._steps == 2 else elapsed
+            self._train(2 * elapsed if self._steps == 2 else elapsed)
 
     @contextmanager
     def section(self, name: str) -> Iterator[None]:
         """Time that is not training, booked under its own name; what passed since the last step belongs to training."""
-        self.seconds["train"] += self._lap()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # work that a GPU still has queued is training's
+        training = self._mark is not None
+        if training:
+            self._train(self._lap())
+        else:
+            self._mark = self._now()
         try:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + self._lap()
+            if not training:
+                self._mark = None
 
-    def state_dict(self) -> dict[str, float]:
-        return dict(self.seconds)
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": dict(self.seconds), "device_seconds": self.device_seconds, "unit": self.unit}
 
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
-        self.seconds = dict(state)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved clock. Raises DiffxError for one of the other kind of device: hours do not convert."""
+        if state["unit"] != self.unit:
+            raise DiffxError(
+                f"This run was metered in {state['unit']} and this device is metered in {self.unit}; go on with it on "
+                "the kind of device it began on (trainer.accelerator=), or type resume=never."
+            )
+        self.seconds, self.device_seconds = dict(state["seconds"]), float(state["device_seconds"])
+
+    def _train(self, seconds: float) -> None:
+        self.seconds["train"] += seconds
+        self.device_seconds += seconds * self.devices
 
     def _lap(self) -> float:
         now = self._now()
-        elapsed, self._mark = now - self._mark, now
+        elapsed, self._mark = now - (now if self._mark is None else self._mark), now
         return elapsed
 
     def _now(self) -> float:
-        return time.process_time() if self.device.type == "cpu" else time.perf_counter()
+        if self.device.type == "cpu":
+            return time.process_time()
+        if self._steps < 3:
+            torch.cuda.synchronize(self.device)  # the first steps are charged one by one; later ones only in sum
+        return time.perf_counter()
 
 
 class Flops(NamedTuple):
@@ -125,9 +149,10 @@ def _fake_draws(backbone: DiT, plugins: Mapping[str, Plugin], objective: Objecti
     """Draws for one image, with zeros in place of what the data and the teachers would give."""
     size = backbone.input_size
     batch = {"x": torch.zeros(1, backbone.in_channels, size, size), "y": torch.zeros(1, dtype=torch.long)}
+    batch["image"] = torch.zeros(1, 3, size, size, dtype=torch.uint8)
     for need in plan.needs:
-        dim = encoder_spec(need.removeprefix("features/")).dim if need.startswith("features/") else 1
-        batch[need] = torch.zeros(1, backbone.num_tokens, dim)
+        if need not in batch:
+            batch[need] = torch.zeros(1, backbone.num_tokens, encoder_spec(need.removeprefix("features/")).dim)
     views = [replace(v, kept={n: (round(sum(k) / len(k)),) for n, k in v.kept.items()}) for v in plan.views]
     plan = replace(plan, views=tuple(views))  # a count that varies from step to step enters with its mean
     return draw(plan, plugins, objective, batch, {}, Streams(0, 0), 0.0, backbone.null_label)

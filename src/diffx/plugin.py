@@ -54,7 +54,7 @@ class Plugin(nn.Module):
         span: where the token set shrinks.
         view: the pass over the batch that it belongs to. "main" is the ordinary one; any other name adds a pass with
             the same times, fresh noise and fresh label dropout, whose denoising loss is added 1:1.
-        needs: batch keys and services: "image", "features/dinov2_vitb14", "ema".
+        needs: batch keys and services: "image", "features/dinov2_vitb14".
         weight: λ, the factor of loss(): a number, or a schedule of the step. A dict of them when loss() returns a dict.
     """
 

@@ -4,11 +4,14 @@ import hashlib
 import json
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from diffx.errors import DiffxError
@@ -17,7 +20,15 @@ from diffx.errors import DiffxError
 NAMES = ("seed", "experiment", "runs_dir", "data.source.root", "logger")
 WAYS = ("resume", "log_every", "checkpoint_minutes", "sweep_jobs")
 LENGTH = ("max_steps", "budget")
-HARDWARE = ("compile", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.threads")
+HARDWARE = (
+    "compile",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.threads",
+    "data.workers",
+    "eval.batch_size",
+)
 PACKAGES = ("torch", "lightning", "hydra-core", "numpy", "timm", "diffusers", "torchmetrics", "wandb")
 
 
@@ -61,18 +72,29 @@ class RunDir:
     def curve(self) -> Path:
         return self.path / "curve.jsonl"
 
-    def create(self, config: DictConfig, plan_text: str) -> None:
-        """Make the folders and write config.yaml and plan.txt. Raises DiffxError where that is not allowed."""
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the folders and keep them for this process. Raises DiffxError where they cannot be, or are taken."""
         try:
             for folder in ("checkpoints", "samples"):
                 (self.path / folder).mkdir(parents=True, exist_ok=True)
-            self.write("config.yaml", OmegaConf.to_yaml(config, resolve=True))
-            self.write("plan.txt", plan_text + "\n")
+            lock = FileLock(self.path / ".lock", timeout=0)
+            lock.acquire()
+        except Timeout as error:
+            raise DiffxError(f"Another process is training {self.path}; wait for it, or type another seed.") from error
         except OSError as error:
             raise DiffxError(
                 f"runs_dir={self.path.parents[2]} cannot be written ({error.strerror}); "
                 "type runs_dir= a folder that can be."
             ) from error
+        with lock:
+            yield
+        lock.release(force=True)
+
+    def create(self, config: DictConfig, plan_text: str) -> None:
+        """Write config.yaml and plan.txt."""
+        self.write("config.yaml", OmegaConf.to_yaml(config, resolve=True))
+        self.write("plan.txt", plan_text + "\n")
 
     def write(self, name: str, text: str) -> None:
         """Replace file `name` in one step."""
@@ -95,6 +117,16 @@ class RunDir:
             file.write(json.dumps(point) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def start_anew(self) -> None:
+        """Forget an earlier training in this folder, whose user asked for that with resume=never."""
+        for file in (self.last_checkpoint, self.ema_weights, self.curve, self.path / "run.json"):
+            file.unlink(missing_ok=True)
+
+    def last_point(self) -> int:
+        """The step of the curve's last point, -1 if it has none."""
+        lines = self.curve.read_text().splitlines() if self.curve.exists() else []
+        return int(json.loads(lines[-1])["step"]) if lines else -1
 
     def forget_after(self, step: int) -> None:
         """Drop points of the curve beyond `step`, and a line that a kill cut short: a resume makes them again."""

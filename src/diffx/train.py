@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +11,16 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import DDPStrategy
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from diffx import ranks
 from diffx.build import make
-from diffx.callbacks import Checkpoints, Clock, Evaluations, Interruption, Report, Stop
+from diffx.callbacks import Checkpoints, Clock, Ending, Evaluations, Interruption, Report, Stop
 from diffx.card import card
-from diffx.checkpoint.native import check_belongs, read_checkpoint
+from diffx.checkpoint.native import check_belongs, check_optimizer, read_checkpoint
 from diffx.data import Data, StepBatches
 from diffx.errors import DiffxError
 from diffx.evaluation import Evaluation
@@ -45,22 +47,57 @@ def train(config: DictConfig) -> RunDir:
         return run
     check_logger(config)
     parts = assemble(config)
-    module = make_module(config, parts)
-    checkpoint = _checkpoint(config, run, module)
+    fit = _prepare(config, run, parts)
     plan = plan_table(parts.model.backbone, parts.model.plugins, parts.model.plan, parts.flops)
     facts = card(config, parts)
-    if ranks.is_first():
-        run.create(config, plan)
-        run.write_card(**facts)
-        run.forget_after(checkpoint[1] if checkpoint else 0)
-        print(plan, flush=True)
-    logger = make_logger(config, run, plan)
-    try:
-        fit(config, run, parts, module, checkpoint, logger)
-    finally:
-        if logger is not None:
-            logger.experiment.finish()
+    with run.held() if ranks.is_first() else nullcontext():
+        if ranks.is_first():
+            if fit.path is None:
+                run.start_anew()
+            run.create(config, plan)
+            run.write_card(**facts)
+            run.forget_after(fit.step)
+            print(plan, flush=True)
+        logger = make_logger(config, run, plan)
+        try:
+            _train(config, run, parts, fit, logger)
+        finally:
+            if logger is not None:
+                logger.experiment.finish()
     return run
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What trains a run, built before its first file is written. path, step: the checkpoint to go on from, if any."""
+
+    module: DiffusionModule
+    trainer: L.Trainer
+    loader: DataLoader[Any]
+    clock: Clock
+    evaluation: Evaluation
+    evaluations: Evaluations
+    ending: Ending
+    interruption: Interruption
+    path: Path | None
+    step: int
+
+
+def _prepare(config: DictConfig, run: RunDir, parts: Parts) -> Fit:
+    """Build all that may refuse: the checkpoint, the evaluations, the trainer, the order of the data."""
+    module, meter = make_module(config, parts), parts.meter
+    path, step = _checkpoint(config, run, module, meter) or (None, 0)
+    budget = config.budget[meter.unit] if config.budget else None
+    interruption, clock = Interruption(), Clock(meter, budget)
+    stop = Stop(clock, interruption, config.log_every)
+    report = Report(meter, config.log_every, config.batch_size, config.max_steps, budget)
+    evaluation = Evaluation(config, run, parts)
+    evaluations = Evaluations(evaluation, meter, config.eval.first, config.eval.per_doubling)
+    checkpoints = Checkpoints(run.last_checkpoint, meter, config.checkpoint_minutes)
+    ending = Ending(checkpoints, evaluations, stop)
+    trainer = _trainer(config, meter, [clock, stop, report, evaluations, checkpoints, ending])
+    loader = _loader(config, parts.data, step)
+    return Fit(module, trainer, loader, clock, evaluation, evaluations, ending, interruption, path, step)
 
 
 def make_module(config: DictConfig, parts: Parts) -> DiffusionModule:
@@ -80,42 +117,37 @@ def make_module(config: DictConfig, parts: Parts) -> DiffusionModule:
     )
 
 
-def fit(
-    config: DictConfig,
-    run: RunDir,
-    parts: Parts,
-    module: DiffusionModule,
-    checkpoint: tuple[Path, int] | None,
-    logger: WandbLogger | None,
-) -> None:
+def _train(config: DictConfig, run: RunDir, parts: Parts, fit: Fit, logger: WandbLogger | None) -> None:
     """Train to the end of the steps or of the budget, evaluate, and keep run.json truthful about how it ended."""
-    path, start = checkpoint or (None, 0)
-    if path and ranks.is_first():
-        console.print(f"going on from step {start} ({path})")
-    meter, interruption = parts.meter, Interruption()
-    budget = config.budget[meter.unit] if config.budget else None
-    clock = Clock(meter, budget)
-    evaluations = Evaluations(
-        Evaluation(config, run, parts, logger), meter, config.eval.first, config.eval.per_doubling
-    )
-    callbacks = [
-        clock,
-        interruption,
-        Stop(clock, interruption, config.log_every),
-        Report(meter, config.log_every, config.batch_size, config.max_steps, budget),
-        evaluations,
-        Checkpoints(run.last_checkpoint, meter, config.checkpoint_minutes),
-    ]
-    trainer = _trainer(config, meter, logger, callbacks)
+    if fit.path and ranks.is_first():
+        console.print(f"going on from step {fit.step} ({fit.path})")
+    fit.evaluation.logger = logger
+    fit.trainer.loggers = [logger] if logger else []
+    fit.evaluations.done = run.last_point()
+    step = fit.step
     try:
-        trainer.fit(module, _loader(config, parts.data, start), ckpt_path=path and str(path), weights_only=True)
-        if not interruption.received:
-            evaluations.finish(trainer, module)
-    except DiffxError:
-        run.write_card(status="failed", clock=meter.seconds)
+        with fit.interruption:
+            if fit.path and (step >= config.max_steps or fit.clock.spent):
+                _finish(fit, parts)
+            else:
+                checkpoint = fit.path and str(fit.path)
+                fit.trainer.fit(fit.module, fit.loader, ckpt_path=checkpoint, weights_only=True)
+                step = fit.trainer.global_step
+    except BaseException as error:
+        if ranks.is_first():
+            status = "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
+            run.write_card(status=status, clock=parts.meter.seconds)
         raise
     if ranks.is_first():
-        _close(config, run, meter, trainer.global_step, bool(interruption.received))
+        _close(config, run, parts.meter, step, fit.ending.interrupted)
+
+
+def _finish(fit: Fit, parts: Parts) -> None:
+    """A run that was stopped after its last step, before its last evaluation."""
+    assert fit.path is not None
+    fit.module.load_state_dict(read_checkpoint(fit.path)["state_dict"])
+    fit.module.to(parts.meter.device)
+    fit.evaluations.run(fit.module, fit.step)
 
 
 def _close(config: DictConfig, run: RunDir, meter: Meter, step: int, interrupted: bool) -> None:
@@ -129,27 +161,36 @@ def _close(config: DictConfig, run: RunDir, meter: Meter, step: int, interrupted
     }
     if interrupted:
         run.write_card(status="interrupted", **measured)
-        raise DiffxError(f"Stopped at step {step} and saved in {run.path}; type the same command again to go on.")
+        how = "" if config.resume == "auto" else " with resume=auto"
+        raise DiffxError(f"Stopped at step {step} and saved in {run.path}; type the same command again{how} to go on.")
     run.write_card(status="complete", finished_with=_length(config), **measured)
     console.print(f"done: {step} steps, {meter.hours:.4f} {meter.unit.replace('_', '-')}, everything is in {run.path}")
 
 
-def _checkpoint(config: DictConfig, run: RunDir, module: DiffusionModule) -> tuple[Path, int] | None:
-    """The checkpoint to go on from and its step, after checking that it is of this model."""
+def _checkpoint(config: DictConfig, run: RunDir, module: DiffusionModule, meter: Meter) -> tuple[Path, int] | None:
+    """The checkpoint to go on from and its step, after checking that it is of this model; the meter goes on from it."""
     if config.resume == "never" or (config.resume == "auto" and not run.last_checkpoint.exists()):
         return None
-    path = run.last_checkpoint if config.resume == "auto" else Path(config.resume)
+    path = run.last_checkpoint if config.resume == "auto" else Path(str(config.resume))
     state = read_checkpoint(path)
     check_belongs(state, module, path)
+    check_optimizer(state, module.configure_optimizers(), path)
+    if run.last_checkpoint.exists() and path.resolve() != run.last_checkpoint.resolve():
+        raise DiffxError(
+            f"resume={path}: {run.path} has a checkpoint of its own, which would be lost; "
+            "type resume=auto to go on from that, or another runs_dir."
+        )
+    meter.load_state_dict(state["callbacks"]["Clock"])
     return path, int(state["global_step"])
 
 
 def _length(config: DictConfig) -> dict[str, Any]:
     """How long a run is to be: what decides whether a complete run is complete."""
-    return {"max_steps": config.max_steps, "budget": OmegaConf.to_container(config.budget) if config.budget else None}
+    budget = dict(config.budget) if isinstance(config.budget, DictConfig) else None
+    return {"max_steps": config.max_steps, "budget": budget}
 
 
-def _trainer(config: DictConfig, meter: Meter, logger: WandbLogger | None, callbacks: list[L.Callback]) -> L.Trainer:
+def _trainer(config: DictConfig, meter: Meter, callbacks: list[L.Callback]) -> L.Trainer:
     """A Lightning trainer that leaves bars, checkpoints and samplers to diffx, and is silent."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -165,7 +206,7 @@ def _trainer(config: DictConfig, meter: Meter, logger: WandbLogger | None, callb
         gradient_clip_val=config.trainer.gradient_clip_val,
         max_steps=config.max_steps,
         max_epochs=-1,
-        logger=logger or False,
+        logger=False,
         callbacks=callbacks,
         enable_progress_bar=False,
         enable_checkpointing=False,

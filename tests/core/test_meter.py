@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from diffx.backbone import DiT
+from diffx.errors import DiffxError
 from diffx.meter import Flops, Meter, count_flops
 from diffx.objective import Interpolant
 from diffx.plan import make_plan
@@ -49,8 +50,37 @@ def test_an_evaluation_is_not_training(ticks: list[float]) -> None:
 
 def test_hours_are_summed_over_devices(ticks: list[float]) -> None:
     meter = Meter(torch.device("cpu"), devices=8)
-    meter.load_state_dict({"train": 3600.0, "eval": 0.0})
+    meter.start()
+    for now in (0.0, 1800.0):
+        ticks.append(now)
+        meter.step()
     assert meter.hours == 8
+
+
+def test_hours_of_eight_devices_stay_when_one_goes_on(ticks: list[float]) -> None:
+    eight = Meter(torch.device("cpu"), devices=8)
+    eight.start()
+    for now in (0.0, 1800.0):
+        ticks.append(now)
+        eight.step()
+    one = Meter(torch.device("cpu"), devices=1)
+    one.load_state_dict(eight.state_dict())
+    assert one.hours == 8
+
+
+def test_time_before_training_starts_is_nobodys(ticks: list[float]) -> None:
+    meter = Meter(torch.device("cpu"))
+    ticks.append(1000.0)
+    with meter.section("eval"):
+        ticks.append(1010.0)
+    assert meter.seconds["train"] == 0
+    assert meter.seconds["eval"] == 10
+
+
+def test_a_clock_of_the_other_kind_of_device_is_refused() -> None:
+    state = Meter(torch.device("cpu")).state_dict()
+    with pytest.raises(DiffxError, match="metered in cpu_hours"):
+        Meter(torch.device("cuda")).load_state_dict(state)
 
 
 def test_a_cpu_is_metered_in_cpu_hours_and_a_gpu_in_gpu_hours() -> None:

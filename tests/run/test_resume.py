@@ -88,6 +88,55 @@ def test_a_checkpoint_of_another_plugin_set_is_refused_with_both_sets(run: Run) 
         run(f"resume={path}", "runs_dir=other")
 
 
+def test_a_checkpoint_of_another_optimizer_is_refused(run: Run) -> None:
+    path = run("max_steps=2").last_checkpoint.absolute()
+    with pytest.raises(DiffxError, match="another optimizer than Adan"):
+        run("optimizer=adan", f"resume={path}", "runs_dir=other")
+
+
+def test_a_run_killed_after_its_last_step_is_only_evaluated(run: Run) -> None:
+    """The clock must not count the time before training, nor the evaluation."""
+    directory = run()
+    before = json.loads(directory.curve.read_text().splitlines()[-1])
+    directory.curve.unlink()
+    directory.write_card(finished_with=None, status="running")
+    run()
+    (after,) = [json.loads(line) for line in directory.curve.read_text().splitlines()]
+    assert after["step"] == before["step"]
+    assert after["values"] == before["values"]
+    assert after["cpu_hours"] == pytest.approx(before["cpu_hours"], rel=0.05)
+    assert directory.read_card()["status"] == "complete"
+
+
+def test_starting_anew_forgets_the_earlier_run_at_once(run: Run) -> None:
+    directory = run()
+    old = weights(directory)
+    again = run("resume=never", "max_steps=3")
+    assert [json.loads(line)["step"] for line in again.curve.read_text().splitlines()] == [3]
+    assert torch.load(again.last_checkpoint, weights_only=True)["global_step"] == 3
+    assert_same(old, weights(run()))
+
+
+def test_a_file_to_go_on_from_does_not_overwrite_a_run_that_is_further(run: Run) -> None:
+    early = run("max_steps=2", "runs_dir=early").last_checkpoint.absolute()
+    late = run()
+    with pytest.raises(DiffxError, match="has a checkpoint of its own"):
+        run(f"resume={early}", "max_steps=3")
+    assert torch.load(late.last_checkpoint, weights_only=True)["global_step"] == 8
+
+
+def test_weights_that_are_no_numbers_are_never_saved(run: Run) -> None:
+    with pytest.raises(DiffxError, match="is not finite"):
+        run("optimizer.lr=1e30", "trainer.gradient_clip_val=null", "log_every=1000")
+    assert not list(Path().glob("runs/digits/*/s0/checkpoints/last.ckpt"))
+
+
+def test_two_processes_do_not_train_one_run(run: Run) -> None:
+    directory = run("max_steps=2")
+    with directory.held(), pytest.raises(DiffxError, match="Another process is training"):
+        run("max_steps=4")
+
+
 def test_a_damaged_checkpoint_is_refused_and_kept(run: Run) -> None:
     path = run("max_steps=2").last_checkpoint
     path.write_bytes(path.read_bytes()[:1000])

@@ -352,7 +352,7 @@ def _check_sizes(
             f"backbone.patch_size={patch_size} does not divide the input of {input_size}x{input_size}; "
             f"type backbone.patch_size= one of {fits}."
         )
-    if num_heads < 1 or hidden_size % num_heads or hidden_size % 4:
+    if num_heads < 1 or hidden_size < 4 or hidden_size % num_heads or hidden_size % 4:
         fits = [h for h in range(1, 33) if hidden_size % h == 0 and hidden_size // h >= 16]
         raise DiffxError(
             f"backbone.hidden_size={hidden_size} cannot be split over backbone.num_heads={num_heads}; the width must "

@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -29,11 +30,11 @@ def save_checkpoint(trainer: L.Trainer, path: Path) -> None:
             save_file({k: v.contiguous() for k, v in ema.state_dict().items()}, partial_weights)
             os.replace(partial_weights, weights)
             os.replace(partial, path)
-    except OSError as error:
+    except (OSError, SafetensorError, RuntimeError) as error:
         for leftover in (partial, partial_weights):
             leftover.unlink(missing_ok=True)
         raise DiffxError(
-            f"The checkpoint {path} cannot be written ({error.strerror}); the one before it is kept. "
+            f"The checkpoint {path} cannot be written ({error}); the one before it is kept. "
             "Free some space and type the same command to go on from it."
         ) from error
 
@@ -76,6 +77,17 @@ def check_belongs(checkpoint: dict[str, Any], module: nn.Module, path: Path) -> 
         raise DiffxError(
             f"{path} holds another model; {len(differences)} tensors differ, first {'; '.join(differences[:3])}. "
             "Type the backbone settings that it was trained with (config.yaml beside it), or resume=never."
+        )
+
+
+def check_optimizer(checkpoint: dict[str, Any], optimizer: torch.optim.Optimizer, path: Path) -> None:
+    """Refuse a checkpoint whose optimizer keeps other settings than this one."""
+    (theirs,) = checkpoint["optimizer_states"]
+    ours = optimizer.state_dict()
+    if [group.keys() for group in theirs["param_groups"]] != [group.keys() for group in ours["param_groups"]]:
+        raise DiffxError(
+            f"{path} was trained with another optimizer than {type(optimizer).__name__}; type the one that it was "
+            "trained with (config.yaml beside it), or resume=never."
         )
 
 
