@@ -135,7 +135,8 @@ def _check_budget(budget: Any) -> None:
         return
     if not isinstance(budget, DictConfig):
         raise DiffxError(f"budget={budget!r} has no unit; type 'budget={{cpu_hours: {budget!r}}}' or gpu_hours.")
-    for unit, hours in budget.items():
+    for key, hours in budget.items():
+        unit = str(key)
         if unit not in ("cpu_hours", "gpu_hours"):
             raise DiffxError(f"budget.{unit} is not known; type budget.cpu_hours or budget.gpu_hours.")
         if not isinstance(hours, int | float) or not math.isfinite(hours) or hours <= 0:
