@@ -11,6 +11,7 @@ import pytest
 from diffx import cli
 from diffx.build import build_model
 from diffx.compose import compose_config, split_sweep
+from tests.run.conftest import SMALL
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("plugins/*/*/README.md"))]
@@ -37,7 +38,24 @@ def test_a_command_of_the_pages_composes_and_builds(line: str) -> None:
         build_model(compose_config(job), "meta")
 
 
+def readme_trains() -> list[str]:
+    """The README's own training commands on embedded data."""
+    lines = [line for line in typed() if line in (ROOT / "README.md").read_text()]
+    return [line for line in lines if not line.startswith("python -m diffx.plan") and "experiment" not in line]
+
+
+@pytest.mark.parametrize("line", readme_trains())
+def test_a_training_command_of_the_readme_runs(line: str, tmp_path: Path) -> None:
+    """As typed, with a small network and two steps added."""
+    small = [*SMALL, "backbone.depth=6", "max_steps=2"]
+    command = [sys.executable, *shlex.split(line, comments=True)[1:], *small]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert list(tmp_path.glob("runs/digits/*/s0/curve.jsonl"))
+
+
 def test_the_pages_have_commands() -> None:
+    assert len(readme_trains()) >= 4
     assert len(typed()) > 10
 
 
