@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Lock
+from threading import Event, Lock
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -40,7 +40,11 @@ def launch(config: DictConfig) -> None:
         )
     with _config_file(config) as file:
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
-        code = subprocess.run([*torchrun, "-m", "diffx.worker", str(file)], check=False).returncode
+        with subprocess.Popen([*torchrun, "-m", "diffx.worker", str(file)]) as process:
+            try:
+                code = process.wait()
+            except KeyboardInterrupt:
+                code = process.wait()  # the ranks have heard it too and are saving
     if code:
         raise DiffxError(f"A process of {RunDir.of(config).path} failed (exit code {code}); its message stands above.")
 
@@ -59,25 +63,41 @@ def run_here(config: DictConfig) -> None:
 def run_all(configs: Sequence[DictConfig], at_a_time: int | None) -> list[str]:
     """Run a sweep, `at_a_time` runs at once, each a process; returns a sentence for each that failed.
 
-    None: one for each GPU, or two on a CPU, where each run gets one thread: for small networks that costs the least
-    processor time a step.
+    None: as many as the GPUs suffice for, or two on a CPU, where each run gets one thread: for small networks that
+    costs the least processor time a step. Ctrl-C reaches the runs too, which save; no other is started.
+
+    Raises:
+        DiffxError: it was interrupted.
     """
-    gpus = [str(i) for i in range(torch.cuda.device_count())]
-    at_a_time = at_a_time or max(1, len(gpus) or min(2, os.cpu_count() or 1))
+    places = gpu_groups(configs[0].trainer.devices) or [""]
+    at_a_time = at_a_time or (len(places) if places[0] else min(2, os.cpu_count() or 1))
     free: SimpleQueue[str] = SimpleQueue()
     for slot in range(at_a_time):
-        free.put(gpus[slot % len(gpus)] if gpus else "")
-    talk = Lock()
+        free.put(places[slot % len(places)])
+    talk, stopped = Lock(), Event()
 
     def one(config: DictConfig) -> str | None:
-        gpu = free.get()
+        gpus = free.get()
         try:
-            return _run_process(config, gpu, talk)
+            return None if stopped.is_set() else _run_process(config, gpus, talk)
         finally:
-            free.put(gpu)
+            free.put(gpus)
 
     with ThreadPoolExecutor(at_a_time) as pool:
-        return [failure for failure in pool.map(one, configs) if failure]
+        try:
+            return [failure for failure in pool.map(one, configs) if failure]
+        except KeyboardInterrupt:
+            stopped.set()
+    raise DiffxError("The sweep was stopped and its runs saved; type the same command again to go on.")
+
+
+def gpu_groups(devices: int) -> list[str]:
+    """The GPUs that this process may use, `devices` to a run, as values of CUDA_VISIBLE_DEVICES."""
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    ids = allowed.split(",") if allowed else [str(i) for i in range(torch.cuda.device_count())]
+    if not torch.cuda.is_available():
+        return []
+    return [",".join(ids[i : i + devices]) for i in range(0, len(ids) - devices + 1, devices)]
 
 
 @contextmanager
@@ -89,11 +109,11 @@ def _config_file(config: DictConfig) -> Iterator[Path]:
         yield file
 
 
-def _run_process(config: DictConfig, gpu: str, talk: Lock) -> str | None:
+def _run_process(config: DictConfig, gpus: str, talk: Lock) -> str | None:
     """One run in a process, its lines passed on behind its name; a sentence if it failed."""
     run = RunDir.of(config)
     name = f"{'+'.join(config.plugins) or 'plain'} s{config.seed}"
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"} | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"} | ({"CUDA_VISIBLE_DEVICES": gpus} if gpus else {})
     config = OmegaConf.merge(config, {"trainer": {"threads": config.trainer.threads or 1}})  # type: ignore[assignment]
     with _config_file(config) as file:
         command = [sys.executable, "-m", "diffx.worker", str(file)]

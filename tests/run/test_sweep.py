@@ -1,6 +1,8 @@
 """The command line as a user types it, in processes of its own."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -92,3 +94,21 @@ def test_the_plan_says_what_happens_where_and_what_it_costs(tmp_path: Path) -> N
     assert "forward 0.59x" in result.stdout
     assert "0.42 TFLOP per image" in result.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_stops_a_sweep_and_starts_no_other_run(tmp_path: Path) -> None:
+    settings = [*SMALL, "max_steps=100000", "log_every=1", "eval.first=1", "sweep_jobs=1", "seed=0,1,2"]
+    command = [sys.executable, "-u", "-m", "diffx", "-m", *settings]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "step 4 " in line:
+                break
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the group
+        _, message = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "type the same command again to go on" in message
+    assert len(list(tmp_path.glob("runs/digits/*/s*"))) == 1
+    assert list(tmp_path.glob("runs/digits/*/s0/checkpoints/last.ckpt"))
