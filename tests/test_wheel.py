@@ -15,6 +15,9 @@ PARTNERS = {
     "objective=ddpm": ["sampler=ancestral", "backbone.learn_sigma=true"],
     "sampler=ancestral": ["objective=ddpm", "backbone.learn_sigma=true"],
     "objective=edm": ["sampler=edm"],
+    "eval=dit_cfg": ["objective=ddpm", "backbone.learn_sigma=true"],
+    "eval=mdt_power_cosine": ["objective=ddpm", "backbone.learn_sigma=true"],
+    "eval=tread_edm": ["objective=edm"],
     "sampler=edm": ["objective=edm"],
 }
 
