@@ -26,9 +26,10 @@ class Meter:
     """Seconds by section. Only "train" is the cost; "eval", "checkpoint" and "compile" are kept under their own names.
 
     On a GPU a second is wall-clock time, counted once for each device: data stalls, teachers, optimizer and logging are
-    in it. On a CPU it is the processor time of this process, over all its threads, so that a busy machine does not
-    change a comparison. The first step of every start pays for warm-up and compilation: it is booked as "compile" and
-    "train" is charged the second step in its place.
+    in it. On a CPU it is the processor time of this process, over all its threads: other processes' turns are not
+    charged, but their share of caches and memory is felt (17 % fewer steps for the same time were seen). The first step
+    of every start pays for warm-up and compilation: it is booked as "compile", and "train" is charged the second step
+    in its place.
     """
 
     def __init__(self, device: torch.device, devices: int = 1) -> None:
