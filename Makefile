@@ -10,7 +10,7 @@ demo: .venv/ready
 	$(BIN)/python -m diffx -m +experiment=demo 'seed=range($(SEEDS))'
 
 test: lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/ready
 	$(BIN)/ruff check .
