@@ -4,7 +4,7 @@ import difflib
 import importlib
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, get_args
@@ -106,9 +106,9 @@ def target_of(node: DictConfig, path: str = "") -> Callable[..., Any]:
         raise DiffxError(f"{path}._target_={node._target_} cannot be imported ({error}).") from error
 
 
-def encoder_names(plan: Plan) -> list[str]:
-    """The frozen encoders that a plan's plugins read."""
-    return [need.removeprefix("features/") for need in plan.needs if need.startswith("features/")]
+def encoder_names(needs: Iterable[str]) -> list[str]:
+    """The frozen encoders among what plugins need, each once."""
+    return list(dict.fromkeys(n.removeprefix("features/") for n in needs if n.startswith("features/")))
 
 
 def check(config: DictConfig) -> None:
@@ -144,8 +144,8 @@ def _check_budget(budget: Any) -> None:
 
 
 def _encoders(plugins: dict[str, Plugin], backbone: DiT, config: DictConfig) -> list[str]:
-    names = [need.removeprefix("features/") for p in plugins.values() for need in p.needs if "features/" in need]
-    for name in dict.fromkeys(names):
+    names = encoder_names(need for plugin in plugins.values() for need in plugin.needs)
+    for name in names:
         check_grid(encoder_spec(name), name, config.data.image_size, backbone.side)
     return names
 

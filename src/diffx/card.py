@@ -45,7 +45,7 @@ def card(config: DictConfig, parts: Parts) -> dict[str, Any]:
         "protocol_hash": short_hash(parts.protocol),
         "versions": versions(),
         "git": git_state(),
-        "encoders": [_kin(name) for name in encoder_names(model.plan)],
+        "encoders": [_kin(name) for name in encoder_names(model.plan.needs)],
         "feature_networks": list(parts.metrics.networks),
         "offline": getattr(parts.data, "offline", {}),
         "reference": {"floor": parts.metrics.floor(config.eval.samples)},

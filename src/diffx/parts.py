@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from diffx import ranks
-from diffx.build import Model, build_model, make
+from diffx.build import Model, build_model, encoder_names, make
 from diffx.data import Data
 from diffx.encoder import make_encoder
 from diffx.errors import DiffxError
@@ -74,8 +74,7 @@ def pick_device(accelerator: str) -> torch.device:
 def _services(config: DictConfig, model: Model, data: Data, device: torch.device) -> dict[str, Service]:
     """A teacher for each need that the data does not meet itself."""
     left = data.provide(model.plan.needs, model.backbone.side)
-    names = [need.removeprefix("features/") for need in left if need.startswith("features/")]
-    return {f"features/{name}": make_encoder(name, data, model.backbone.side, device) for name in names}
+    return {f"features/{n}": make_encoder(n, data, model.backbone.side, device) for n in encoder_names(left)}
 
 
 def _teacher_flops(services: dict[str, Service], data: Data) -> dict[str, int]:
