@@ -12,8 +12,11 @@ from diffx.testing import tiny_backbone
 PAPERS = {  # backbone and training-only parameters in millions, learning rate, clipping
     "sit_xl": (675.1, 0.0, 1e-4, None),
     "repa_xl": (675.1, 8.1, 1e-4, 1.0),
-    "mdt_xl": (718.3, 23.9, 3e-4, 1.0),
+    "dit_xl": (675.1, 0.0, 1e-4, None),
+    "mdt_xl": (675.9, 23.9, 3e-4, None),
+    "mdtv2_xl": (718.3, 23.9, 3e-4, 1.0),
     "tread_xl": (675.1, 0.0, 1e-4, None),
+    "repa_tread_xl": (675.1, 8.1, 1e-4, 1.0),
 }
 
 

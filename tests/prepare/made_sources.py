@@ -43,14 +43,18 @@ def tar_of_tars(file: Path, folder: Path) -> Path:
     return file
 
 
-def tiny_autoencoder(folder: Path) -> Path:
-    """A random AutoencoderKL that takes 16 pixels to 8, as diffusers saves it."""
+def tiny_autoencoder(folder: Path, levels: int = 2) -> Path:
+    """A random AutoencoderKL as diffusers saves it, whose latents have one pixel for 2^(levels - 1) of the image."""
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * levels, "up_block_types": ("UpDecoderBlock2D",) * levels}
     network = AutoencoderKL(
-        **blocks, block_out_channels=(4, 8), norm_num_groups=2, latent_channels=4, scaling_factor=0.18215
+        **blocks,
+        block_out_channels=(4, *(8,) * (levels - 1)),
+        norm_num_groups=2,
+        latent_channels=4,
+        scaling_factor=0.18215,
     )
     network.save_pretrained(folder)
     return folder

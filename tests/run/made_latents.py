@@ -1,0 +1,36 @@
+"""A small prepared folder: latents, images and encoder features of made-up samples, in the layout of diffx.prepare."""
+
+from pathlib import Path
+
+import numpy as np
+
+from diffx.prepare.job import Job, Process, Row, cut
+
+SAMPLES, SIDE, CLASSES = 24, 8, 10
+SMALL_LATENTS = [f"data.size={SIDE}", f"data.image_size={8 * SIDE}", f"data.num_classes={CLASSES}", "data.workers=0"]
+"""Overrides that make data=imagenet256 the folder that `made_latents` writes; data.source.root is still to be set."""
+
+
+def made_latents(root: Path, autoencoder: Path, encoder: str = "dinov2_vitb14", dim: int = 768) -> Path:
+    """Write latents (8, 8, 8), images of 64 pixels and tokens (16, dim) of SAMPLES samples; returns root."""
+    rng = np.random.default_rng(0)
+    moments = rng.standard_normal((SAMPLES, 8, SIDE, SIDE)).astype("f2")
+    moments[:, 4:] = np.abs(moments[:, 4:]) / 8
+    facts = {"autoencoder": str(autoencoder), "posterior": True, "shift": [0.0], "scale": [0.18215]}
+    _write(root / "latents", moments, facts)
+    _write(root / "images", rng.integers(0, 256, (SAMPLES, 3, 8 * SIDE, 8 * SIDE), dtype=np.uint8), {})
+    tokens = rng.standard_normal((SAMPLES, (SIDE // 2) ** 2, dim)).astype("f2")
+    _write(root / f"features-{encoder}", tokens, {"encoder": encoder, "grid": SIDE // 2})
+    return root
+
+
+def _write(folder: Path, rows: np.ndarray, facts: dict) -> None:
+    keys = [f"class{i % CLASSES}/image{i}" for i in range(len(rows))]
+    shards = cut(keys, [i % CLASSES for i in range(len(rows))], 10)
+    of = dict(zip(keys, rows, strict=True))
+
+    def make(shard: int, put) -> None:
+        for key, label in zip(*shards[shard], strict=True):
+            put(Row(key, label, of[key]))
+
+    Job(folder, facts, shards, rows.shape[1:], str(rows.dtype), make).run(Process(0, 1, 0, 1))

@@ -1,0 +1,120 @@
+"""Every experiment of a paper: its header tells the truth, and it trains as it stands on narrow networks."""
+
+import re
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diffx.build import build_model
+from diffx.compose import compose_config, config_dir
+from diffx.meter import count_flops
+from diffx.train import train
+from tests.prepare.made_sources import tiny_autoencoder
+from tests.run.made_latents import SMALL_LATENTS, made_latents
+
+METHODS = {  # the plugins of each, and the objective it trains with
+    "dit": ([], "DDPM"),
+    "sit": ([], "Interpolant"),
+    "repa": (["repa"], "Interpolant"),
+    "mdt": (["mdt"], "DDPM"),
+    "mdtv2": (["mdt"], "DDPM"),
+    "tread": (["tread"], "EDM"),
+    "repa_tread": (["repa", "tread"], "Interpolant"),
+}
+SIZES = {"xl": (28, 1152), "l": (24, 1024), "b": (12, 768), "s": (12, 384)}
+NAMES = [f"{method}_{size}" for method in METHODS for size in SIZES]
+NARROW = [
+    *("logger=none", "trainer.devices=1", "batch_size=4", "max_steps=2", "backbone.hidden_size=32"),
+    *("backbone.num_heads=2", "sampler.nfe=3", "eval.samples=4", "eval.batch_size=4", "ema_decay=0.5"),
+]
+HOURS = re.compile(
+    r"^# H100-hours: \(?([\d.]+)(?: \+ ([\d.]+) of the encoder\))? TFLOP × 400K × 256 images / "
+    r"\(989 TFLOP/s × 0\.4 assumed × 3600 s\) = ([\d.]+)\.",
+    re.MULTILINE,
+)
+
+
+def header(name: str) -> str:
+    lines = (config_dir() / "experiment" / f"{name}.yaml").read_text().splitlines()
+    return "\n".join(line for line in lines if line.startswith("#"))
+
+
+class CountedOnly:
+    """In place of the ADM suite, whose Inception weights are not at hand: how many samples there were."""
+
+    networks: tuple[dict[str, str], ...] = ()
+    identity = "counted"
+
+    def __init__(self, reference: str, data: object, weights: str | None = None) -> None:
+        pass
+
+    def __call__(self, batches: Iterable[Tensor]) -> dict[str, float]:
+        return {"samples": float(sum(len(batch) for batch in batches))}
+
+    def floor(self, count: int) -> dict[str, float]:
+        return {}
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    return made_latents(folder / "made", tiny_autoencoder(folder / "autoencoder", levels=4))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_headers_command_is_the_method_at_its_size(name: str) -> None:
+    method, _, size = name.rpartition("_")
+    (command,) = re.findall(r"^# (python -m diffx .*)$", header(name), re.MULTILINE)
+    config = compose_config(shlex.split(command)[3:])
+    plugins, objective = METHODS[method]
+    assert (config.experiment, config.data.name, config.max_steps, config.batch_size, config.ema_decay) == (
+        name, "imagenet256", 400_000, 256, 0.9999,
+    )  # fmt: skip
+    assert list(config.plugins) == plugins
+    assert config.objective._target_.endswith(objective)
+    assert (config.backbone.depth, config.backbone.hidden_size) == SIZES[size]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_header_names_the_paper_the_expected_fid_and_how_to_measure_it(name: str) -> None:
+    text = " ".join(header(name).replace("# ", "").split())
+    assert re.search(r"arXiv \d{4}\.\d{5}", text)
+    assert re.search(r"FID-50K \d|FID-50K: no published figure known to us", text)
+    assert re.search(r"diffx\.evaluate --protocol (adm_50k|dit_cfg guidance\.scale=1|tread_edm)", text)
+
+
+@pytest.mark.parametrize("name", ["repa_xl", *(n for n in NAMES if n.endswith("_s"))])
+def test_the_gpu_hours_of_the_header_follow_from_the_operations_that_diffx_counts(name: str) -> None:
+    model = build_model(compose_config([f"+experiment={name}"]), "meta")
+    counted = count_flops(model.backbone, model.plugins, model.objective, model.plan, {}).train / 1e12
+    assert float(HOURS.search(header(name)).group(1)) == pytest.approx(counted, abs=5e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_gpu_hours_of_the_header_are_added_up_rightly(name: str) -> None:
+    step, encoder, hours = (float(figure or 0) for figure in HOURS.search(header(name)).groups())
+    assert (encoder > 0) == name.startswith("repa")
+    assert hours == pytest.approx((step + encoder) * 400e3 * 256 / (989 * 0.4 * 3600), rel=0.02)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_experiment_trains_two_steps_and_samples(
+    name: str, latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its own depth, so that its blocks, spans and decoder are those of the paper; narrow, on 16 tokens."""
+    monkeypatch.setattr("diffx.metrics.adm.ADMMetrics", CountedOnly)
+    run = train(
+        compose_config(
+            [f"+experiment={name}", *NARROW, *SMALL_LATENTS, f"data.source.root={latents}", f"runs_dir={tmp_path}"]
+        )
+    )
+    card = run.read_card()
+    assert (card["status"], card["plugins"], card["precision"]) == (
+        "complete", METHODS[name.rpartition("_")[0]][0], "bf16-mixed",
+    )  # fmt: skip
+    assert run.last_point() == 2
+    assert all(tensor.isfinite().all() for tensor in load_file(run.ema_weights).values())
