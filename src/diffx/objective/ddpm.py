@@ -62,6 +62,7 @@ class DDPM:
 
     def times(self, count: int, rng: torch.Generator) -> Tensor:
         """Steps (count,) drawn uniformly, int64."""
+        self._table = self._table.to(rng.device)  # copied once, or every loss would wait for it
         return torch.randint(STEPS, (count,), generator=rng, device=rng.device)
 
     def noised(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:

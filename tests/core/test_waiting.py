@@ -1,0 +1,188 @@
+"""A step queues work and never waits for the device: no value is read back, nothing is copied between host and device.
+
+The draws and losses run on a pretended GPU, whose tensors have no values, so that every machine checks them. The
+backward pass, which cannot be pretended, runs on the CPU; a GPU, where there is one, checks all of it by itself.
+"""
+
+import contextlib
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from diffx import step
+from diffx.module import update_ema
+from diffx.objective import DDPM, EDM, Interpolant
+from diffx.step import Streams
+from diffx.testing import TinyRun, make_registered, registered, tiny_backbone
+
+SETS = [names for count in range(4) for names in itertools.combinations(registered(), count)]
+OBJECTIVES = {"linear": Interpolant(), "cosine": Interpolant("cosine", "noise", "lognormal"), "edm": EDM()}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "sincos": {},
+    "rope": {"position": "rope", "qk_norm": True, "norm": "rmsnorm", "mlp": "swiglu"},
+    "bias": {"relative_bias": True, "skips": True, "position": "learned"},
+}
+# Operations whose result's value or shape the host has to know.
+READING = ("_local_scalar_dense", "item", "nonzero", "is_nonzero", "equal", "masked_select", "_unique2", "bincount")
+
+
+class Waits(TorchDispatchMode):
+    """Records the operations in which a host would wait for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if waits(func, args, kwargs):
+            self.names.append(str(func))
+        return func(*args, **kwargs)
+
+
+def waits(func: Any, args: Any, kwargs: Any) -> bool:
+    name = func._overloadpacket.__name__
+    if name in ("_to_copy", "copy_"):
+        target = kwargs.get("device") or args[0].device
+        source = args[1] if name == "copy_" else args[0]
+        return torch.device(target).type != source.device.type and source.ndim > 0
+    if name in ("index", "index_put", "index_put_"):
+        return any(index is not None and index.dtype == torch.bool for index in args[1])
+    return name in READING
+
+
+class PretendedGenerator(torch.Generator):
+    """A CPU generator that says it is a GPU's."""
+
+    device = torch.device("cuda")
+
+
+class PretendedStreams(Streams):
+    def own(self, consumer: str) -> torch.Generator:
+        return PretendedGenerator("cpu")
+
+
+def on_a_pretended_gpu(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
+    return mode.from_tensor(tensor).detach().to("cuda")
+
+
+def move(mode: FakeTensorMode, module: nn.Module) -> None:
+    """Put a module's tensors on the pretended GPU, in place."""
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                moved = on_a_pretended_gpu(mode, parameter)
+                part._parameters[name] = nn.Parameter(moved, requires_grad=parameter.requires_grad)
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = on_a_pretended_gpu(mode, buffer)
+
+
+def start(names: tuple[str, ...], **options: Any) -> TinyRun:
+    return TinyRun({name: make_registered(name) for name in names}, tiny_backbone(**options))
+
+
+def waits_of_pretended_steps(run: TinyRun, steps: int = 1) -> list[list[str]]:
+    """What draws and losses wait for, step by step. What cannot be done without a value raises an error of torch's."""
+    waited = []
+    features = {need: run.services[need](run.batch["image"]) for need in run.plan.needs}
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        for module in (run.backbone, *run.plugins.values()):
+            move(mode, module)
+        batch = {name: on_a_pretended_gpu(mode, value) for name, value in {**run.batch, **features}.items()}
+        null = run.backbone.null_label
+        for count in range(steps):
+            streams = PretendedStreams(0, count, device="cuda")
+            with Waits() as seen:
+                draws = step.draw(run.plan, run.plugins, run.objective, batch, {}, streams, 0.1, null)
+                total = run.losses(draws)["total"]
+            assert total.device.type == "cuda"
+            waited.append(seen.names)
+    return waited
+
+
+@pytest.mark.parametrize("names", SETS, ids="+".join)
+def test_drawing_and_losses_never_wait(names):
+    assert waits_of_pretended_steps(start(names)) == [[]]
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_no_option_of_the_backbone_waits(options):
+    assert waits_of_pretended_steps(start(("mdt",), **options)) == [[]]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
+def test_no_objective_waits(objective):
+    run = start(())
+    run.objective = objective
+    assert waits_of_pretended_steps(run) == [[]]
+
+
+def test_ddpm_moves_its_table_once_and_then_never_waits():
+    run = start((), learn_sigma=True)
+    run.objective = DDPM(min_snr=5)
+    assert waits_of_pretended_steps(run, steps=3) == [["aten._to_copy.default"], [], []]
+
+
+@pytest.mark.parametrize("names", SETS, ids="+".join)
+def test_the_backward_pass_and_the_average_never_wait(names):
+    run = start(names)
+    draws, average = run.draws(), tiny_backbone()
+    with Waits() as seen:
+        run.losses(draws)["total"].backward()
+        update_ema(average, run.backbone, 0.99)
+    assert seen.names == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("names", SETS, ids="+".join)
+def test_a_gpu_is_never_waited_for(names):
+    run = start(names)
+    features = {need: run.services[need](run.batch["image"]) for need in run.plan.needs}
+    batch = {name: value.cuda() for name, value in {**run.batch, **features}.items()}
+    modules = [module.cuda() for module in (run.backbone, *run.plugins.values())]
+    average = tiny_backbone().cuda()
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, fused=True)
+    for count in range(3):
+        torch.cuda.set_sync_debug_mode("error" if count else "default")  # the first step may still load kernels
+        try:
+            streams = Streams(0, count, device="cuda")
+            draws = step.draw(run.plan, run.plugins, run.objective, batch, {}, streams, 0.1, run.backbone.null_label)
+            run.losses(draws)["total"].backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            update_ema(average, run.backbone, 0.99)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize(
+    "reads",
+    [
+        lambda x: x.sum().item(),
+        lambda x: bool((x > 0).all()),
+        lambda x: x.cpu(),
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+        lambda x: x + torch.ones(2, 2).to(x.device),
+    ],
+    ids=["item", "bool", "cpu", "mask", "nonzero", "table"],
+)
+def test_what_waits_is_seen(reads):
+    with FakeTensorMode() as mode:
+        x = on_a_pretended_gpu(mode, torch.ones(2, 2))
+        # Some end here: a pretended tensor has no value to go on with.
+        with contextlib.suppress(DataDependentOutputException, DynamicOutputShapeException), Waits() as seen:
+            reads(x)
+    assert seen.names
