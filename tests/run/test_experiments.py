@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffx.build import build_model
-from diffx.compose import compose_config, config_dir
+from diffx.compose import compose_config, config_dir, split_sweep
 from diffx.meter import count_flops
 from diffx.train import train
 from tests.prepare.made_sources import tiny_autoencoder
@@ -118,3 +118,34 @@ def test_an_experiment_trains_two_steps_and_samples(
     )  # fmt: skip
     assert run.last_point() == 2
     assert all(tensor.isfinite().all() for tensor in load_file(run.ema_weights).values())
+
+
+SWEEPS = {
+    "sweep_repa_weight": "repa.weight",
+    "sweep_mask_ratio": "mdt.mask_ratio",
+    "sweep_selection_ratio": "tread.selection_ratio",
+}
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_the_commands_of_a_sweep_recipe_vary_one_setting_of_the_experiment_before_it(sweep: str) -> None:
+    commands = re.findall(r"^# (python -m diffx -m .*)$", header(sweep), re.MULTILINE)
+    plugin, setting = SWEEPS[sweep].split(".")
+    for command in commands:
+        configs = [compose_config(job) for job in split_sweep(shlex.split(command)[4:])]
+        for config in configs:
+            build_model(config, "meta")
+        values = [config.plugins[plugin].pop(setting) for config in configs]
+        assert len(set(values)) == len(values) >= 3
+        assert all(config == configs[0] for config in configs)
+    assert [compose_config(split_sweep(shlex.split(c)[4:])[0]).data.name for c in commands] == ["imagenet256", "digits"]
+
+
+def test_a_sweep_recipe_keeps_the_other_methods_of_the_experiment_before_it() -> None:
+    job, *_ = split_sweep(["+experiment=[repa_tread_s,sweep_repa_weight]"])
+    config = compose_config(job)
+    assert (config.experiment, list(config.plugins), config.plugins.repa.weight) == (
+        "repa_tread_s",
+        ["repa", "tread"],
+        0.25,
+    )
