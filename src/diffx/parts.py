@@ -54,7 +54,7 @@ def assemble(config: DictConfig) -> Parts:
     services = _services(config, model, data, device)
     teachers = _teacher_flops(services, data)
     data.decode(torch.zeros(1, *data.shape))  # a decoder without weights must refuse now, not at the first evaluation
-    metrics: Metrics = make(config.eval.metrics, data=data)
+    metrics: Metrics = make(config.eval.metrics, data=data, device=device)
     flops = count_flops(model.backbone, model.plugins, model.objective, model.plan, teachers)
     return Parts(model, data, metrics, services, flops, meter, protocol(config, data.identity, metrics.identity))
 

@@ -13,7 +13,8 @@ from diffx import embedded
 from diffx.data import Digits
 from diffx.encoder import encoder_spec
 from diffx.errors import DiffxError
-from diffx.metrics.features import EmbeddedMetrics, checksum, sample_count
+from diffx.metrics.features import EmbeddedMetrics
+from diffx.metrics.measure import checksum, sample_count
 
 DISTANCES = ("fd_embedded_sup", "fd_embedded_ssl")
 

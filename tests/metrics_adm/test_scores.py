@@ -1,6 +1,7 @@
 """Inception Score, precision, recall and kernel distance: known answers, and torch-fidelity's."""
 
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from diffx.errors import DiffxError
-from diffx.metrics.gather import all_gather_rows
+from diffx.metrics.gather import all_gathered, all_reduced
 from diffx.metrics.inception_score import InceptionScore
 from diffx.metrics.kernel_distance import kernel_distance
 from diffx.metrics.precision_recall import precision_recall
@@ -22,10 +23,13 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+NO_NETWORK = torch.nn.Identity()  # these tests are about features
+
+
 def score(logits: torch.Tensor, split: int = 5000) -> float:
-    found = InceptionScore(split)
-    found.update(logits, torch.arange(len(logits)))
-    return found.value
+    found = InceptionScore(NO_NETWORK, split)
+    found.update(logits)
+    return found.compute().item()
 
 
 def test_certain_and_evenly_spread_classes_score_their_number() -> None:
@@ -64,11 +68,11 @@ def test_a_last_split_that_is_smaller_counts_as_one() -> None:
     assert score(logits, split=10) == pytest.approx(sum(apart) / 3)
 
 
-def test_parts_in_any_order_give_the_score_of_the_whole() -> None:
-    logits, parts = normal(30, 10), InceptionScore(split=12)
-    for place in (torch.arange(1, 30, 2), torch.arange(0, 30, 2)):
-        parts.update(logits[place], place)
-    assert parts.value == pytest.approx(score(logits, split=12), rel=1e-12)
+def test_batches_that_cross_splits_give_the_score_of_the_whole() -> None:
+    logits, parts = normal(30, 10), InceptionScore(NO_NETWORK, split=12)
+    for part in logits.split(7):
+        parts.update(part)
+    assert parts.compute().item() == pytest.approx(score(logits, split=12), rel=1e-12)
 
 
 def test_a_set_covers_itself() -> None:
@@ -128,13 +132,15 @@ def test_the_kernel_distance_of_one_distribution_is_zero_on_average() -> None:
 
 
 def on_one_rank(rank: int, folder: str) -> None:
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2")
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    logits = normal(25, 10)
-    mine = torch.arange(rank, 25, 2)
-    found = InceptionScore(split=10)
-    found.update(logits[mine], mine)
-    found.all_reduce()
-    torch.save({"score": found.value, "rows": all_gather_rows(logits[mine])}, f"{folder}/{rank}.pt")
+    mine = normal(25, 10)[rank::2]
+    found = InceptionScore(NO_NETWORK, split=10)
+    found.update(mine)
+    facts = {"score": found.compute(), "rows": all_gathered(mine)[0]}
+    facts["nothing on rank 1"] = all_gathered(mine if rank == 0 else torch.zeros(0))[0]
+    facts["sum"] = all_reduced(torch.ones(2 + rank, 3 - rank))[0]
+    torch.save(facts, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -144,5 +150,7 @@ def test_two_ranks_have_the_score_and_the_rows_of_all_samples(tmp_path: Path) ->
     logits = normal(25, 10)
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert found["score"] == pytest.approx(score(logits, split=10), rel=1e-12)
+        assert found["score"].item() == pytest.approx(score(logits, split=10), rel=1e-12)
         assert torch.equal(found["rows"], torch.cat([logits[0::2], logits[1::2]]))
+        assert torch.equal(found["nothing on rank 1"], logits[0::2])
+        assert found["sum"].tolist() == [[2, 2, 1], [2, 2, 1], [1, 1, 0]]

@@ -1,63 +1,77 @@
-"""The ADM suite (Dhariwal & Nichol 2021): FID, sFID, Inception Score, precision and recall; and KID, of the same pass.
+"""The ADM suite (Dhariwal & Nichol 2021): FID, sFID, Inception Score, precision and recall; KID of the same pass; and
+Fréchet and kernel distances in a second feature space, DINOv2's.
 
-What has to agree with guided-diffusion's evaluator, number by number, stands in docs/evaluate.md.
+What has to agree with guided-diffusion's evaluator, number by number, stands in docs/evaluation.md.
 """
 
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric, MetricCollection
 
-from diffx import ranks
 from diffx.data.cache import digest, entry, home
 from diffx.errors import DiffxError
-from diffx.metrics.features import sample_count
-from diffx.metrics.frechet import Moments, frechet_distance
-from diffx.metrics.gather import all_gather_rows
-from diffx.metrics.inception import POOL_DIM, SPATIAL_DIM, InceptionFeatures, load_inception
+from diffx.metrics.dinov2 import DINOv2
+from diffx.metrics.frechet import FrechetDistance
+from diffx.metrics.gather import total
+from diffx.metrics.image_metric import Once
+from diffx.metrics.inception import load_inception
 from diffx.metrics.inception_score import InceptionScore
-from diffx.metrics.kernel_distance import kernel_distance
-from diffx.metrics.precision_recall import NEIGHBOURS, precision_recall
+from diffx.metrics.kernel_distance import KernelDistance
+from diffx.metrics.measure import measure, sample_count
+from diffx.metrics.precision_recall import PrecisionAndRecall
 from diffx.metrics.real_images import training_images
-from diffx.metrics.reference import load_reference
+from diffx.metrics.reference import Reference, computed_reference, load_reference, reference_images
 
 if TYPE_CHECKING:
     from diffx.data import Data
 
 BATCH = 64
+ORDER = ("fid", "sfid", "is", "precision", "recall", "kid")
+INCEPTION = {"name": "inception", "family": "inception", "training": "supervised"}
 
 
 class ADMMetrics:
-    """Called with batches of uint8 samples (b, 1 or 3, H, W): fid_N, sfid_N, is_N, precision_N, recall_N and kid_N.
+    """Called with batches of uint8 samples (b, 1 or 3, H, W): fid_N, sfid_N, is_N, precision_N, recall_N, kid_N, and
+    with DINOv2 fd_NAME_N and kdd_NAME_N, where NAME is the model.
 
     N is the number of samples over all ranks. Rank r has to be given samples r, r + world, ... in this order, since the
     Inception Score depends on it. What the reference cannot give is left out: sfid without mu_s and sigma_s, precision,
-    recall and kid without images. Nothing is downloaded.
+    recall and kid without images. Nothing is downloaded but DINOv2, where there is a network.
+
+    `metrics` are torchmetrics, updated with images one batch after the other: other training code can hold them.
 
     Args:
         data: whose training images are the reference "own" and the floor.
         reference: a file, a name in the references folder, or "own".
         weights: the file of FID's Inception; None looks in the usual places.
-        device: where the network runs; None is this process's GPU, or the CPU without one.
+        dinov2: the encoder of the second feature space; None goes without.
+        device: where the networks run.
 
     Raises:
-        DiffxError: weights or reference are not to be found, or are of something else.
+        DiffxError: weights or reference are not to be found, are of something else, or lack the images for DINOv2.
     """
 
-    networks = ({"name": "inception", "family": "inception", "training": "supervised"},)
-
     def __init__(
-        self, data: "Data | None", reference: str, weights: str | None = None, device: str | None = None
+        self,
+        data: "Data | None",
+        reference: str,
+        weights: str | None = None,
+        dinov2: str | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
-        cuda = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device or cuda)
+        self.device, self._data = torch.device(device), data
         network, sha256 = load_inception(weights)
-        self._network = network.to(self.device)
-        self._data = data
-        self._reference = load_reference(reference, data, self._features, sha256)
+        network = network.to(self.device)
+        self._inception = Once(lambda images: network(images.to(self.device)))
+        self._reference = load_reference(reference, data, self._inception, sha256)
         self.identity = f"adm {self._reference.identity} inception {sha256}"
+        self.networks = [INCEPTION]
+        self._second = None if dinov2 is None else self._in_dinov2(dinov2, reference)
+        self.metrics = self._collection()
 
     def __call__(self, batches: Iterable[Tensor]) -> dict[str, float]:
         """The values of all ranks' samples; every rank has to call it.
@@ -65,10 +79,8 @@ class ADMMetrics:
         Raises:
             DiffxError: too few samples for a covariance (2) or for precision and recall (4).
         """
-        sums = _Sums(self.device)
-        self._add(sums, batches, ranks.rank(), ranks.world())
-        sums.all_reduce()
-        return self._values(sums)
+        values, seen = measure(self.metrics, batches, BATCH)
+        return _named(values, total(seen))
 
     def floor(self, count: int) -> dict[str, float]:
         """What `count` training images score, drawn with seed 0; kept in the cache folder, since 50,000 take minutes.
@@ -82,51 +94,52 @@ class ADMMetrics:
         facts = {"floor": self.identity, "data": self._data.identity, "count": count}
 
         def make(target: os.PathLike[str]) -> dict[str, float]:
-            sums = _Sums(self.device)
-            self._add(sums, images, 0, 1)
+            values, seen = measure(self._collection(sync_on_compute=False), images, BATCH)
             open(target, "wb").close()
-            return self._values(sums)
+            return _named(values, seen)
 
         return entry(home() / "references" / f"floor-{digest(facts)}", facts, make)
 
-    def _features(self, images: Tensor) -> InceptionFeatures:
-        return self._network(images.to(self.device))
+    def _in_dinov2(self, name: str, reference: str) -> "Space":
+        """The second feature space, with statistics of the reference's images in it."""
+        try:
+            images = reference_images(reference, self._data)
+        except DiffxError as error:
+            raise DiffxError(f"{error} Or measure without DINOv2: type eval.metrics.dinov2=null.") from error
+        network = DINOv2(name, self.device)
+        known = computed_reference(images, lambda part: (network(part),), name, network.identity)
+        self.identity += f" {network.identity} {known.identity}"
+        spec = network.spec
+        self.networks = [*self.networks, {"name": name, "family": spec.family, "training": spec.training}]
+        return Space(name, Once(network), known)
 
-    def _add(self, sums: "_Sums", batches: Iterable[Tensor], rank: int, world: int) -> None:
-        seen = 0
-        for batch in batches:
-            for images in batch.split(BATCH):
-                sums.update(self._features(images), rank + world * torch.arange(seen, seen + len(images)))
-                seen += len(images)
-
-    def _values(self, sums: "_Sums") -> dict[str, float]:
-        known, pool = self._reference, torch.cat(sums.features)
-        values = {"fid": frechet_distance(sums.pool, known.pool)}
+    def _collection(self, **settings: Any) -> MetricCollection:
+        """Fresh metrics, in any order. settings: torchmetrics' own."""
+        seen, known = self._inception, self._reference
+        metrics: dict[str, Metric] = {"fid": FrechetDistance(lambda x: seen(x).pool, known.pool, **settings)}
         if known.spatial is not None:
-            values["sfid"] = frechet_distance(sums.spatial, known.spatial)
-        values["is"] = sums.score.value
+            metrics["sfid"] = FrechetDistance(lambda x: seen(x).spatial, known.spatial, **settings)
+        metrics["is"] = InceptionScore(lambda x: seen(x).logits, **settings)
         if known.features is not None:
-            real = known.features().to(self.device)
-            values |= precision_recall(pool, real, NEIGHBOURS)._asdict() | {"kid": kernel_distance(pool, real)}
-        return {f"{name}_{sample_count(sums.pool.n)}": value for name, value in values.items()}
+            metrics["precision_recall"] = PrecisionAndRecall(lambda x: seen(x).pool, known.features, **settings)
+            metrics["kid"] = KernelDistance(lambda x: seen(x).pool, known.features, **settings)
+        if self._second is not None:
+            name, network, known = self._second
+            assert known.features is not None
+            metrics[f"fd_{name}"] = FrechetDistance(network, known.pool, **settings)
+            metrics[f"kdd_{name}"] = KernelDistance(network, known.features, **settings)
+        return MetricCollection(dict(metrics), compute_groups=False).to(self.device)
 
 
-class _Sums:
-    """What is kept of samples: moments and score in float64, and the pool features themselves, 8 KB a sample."""
+class Space(NamedTuple):
+    """A feature space: its encoder's name, the network, and real images seen through it."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.pool, self.spatial = Moments(POOL_DIM, device), Moments(SPATIAL_DIM, device)
-        self.score = InceptionScore()
-        self.features: list[Tensor] = [torch.zeros(0, POOL_DIM, device=device)]
+    name: str
+    network: Once
+    reference: Reference
 
-    def update(self, found: InceptionFeatures, indices: Tensor) -> None:
-        self.pool.update(found.pool)
-        self.spatial.update(found.spatial)
-        self.score.update(found.logits, indices)
-        self.features.append(found.pool)
 
-    def all_reduce(self) -> None:
-        """Sum and gather over all processes, in place."""
-        for part in (self.pool, self.spatial, self.score):
-            part.all_reduce()
-        self.features = [all_gather_rows(torch.cat(self.features))]
+def _named(values: dict[str, float], count: int) -> dict[str, float]:
+    """The values with their number of samples, in the order in which papers print them."""
+    order = [name for name in ORDER if name in values] + [name for name in values if name not in ORDER]
+    return {f"{name}_{sample_count(count)}": values[name] for name in order}

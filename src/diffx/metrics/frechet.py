@@ -2,99 +2,94 @@
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffx.errors import DiffxError
+from diffx.metrics.gather import all_reduced
+from diffx.metrics.image_metric import ImageMetric, Network
 
 
-class Moments:
-    """Running first and second moments of feature vectors, in float64.
+class Gaussian(NamedTuple):
+    """mean (D,) and unbiased covariance cov (D, D), float64."""
+
+    mean: Tensor
+    cov: Tensor
+
+
+class Moments(ImageMetric):
+    """Mean and covariance of the features of images, summed in float64 over batches and processes.
 
     Args:
+        network: images to features (B, D).
         dim: number of features D.
-        device: where the sums are kept; float64 has to be supported there.
     """
 
-    def __init__(self, dim: int, device: torch.device | str = "cpu") -> None:
-        self.n = 0
-        self.sum = torch.zeros(dim, dtype=torch.float64, device=device)
-        self.outer = torch.zeros(dim, dim, dtype=torch.float64, device=device)
-        """Sum of outer products, (D, D)."""
+    n: Tensor
+    sum: Tensor
+    outer: Tensor
+    """Sum of outer products, (D, D)."""
 
-    def update(self, features: Tensor) -> None:
-        """Add features (B, D).
+    def __init__(self, network: Network, dim: int, **settings: Any) -> None:
+        super().__init__(network, dist_sync_fn=all_reduced, **settings)
+        self.add_state("n", torch.zeros((), dtype=torch.int64), "sum")
+        self.add_state("sum", torch.zeros(dim, dtype=torch.float64), "sum")
+        self.add_state("outer", torch.zeros(dim, dim, dtype=torch.float64), "sum")
+
+    def update(self, images: Tensor) -> None:
+        """Add images.
 
         Raises:
-            DiffxError: another width, or values that are not finite (nothing is added then).
+            DiffxError: features of another width, or that are not finite; nothing is added then.
         """
+        features = self.features(images)
         if features.ndim != 2 or features.shape[1] != len(self.sum):
             raise DiffxError(f"Features of shape {tuple(features.shape)} where (B, {len(self.sum)}) was expected.")
-        bad = int((~features.isfinite()).any(dim=1).sum())
-        if bad:
-            raise DiffxError(
-                f"{bad} of {len(features)} feature vectors hold NaN or infinity, so they have no Fréchet distance. "
-                "The images they come from are usually the cause: look at the samples."
-            )
-        features = features.detach().to(self.sum)
-        self.n += len(features)
-        self.sum += features.sum(dim=0)
-        self.outer += features.T @ features
+        features = features.to(self.sum)
+        self.n = self.n + len(features)
+        self.sum = self.sum + features.sum(dim=0)
+        self.outer = self.outer + features.T @ features
 
-    def merge(self, other: "Moments") -> None:
-        """Add the vectors that `other` has seen."""
-        self.n += other.n
-        self.sum += other.sum.to(self.sum)
-        self.outer += other.outer.to(self.outer)
-
-    def all_reduce(self) -> None:
-        """Sum over all processes, in place; afterwards every rank holds the moments of all vectors."""
-        if not dist.is_initialized():
-            return
-        # NCCL reduces tensors on a GPU only.
-        device = torch.device("cuda") if dist.get_backend() == "nccl" else self.sum.device
-        count = torch.tensor([self.n], dtype=torch.float64)
-        packed = torch.cat([count.to(device), self.sum.to(device), self.outer.flatten().to(device)])
-        dist.all_reduce(packed)
-        n, total, outer = packed.to(self.sum.device).split([1, len(self.sum), self.outer.numel()])
-        self.n, self.sum, self.outer = int(n), total, outer.view_as(self.outer)
-
-    @property
-    def mean(self) -> Tensor:
-        """(D,) float64."""
-        return self.sum / self.n
-
-    @property
-    def cov(self) -> Tensor:
-        """Unbiased covariance (D, D), float64.
+    def compute(self) -> Any:
+        """The Gaussian with these moments.
 
         Raises:
-            DiffxError: fewer than two vectors.
+            DiffxError: fewer than two images.
         """
-        if self.n < 2:
-            raise DiffxError(f"A covariance needs at least 2 images, and there are {self.n}.")
-        return (self.outer - torch.outer(self.sum, self.mean)) / (self.n - 1)
-
-    def save(self, path: Path) -> None:
-        """Write to a safetensors file."""
-        count = torch.tensor(self.n, dtype=torch.int64)
-        save_file({"n": count, "sum": self.sum.cpu(), "outer": self.outer.cpu()}, path)
-
-    @classmethod
-    def load(cls, path: Path) -> "Moments":
-        """Read what `save` wrote."""
-        tensors = load_file(path)
-        moments = cls(len(tensors["sum"]))
-        moments.n, moments.sum, moments.outer = int(tensors["n"]), tensors["sum"], tensors["outer"]
-        return moments
+        n = int(self.n)
+        if n < 2:
+            raise DiffxError(f"A covariance needs at least 2 images, and there are {n}.")
+        mean = self.sum / n
+        return Gaussian(mean, (self.outer - torch.outer(self.sum, mean)) / (n - 1))
 
 
-def frechet_distance(a: Moments, b: Moments) -> float:
-    """Squared Fréchet (2-Wasserstein) distance of the Gaussians with these moments: |μa−μb|² + tr(Σa + Σb − 2(ΣaΣb)^½).
+class FrechetDistance(Moments):
+    """The Fréchet distance of images to a reference: FID in Inception's features, FD-DINOv2 in DINOv2's.
+
+    >>> fid = FrechetDistance(lambda images: inception(images).pool, reference)
+    >>> fid.update(images)  # as often as there are batches, on any number of processes
+    >>> fid.compute()
+
+    Args:
+        network: images to features (B, D).
+        reference: moments of real images in the same features.
+    """
+
+    higher_is_better = False
+
+    def __init__(self, network: Network, reference: Gaussian, **settings: Any) -> None:
+        super().__init__(network, len(reference.mean), **settings)
+        self._reference = reference
+
+    def compute(self) -> Tensor:
+        """() float64. Raises DiffxError for fewer than two images."""
+        return torch.tensor(frechet_distance(super().compute(), self._reference), dtype=torch.float64)
+
+
+def frechet_distance(a: Gaussian, b: Gaussian) -> float:
+    """Squared Fréchet (2-Wasserstein) distance of two Gaussians: |μa−μb|² + tr(Σa + Σb − 2(ΣaΣb)^½).
 
     Equation 6 of Heusel et al. 2017 (arXiv:1706.08500). (ΣaΣb)^½ and (Σa^½ Σb Σa^½)^½ have the same trace, and the
     latter is symmetric, so two eigendecompositions in float64 give it without a complex number or a Schur form.
@@ -104,10 +99,10 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     of them and strongly for few, so compare only distances at equal numbers.
 
     Raises:
-        DiffxError: fewer than two vectors on a side, or different numbers of features.
+        DiffxError: different numbers of features.
     """
-    if len(a.sum) != len(b.sum):
-        raise DiffxError(f"Moments of {len(a.sum)} and of {len(b.sum)} features do not compare.")
+    if len(a.mean) != len(b.mean):
+        raise DiffxError(f"Moments of {len(a.mean)} and of {len(b.mean)} features do not compare.")
     cov_a, cov_b = a.cov, b.cov.to(a.cov)
     with _one_thread():
         values, vectors = torch.linalg.eigh(cov_a)

@@ -1,55 +1,57 @@
 """The Inception Score, streaming."""
 
+from typing import Any
+
 import torch
-import torch.distributed as dist
 from torch import Tensor
+
+from diffx import ranks
+from diffx.metrics.gather import all_reduced
+from diffx.metrics.image_metric import ImageMetric, Network
 
 SPLIT = 5000
 
 
-class InceptionScore:
+class InceptionScore(ImageMetric):
     """exp of the mean of KL(p(y|x) | p(y)) (Salimans et al. 2016), the mean over splits of consecutive samples.
 
     As in the ADM suite: splits of 5,000 samples in their order, unshuffled, the last of them smaller where the number
     does not divide. So the order matters: samples sorted by class make every split poor in classes and the score low.
+    Rank r has to be given samples r, r + world, ... in this order.
+
+    Args:
+        network: images to logits (B, C).
     """
 
-    def __init__(self, split: int = SPLIT) -> None:
+    higher_is_better = True
+    full_state_update = True  # the place of a sample depends on how many came before
+
+    sums: Tensor
+    """Of each split: the sum of p (C,), of p log p, and the number of samples, float64."""
+    seen: Tensor
+
+    def __init__(self, network: Network, split: int = SPLIT, **settings: Any) -> None:
+        super().__init__(network, dist_sync_fn=all_reduced, **settings)
         self.split = split
-        # Of each split: the sum of p (C,), of p log p, and the number of samples.
-        self.sums = torch.zeros(0, 0, dtype=torch.float64)
+        self.add_state("sums", torch.zeros(0, 0, dtype=torch.float64), "sum")
+        self.add_state("seen", torch.zeros((), dtype=torch.int64), "sum")
 
-    def update(self, logits: Tensor, indices: Tensor) -> None:
-        """Add logits (B, C) of the samples with these numbers (B,)."""
-        log_p = logits.double().log_softmax(dim=1)
+    def update(self, images: Tensor) -> None:
+        """Add this process's next images."""
+        log_p = self.features(images).to(self.sums.device).double().log_softmax(dim=1)
         p = log_p.exp()
-        rows = torch.cat([p, (p * log_p).sum(1, keepdim=True), torch.ones_like(p[:, :1])], dim=1).cpu()
-        places = torch.div(indices.cpu(), self.split, rounding_mode="floor")
-        self._reserve(int(places.max()) + 1, rows.shape[1])
-        self.sums.index_add_(0, places, rows)
+        rows = torch.cat([p, (p * log_p).sum(1, keepdim=True), torch.ones_like(p[:, :1])], dim=1)
+        rank, world = (ranks.rank(), ranks.world()) if self.sync_on_compute else (0, 1)
+        places = (rank + world * (self.seen + torch.arange(len(rows), device=rows.device))) // self.split
+        grown = torch.zeros(max(int(places.max()) + 1, len(self.sums)), rows.shape[1]).to(rows)
+        grown[: len(self.sums), : self.sums.shape[1]] = self.sums
+        self.sums = grown.index_add(0, places, rows)
+        self.seen = self.seen + len(rows)
 
-    def all_reduce(self) -> None:
-        """Sum over all processes, in place."""
-        if not dist.is_initialized():
-            return
-        device = torch.device("cuda") if dist.get_backend() == "nccl" else torch.device("cpu")
-        shape = torch.tensor(self.sums.shape, device=device)
-        dist.all_reduce(shape, dist.ReduceOp.MAX)
-        self._reserve(*shape.tolist())
-        sums = self.sums.to(device)
-        dist.all_reduce(sums)
-        self.sums = sums.cpu()
-
-    @property
-    def value(self) -> float:
-        """Between 1 and the number of classes."""
+    def compute(self) -> Tensor:
+        """() float64, between 1 and the number of classes."""
         used = self.sums[self.sums[:, -1] > 0]
         count = used[:, -1:]
         marginal = used[:, :-2] / count
         kl = used[:, -2] / count[:, 0] - torch.special.xlogy(marginal, marginal).sum(1)
-        return kl.exp().mean().item()
-
-    def _reserve(self, splits: int, width: int) -> None:
-        grown = torch.zeros(max(splits, len(self.sums)), width, dtype=torch.float64)
-        grown[: len(self.sums), : self.sums.shape[1]] = self.sums
-        self.sums = grown
+        return kl.exp().mean()

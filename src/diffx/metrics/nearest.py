@@ -1,7 +1,34 @@
 """How near samples come to the training images: small data can be memorised, and a Fréchet distance will not say so."""
 
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from diffx.metrics.gather import all_reduced
+from diffx.metrics.image_metric import ImageMetric
+
+
+class NearestTraining(ImageMetric):
+    """The mean over images of the distance to the nearest of `training` (N, C, H, W): 0 for copies."""
+
+    higher_is_better = True
+    n: Tensor
+    sum: Tensor
+
+    def __init__(self, training: Tensor, **settings: Any) -> None:
+        super().__init__(partial(nearest_distance, training=training), dist_sync_fn=all_reduced, **settings)
+        self.add_state("n", torch.zeros((), dtype=torch.int64), "sum")
+        self.add_state("sum", torch.zeros((), dtype=torch.float64), "sum")
+
+    def update(self, images: Tensor) -> None:
+        self.n = self.n + len(images)
+        self.sum = self.sum + self.features(images).to(self.sum).sum()
+
+    def compute(self) -> Tensor:
+        """() float64."""
+        return self.sum / self.n
 
 
 @torch.no_grad()
@@ -10,8 +37,9 @@ def nearest_distance(images: Tensor, training: Tensor, chunk: int = 4096) -> Ten
 
     In units of the pixel range: 0 is a copy, 1 is black against white. Returns float32 (M,).
     """
-    x = _centred(images)
-    lowest, nearest = torch.full((len(x),), torch.inf), torch.zeros(len(x), dtype=torch.int64)
+    x = _centred(images.to(training.device))
+    lowest = torch.full((len(x),), torch.inf, device=x.device)
+    nearest = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     for start in range(0, len(training), chunk):
         known = _centred(training[start : start + chunk])
         # |x − k|² without the term |x|², which does not change which k is nearest.

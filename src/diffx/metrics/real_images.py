@@ -1,8 +1,9 @@
-"""Training images as a metric wants them: many, in batches, as uint8."""
+"""Real images as a metric wants them: many, in batches, as uint8, and with what identifies them."""
 
 import copy
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,18 @@ from diffx.data.batches import permutation
 
 if TYPE_CHECKING:
     from diffx.data import Data
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """Images that statistics can be computed of.
+
+    facts: what identifies them. batches: given a batch size, uint8 (b, C, H, W), `count` in all.
+    """
+
+    facts: dict[str, Any]
+    count: int
+    batches: Callable[[int], Iterator[Tensor]]
 
 
 def training_images(data: "Data", count: int, batch_size: int, seed: int | None = None) -> Iterator[Tensor]:

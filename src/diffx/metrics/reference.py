@@ -1,13 +1,13 @@
-"""What samples are compared with: Inception statistics of real images, read from a file or computed and kept.
+"""What samples are compared with: statistics of real images, read from a file or computed and kept.
 
 Files: ADM's VIRTUAL_*.npz (mu, sigma, mu_s, sigma_s and 10,000 images arr_0), the mu and sigma of clean-fid, EDM, MAR
 and others, an .npz of images alone, and the .safetensors that diffx writes. FID and sFID use the stored moments, which
-are those of the whole training set; only precision, recall and KID look at the images.
+are those of the whole training set; only precision, recall, KID and other networks than Inception look at the images.
 """
 
 import os
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,16 +21,18 @@ from torch import Tensor
 from diffx.data.cache import digest, entry, home
 from diffx.errors import DiffxError
 from diffx.image_files import KEY, NpzImages
-from diffx.metrics.frechet import Moments
-from diffx.metrics.inception import POOL_DIM, SPATIAL_DIM, InceptionFeatures
-from diffx.metrics.real_images import training_images
+from diffx.metrics.frechet import Gaussian, Moments
+from diffx.metrics.inception import POOL_DIM, SPATIAL_DIM
+from diffx.metrics.real_images import RealImages, training_images
 
 if TYPE_CHECKING:
     from diffx.data import Data
 
-COMPARED = 10_000  # real images that precision, recall and KID look at, as in ADM's references
+COMPARED = 10_000  # real images that precision, recall and kernel distances look at, as in ADM's references
 OWN = "own"
-Network = Callable[[Tensor], InceptionFeatures]
+NAMES = (("mu", "sigma"), ("mu_s", "sigma_s"))
+Network = Callable[[Tensor], tuple[Tensor, ...]]
+"""uint8 images to features: what FID looks at first, what sFID looks at second; the rest is left."""
 
 
 @dataclass(frozen=True)
@@ -38,34 +40,65 @@ class Reference:
     """Statistics of real images: FID's, and where the file has them sFID's and what precision and recall need.
 
     identity: a short hash of the file's content (or of the data set). spatial: None for files of mu and sigma alone.
-    features: computed or read when it is first asked for, (M, 2048); None where there are no images.
+    features: computed or read when it is first asked for, (M, D); None where there are no images.
     """
 
     identity: str
-    pool: Moments
-    spatial: Moments | None
+    pool: Gaussian
+    spatial: Gaussian | None
     features: Callable[[], Tensor] | None
 
 
 def load_reference(name: str, data: "Data | None", network: Network, weights: str, batch_size: int = 64) -> Reference:
-    """The reference `name`: a file, the name of one in the references folder, or "own" for data's training images.
+    """The reference `name` in Inception's features: a file, the name of one in the references folder, or "own" for
+    data's training images.
 
-    weights: which Inception, for the cache of what it computes.
+    network: images to InceptionFeatures. weights: which Inception, for the cache of what it computes.
 
     Raises:
         DiffxError: not found (the sentence says how to provide it), damaged, or another layout.
     """
+    if name != OWN:
+        file = find_reference(name)
+        if file.suffix == ".safetensors":
+            return _of_tensors(_read_tensors(file), "")
+        checksums = _checksums(file)
+        if {"mu", "sigma"} <= checksums.keys():
+            return _of_npz(file, checksums, network, weights, batch_size)
+    return computed_reference(reference_images(name, data), network, "inception", weights, batch_size)
+
+
+def computed_reference(
+    images: RealImages, network: Network, name: str, weights: str, batch_size: int = 64
+) -> Reference:
+    """Statistics of these images in the features of a network, from the cache folder if they were computed before.
+
+    name, weights: which network, and which weights of it.
+    """
+    facts = images.facts | {"compared": COMPARED, name: weights}
+    statistics = _cached(name, facts, lambda: _statistics(images, network, batch_size))
+    return _of_tensors(statistics, digest(facts))
+
+
+def reference_images(name: str, data: "Data | None") -> RealImages:
+    """The images of reference `name`: arr_0 of its file, or data's training images for "own".
+
+    Raises:
+        DiffxError: it has none, or is not to be found.
+    """
     if name == OWN:
-        return _own(data, network, weights, batch_size)
+        if data is None:
+            raise DiffxError("eval.metrics.reference=own needs a data set; type eval.metrics.reference= a file.")
+        known = data
+        training_images(known, 0, 1)  # says so where there are none
+        return RealImages({"data": data.identity}, len(data), lambda size: training_images(known, len(known), size))
     file = find_reference(name)
-    if file.suffix == ".safetensors":
-        return _of_tensors(_read_tensors(file), "")
-    if file.suffix != ".npz":
-        raise DiffxError(
-            f"eval.metrics.reference={name}: {file.suffix or 'a file without an ending'} is not read (a pickle can run "
-            "code); type a .npz with mu and sigma, or a .safetensors of diffx."
-        )
-    return _of_npz(file, network, weights, batch_size)
+    checksums = {} if file.suffix == ".safetensors" else _checksums(file)
+    if KEY not in checksums:
+        held = ", ".join(checksums) or "statistics"
+        raise DiffxError(f"{file} holds {held} and no images; type eval.metrics.reference= a file with {KEY}.")
+    stored = NpzImages(file)
+    return RealImages({"reference": checksums[KEY], "images": len(stored)}, len(stored), stored.batches)
 
 
 def find_reference(name: str) -> Path:
@@ -86,53 +119,44 @@ def find_reference(name: str) -> Path:
     )
 
 
-def _of_npz(file: Path, network: Network, weights: str, batch_size: int) -> Reference:
+def _checksums(file: Path) -> dict[str, int]:
     """CRC-32s of the arrays, which every .npz holds, identify it: nothing has to be read for that."""
+    if file.suffix != ".npz":
+        raise DiffxError(
+            f"eval.metrics.reference={file}: {file.suffix or 'a file without an ending'} is not read (a pickle can run "
+            "code); type a .npz with mu and sigma, or a .safetensors of diffx."
+        )
     try:
         with zipfile.ZipFile(file) as archive:
-            checksums = {member.filename.removesuffix(".npy"): member.CRC for member in archive.infolist()}
+            found = {member.filename.removesuffix(".npy"): member.CRC for member in archive.infolist()}
     except (OSError, zipfile.BadZipFile) as error:
         raise DiffxError(f"{file} cannot be read as an .npz file ({error}).") from error
-    images = NpzImages(file) if KEY in checksums else None
-    if not {"mu", "sigma"} <= checksums.keys():
-        if images is None:
-            raise DiffxError(f"{file} holds {', '.join(checksums) or 'nothing'}, and a reference has mu and sigma.")
-        facts = {"reference": checksums[KEY], "images": len(images), "inception": weights}
-        only = images
-        return _computed(facts, lambda: _statistics(only.batches(batch_size), len(only), len(only), network))
+    if not ({"mu", "sigma"} <= found.keys() or KEY in found):
+        raise DiffxError(f"{file} holds {', '.join(found) or 'nothing'}, and a reference has mu and sigma.")
+    return found
+
+
+def _of_npz(file: Path, checksums: dict[str, int], network: Network, weights: str, batch_size: int) -> Reference:
+    """The stored moments; features of the images, if there are any, when they are asked for."""
     identity = digest({name: checksums[name] for name in ("mu", "sigma", "mu_s", "sigma_s", KEY) if name in checksums})
     pool = _gaussian(file, "mu", "sigma", POOL_DIM)
     spatial = _gaussian(file, "mu_s", "sigma_s", SPATIAL_DIM) if {"mu_s", "sigma_s"} <= checksums.keys() else None
-    if images is None:
+    if KEY not in checksums:
         return Reference(identity, pool, spatial, None)
+    images = NpzImages(file)
     facts = {"features": checksums[KEY], "images": len(images), "inception": weights}
-    known = images
 
-    def features() -> Tensor:
-        pool = (network(part).pool.cpu() for part in known.batches(batch_size))
-        return _cached(facts, lambda: {"features": torch.cat(list(pool))})["features"]
+    def compute() -> dict[str, Tensor]:
+        return {"features": torch.cat([network(part)[0].cpu() for part in images.batches(batch_size)])}
 
-    return Reference(identity, pool, spatial, features)
+    return Reference(identity, pool, spatial, lambda: _cached("inception", facts, compute)["features"])
 
 
-def _own(data: "Data | None", network: Network, weights: str, batch_size: int) -> Reference:
-    if data is None:
-        raise DiffxError("eval.metrics.reference=own needs a data set; type eval.metrics.reference= a file.")
-    facts = {"data": data.identity, "compared": COMPARED, "inception": weights}
-    images = training_images(data, len(data), batch_size)
-    return _computed(facts, lambda: _statistics(images, len(data), COMPARED, network))
-
-
-def _computed(facts: dict[str, Any], compute: Callable[[], dict[str, Tensor]]) -> Reference:
-    """Statistics of images, from the cache folder if they were computed before."""
-    return _of_tensors(_cached(facts, compute), digest(facts))
-
-
-def _cached(facts: dict[str, Any], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    path = home() / "references" / f"inception-{digest(facts)}.safetensors"
+def _cached(name: str, facts: dict[str, Any], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    path = home() / "references" / f"{name}-{digest(facts)}.safetensors"
 
     def make(target: Path) -> dict[str, Any]:
-        print(f"Computing Inception statistics of real images, once: {path}", flush=True)
+        print(f"Computing {name} statistics of real images, once: {path}", flush=True)
         save_file(compute(), target)
         return {}
 
@@ -140,30 +164,38 @@ def _cached(facts: dict[str, Any], compute: Callable[[], dict[str, Tensor]]) -> 
     return load_file(path)
 
 
-def _statistics(batches: Iterable[Tensor], count: int, compared: int, network: Network) -> dict[str, Tensor]:
-    """Moments of `count` images, and the pool features of `compared` of them, evenly spaced."""
-    pool, spatial, kept, seen = Moments(POOL_DIM), Moments(SPATIAL_DIM), [], 0
-    chosen = torch.zeros(count, dtype=torch.bool)
-    chosen[torch.linspace(0, count - 1, min(count, compared), dtype=torch.float64).round().long()] = True
-    for images in batches:
-        found = network(images)
-        pool.update(found.pool)
-        spatial.update(found.spatial)
-        kept.append(found.pool.cpu()[chosen[seen : seen + len(images)]])
-        seen += len(images)
-    moments = {"mu": pool.mean, "sigma": pool.cov, "mu_s": spatial.mean, "sigma_s": spatial.cov}
-    return {**{name: tensor.contiguous() for name, tensor in moments.items()}, "features": torch.cat(kept)}
+def _statistics(images: RealImages, network: Network, batch_size: int) -> dict[str, Tensor]:
+    """Moments of all images in up to two kinds of features, and the first kind of COMPARED of them, evenly spaced."""
+    moments: list[Moments] = []
+    kept, seen = [], 0
+    chosen = torch.zeros(images.count, dtype=torch.bool)
+    chosen[torch.linspace(0, images.count - 1, min(images.count, COMPARED), dtype=torch.float64).round().long()] = True
+    for part in images.batches(batch_size):
+        found = network(part)[: len(NAMES)]
+        moments = moments or [Moments(torch.nn.Identity(), f.shape[1], sync_on_compute=False) for f in found]
+        for sums, features in zip(moments, found, strict=True):
+            sums.to(features.device).update(features)
+        kept.append(found[0].cpu()[chosen[seen : seen + len(part)]])
+        seen += len(part)
+    tensors = {"features": torch.cat(kept)}
+    for (mean, cov), sums in zip(NAMES, moments, strict=False):
+        gaussian = sums.compute()
+        tensors |= {mean: gaussian.mean.cpu(), cov: gaussian.cov.cpu().contiguous()}
+    return tensors
 
 
 def _of_tensors(tensors: dict[str, Tensor], identity: str) -> Reference:
     """A reference from what `_statistics` gave."""
     if not {"mu", "sigma"} <= tensors.keys():
         raise DiffxError(f"A reference has mu and sigma, and this one {', '.join(tensors) or 'nothing'}.")
-    spatial = moments_of(tensors["mu_s"], tensors["sigma_s"]) if "mu_s" in tensors else None
+    pool, spatial = (
+        Gaussian(tensors[mean].double(), tensors[cov].double()) if mean in tensors else None for mean, cov in NAMES
+    )
+    assert pool is not None
     features = tensors.get("features")
     compared = None if features is None else lambda: features
     identity = identity or digest({name: tensor.double().sum().item() for name, tensor in tensors.items()})
-    return Reference(identity, moments_of(tensors["mu"], tensors["sigma"]), spatial, compared)
+    return Reference(identity, pool, spatial, compared)
 
 
 def _read_tensors(file: Path) -> dict[str, Tensor]:
@@ -173,8 +205,8 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
         raise DiffxError(f"{file} cannot be read as safetensors ({error}).") from error
 
 
-def _gaussian(file: Path, mean: str, cov: str, dim: int) -> Moments:
-    """Two arrays of an .npz as moments. Raises DiffxError for another shape or values that are not finite."""
+def _gaussian(file: Path, mean: str, cov: str, dim: int) -> Gaussian:
+    """Two arrays of an .npz. Raises DiffxError for another shape or values that are not finite."""
     try:
         with np.load(file, allow_pickle=False) as arrays:
             mu, sigma = (torch.from_numpy(np.asarray(arrays[name], np.float64)) for name in (mean, cov))
@@ -187,12 +219,4 @@ def _gaussian(file: Path, mean: str, cov: str, dim: int) -> Moments:
         )
     if not (mu.isfinite().all() and sigma.isfinite().all()):
         raise DiffxError(f"{file}: {mean} or {cov} holds NaN or infinity.")
-    return moments_of(mu, sigma)
-
-
-def moments_of(mean: Tensor, cov: Tensor) -> Moments:
-    """Moments with this mean (D,) and unbiased covariance (D, D). Their number is not known and does not matter."""
-    moments = Moments(len(mean))
-    mean, cov = mean.double(), cov.double()
-    moments.n, moments.sum, moments.outer = 2, 2 * mean, cov + 2 * torch.outer(mean, mean)
-    return moments
+    return Gaussian(mu, sigma)
