@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffx.errors import DiffxError
 from diffx.hub import hub_answers
+from diffx.images import signed
 from diffx.vision import weights_folder
 
 STATISTICS = "channel_statistics.json"
@@ -19,7 +20,7 @@ CHUNK = 16
 
 
 class Autoencoder:
-    """uint8 images (B, 3, R, R) to raw latents and back, in float32, without gradients.
+    """uint8 images (B, 3, R, R) to raw latents and back to values in [-1, 1], in float32, without gradients.
 
     A diffusion model trains on (raw - shift)·scale.
 
@@ -40,13 +41,12 @@ class Autoencoder:
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
         """Raw latents (B, 2C, h, w): mean and standard deviation of the posterior; or (B, C, h, w) without one."""
-        return torch.cat([self._encode(part / 127.5 - 1) for part in image.split(CHUNK)])
+        return torch.cat([self._encode(signed(part)) for part in image.split(CHUNK)])
 
     @torch.no_grad()
     def decode(self, raw: Tensor) -> Tensor:
-        """Raw latents (B, C, h, w) to uint8 (B, 3, R, R), rounded to the nearest level."""
-        images = [self._network.decode(part).sample for part in raw.split(CHUNK)]
-        return torch.cat([(127.5 * x + 128).clamp(0, 255).to(torch.uint8) for x in images])
+        """Raw latents (B, C, h, w) to values (B, 3, R, R) that are in [-1, 1] but for overshoot."""
+        return torch.cat([self._network.decode(part).sample for part in raw.split(CHUNK)])
 
     def _encode(self, x: Tensor) -> Tensor:
         if not self.posterior:

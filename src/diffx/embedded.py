@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from diffx.data import LabelledReference, cache
 from diffx.errors import DiffxError
+from diffx.images import signed
 
 ENCODER_DIM = 128
 FEATURE_DIM = 64
@@ -66,7 +67,7 @@ class TokenEncoder(nn.Module):
         finest = image.shape[-1] // self.stride
         if side < 1 or finest % side:
             raise DiffxError(f"The embedded encoder's {finest}x{finest} tokens cannot be pooled to {side}x{side}.")
-        grid = F.adaptive_avg_pool2d(self.grid(_signed(image)), side)
+        grid = F.adaptive_avg_pool2d(self.grid(signed(image)), side)
         return grid.flatten(2).transpose(1, 2)
 
 
@@ -83,7 +84,7 @@ class FeatureNetwork(nn.Module):
         self.register_buffer("std", torch.ones(FEATURE_DIM))
 
     def forward(self, image: Tensor) -> Tensor:
-        return (self.trunk(_signed(image)) - self.mean) / self.std
+        return (self.trunk(signed(image)) - self.mean) / self.std
 
     def standardise(self, images: Tensor) -> None:
         """Set mean and std from these images."""
@@ -106,7 +107,7 @@ def encoder(data: LabelledReference) -> TokenEncoder:
     network = TokenEncoder(data.shape[0])
 
     def probe(images: Tensor) -> Tensor:
-        return network.pooled(_signed(images))
+        return network.pooled(signed(images))
 
     return _trained("encoder", data, network, lambda images, labels: _vicreg(network, images), probe)
 
@@ -191,7 +192,7 @@ def _vicreg(network: TokenEncoder, images: Tensor) -> None:
     head = nn.Sequential(nn.Linear(ENCODER_DIM, 256), nn.ReLU(), nn.Linear(256, 256))
 
     def loss(chosen: Tensor) -> Tensor:
-        x = _signed(images[chosen])
+        x = signed(images[chosen])
         a, b = (head(network.pooled(_view(x))) for _ in range(2))
         return 25 * F.mse_loss(a, b) + _spread(a) + _spread(b)
 
@@ -211,7 +212,7 @@ def _classifier(network: FeatureNetwork, images: Tensor, labels: Tensor, classes
     head = nn.Linear(FEATURE_DIM, classes)
 
     def loss(chosen: Tensor) -> Tensor:
-        x = _moved(_signed(images[chosen]), 0.1)
+        x = _moved(signed(images[chosen]), 0.1)
         return F.cross_entropy(head(network.trunk(x)), labels[chosen])
 
     _steps("classifier", images, [*network.parameters(), *head.parameters()], loss)
@@ -222,7 +223,7 @@ def _restorer(network: FeatureNetwork, images: Tensor) -> None:
     decoder = nn.Sequential(nn.Linear(FEATURE_DIM, 512), nn.ReLU(), nn.Linear(512, channels * size * size))
 
     def loss(chosen: Tensor) -> Tensor:
-        x = _signed(images[chosen])
+        x = signed(images[chosen])
         holes = torch.rand(len(x), 1, 4, 4).repeat_interleave(size // 4, 2).repeat_interleave(size // 4, 3) < 0.25
         damaged = (x + 0.3 * torch.randn_like(x)).masked_fill(holes, 0)
         return F.mse_loss(decoder(network.trunk(damaged)).view_as(x), x)
@@ -265,8 +266,3 @@ def _linear_probe(
 
 def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1), nn.GroupNorm(8, outputs), nn.ReLU())
-
-
-def _signed(image: Tensor) -> Tensor:
-    """uint8 -> [-1, 1]."""
-    return image.float() / 127.5 - 1

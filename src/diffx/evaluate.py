@@ -5,12 +5,12 @@ are measured as they are: an .npz with arr_0 (uint8, NxHxWx3), or a folder of pi
 """
 
 import argparse
-import sys
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffx.cli import calm_openmp, finish
-from diffx.devices import process_group, runs_here, start_processes
+from diffx.command import on_all_devices
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -23,59 +23,78 @@ READ = 250  # images at a time
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    calm_openmp()
-    arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="python -m diffx.evaluate", description=__doc__)
     parser.add_argument("target", type=Path, help="a run directory, an .npz file or a folder of pictures")
     parser.add_argument("settings", nargs="*", help="KEY=VALUE settings of eval, sampler and guidance")
     parser.add_argument("--protocol", help="a file of conf/eval (default: the run's own; adm_50k for images)")
     parser.add_argument("--guidance", type=float, nargs="+", metavar="SCALE", help="measure each of these scales")
+    parser.add_argument("--ema", type=float, nargs="+", metavar="DECAY", help="measure each of these averages of a run")
     parser.add_argument("--data", help="what images are compared with, where no file says it: a file of conf/data")
-    parser.add_argument("--devices", type=int, help="processes to share the work (default: one for each GPU)")
-    chosen = parser.parse_intermixed_args(arguments)
-    if runs_here(chosen.devices):
-        finish(lambda: evaluate(chosen))
-    else:
-        finish(lambda: start_processes("diffx.evaluate", arguments, chosen.devices))
+    on_all_devices("diffx.evaluate", parser, evaluate, arguments)
 
 
 def evaluate(chosen: argparse.Namespace) -> None:
     """Measure a run or somebody's images, and print a table."""
     from diffx.errors import DiffxError
 
-    with process_group():
-        if (chosen.target / "config.yaml").exists():
-            for scale in chosen.guidance or [None]:
-                evaluate_run(chosen.target, chosen.protocol, chosen.settings, scale)
-        elif chosen.guidance:
-            raise DiffxError(f"--guidance is for runs, and {chosen.target} is none.")
-        else:
-            evaluate_images(chosen.target, chosen.protocol or "adm_50k", chosen.settings, chosen.data)
+    if (chosen.target / "config.yaml").exists():
+        evaluate_run(chosen)
+    elif chosen.guidance or chosen.ema:
+        flag = "--guidance" if chosen.guidance else "--ema"
+        raise DiffxError(f"{flag} is for runs, and {chosen.target} is none.")
+    else:
+        evaluate_images(chosen.target, chosen.protocol or "adm_50k", chosen.settings, chosen.data)
 
 
-def evaluate_run(path: Path, name: str | None, settings: list[str], scale: float | None) -> None:
-    """Draw the samples of a run under a protocol, measure them, and append the values to its curve."""
+@dataclass(frozen=True)
+class Case:
+    """One set of samples to measure: its name, all its settings, and the weights that it is drawn from."""
+
+    title: str
+    config: "DictConfig"
+    weights: Path
+
+
+def cases(chosen: argparse.Namespace) -> list[Case]:
+    """Every average that is asked for with every guidance scale. Raises DiffxError before anything is drawn."""
+    from diffx.protocols import read_config, with_ema, with_protocol
+    from diffx.run import RunDir
+
+    own, run, found = read_config(chosen.target), RunDir(chosen.target), []
+    for decay, scale in product(chosen.ema or [None], chosen.guidance or [None]):
+        config, weights = with_ema(own, run, decay)
+        settings = [*chosen.settings, *([] if scale is None else [f"guidance.scale={scale}"])]
+        title = chosen.protocol or "evaluation"
+        title += "" if decay is None else f"_ema_{decay:g}"
+        title += "" if scale is None else f"_guidance_{scale:g}"
+        found.append(Case(title, with_protocol(config, chosen.protocol, settings), weights))
+    return found
+
+
+def evaluate_run(chosen: argparse.Namespace) -> None:
+    """Draw a run's samples in each of the cases, measure them, and append the values to its curve or to others."""
     from diffx import ranks
     from diffx.build import make
     from diffx.evaluation import protocol
     from diffx.image_files import NpzImages
-    from diffx.protocols import with_protocol
+    from diffx.parts import pick_device
     from diffx.run import RunDir
-    from diffx.sample import read_config
     from diffx.sample_set import SampleSet
 
-    chosen = [*settings, *([] if scale is None else [f"guidance.scale={scale}"])]
-    config = with_protocol(read_config(path), name, chosen)
-    data = make(config.data.source)
-    metrics = make(config.eval.metrics, data=data)  # before hours of sampling, since its weights may be missing
-    run = RunDir(path)
-    title = (name or "evaluation") + ("" if scale is None else f"_guidance_{scale:g}")
-    out = SampleSet(run, config, config.eval.samples, path / "samples" / f"{title}.npz").draw()
-    values = metrics(NpzImages(out).batches(READ, ranks.rank(), ranks.world()))
-    if ranks.is_first():
-        file = append_point(run, title, config, protocol(config, data.identity, metrics.identity), values)
-        print_table(f"{path} · {title}", values)
-        print(f"appended to {file}; the samples are in {out}")
+    asked, run = cases(chosen), RunDir(chosen.target)
+    config = asked[0].config
+    data, device = make(config.data.source), pick_device(config.trainer.accelerator)
+    # Before hours of sampling, since weights may be missing; and once, since no case changes them.
+    metrics = make(config.eval.metrics, data=data, device=device)
+    for case in asked:
+        file = run.path / "samples" / f"{case.title}.npz"
+        out = SampleSet(case.weights, case.config, case.config.eval.samples, file).draw()
+        values = metrics(NpzImages(out).batches(READ, ranks.rank(), ranks.world()))
+        if ranks.is_first():
+            facts = protocol(case.config, data.identity, metrics.identity)
+            curve = append_point(run, case.title, case.config, facts, values)
+            print_table(f"{run.path} · {case.title}", values)
+            print(f"appended to {curve}; the samples are in {out}")
 
 
 def evaluate_images(path: Path, name: str, settings: list[str], data: str | None) -> None:
@@ -101,11 +120,13 @@ def metrics_of(config: "DictConfig", data: str | None) -> "Metrics":
     """The metrics of images that have no run. Raises DiffxError where nothing says what to compare them with."""
     from diffx.build import make
     from diffx.errors import DiffxError
+    from diffx.parts import pick_device
 
     reads_data = config.eval.metrics.get("reference", "own") == "own"
     if reads_data and data is None:
         raise DiffxError("Nothing says what these images are compared with; type --data NAME, a data set of diffx.")
-    return make(config.eval.metrics, data=make(config.data.source) if reads_data else None)
+    source = make(config.data.source) if reads_data else None
+    return make(config.eval.metrics, data=source, device=pick_device(config.trainer.accelerator))
 
 
 def append_point(

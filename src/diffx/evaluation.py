@@ -14,6 +14,7 @@ from diffx import ranks
 from diffx.backbone import DiT
 from diffx.build import make
 from diffx.errors import DiffxError
+from diffx.images import check_rounding
 from diffx.objective import Objective
 from diffx.picture import save_grid
 from diffx.run import RunDir, short_hash
@@ -39,7 +40,7 @@ def protocol(config: DictConfig, data_identity: str, metrics_identity: str) -> d
         "sampler": sampler,
         "guidance": OmegaConf.to_container(config.guidance),
         "decoder": config.data.decoder,
-        "rounding": "nearest",
+        "rounding": config.eval.get("rounding", "nearest"),
         "ema_decay": config.ema_decay,
         "samples": config.eval.samples,
         "seed": config.eval.seed,
@@ -80,6 +81,7 @@ class Sampling:
         self.label = label
         self.sampler: Callable[..., Tensor] = make(config.sampler)
         self.guidance: AnyGuidance = make(config.guidance)
+        check_rounding(config.eval.get("rounding", "nearest"))
         self.settings = SampleSettings(config.eval.labels, config.eval.seed, config.eval.batch_size)
         self.objective = objective
 
@@ -99,11 +101,6 @@ class Sampling:
 
     def _label(self, index: int, classes: int) -> int:
         return self.settings.of(index, classes) if self.label is None else self.label
-
-
-def decode_pixels(x: Tensor) -> Tensor:
-    """Pixel values in [-1, 1] as uint8, rounded as DiT and SiT do: 127.5 x + 128, cut off."""
-    return (127.5 * x + 128).clamp(0, 255).to(torch.uint8)
 
 
 class Evaluation:
@@ -133,7 +130,7 @@ class Evaluation:
         for x in self.sampling.batches(module.ema, indices, self.parts.meter.device):
             if not x.isfinite().all():
                 raise DiffxError("Samples hold numbers that are not finite; type a lower optimizer.lr.")
-            images = self.parts.data.decode(x).cpu()
+            images = self.parts.data.decode(x, self.parts.protocol["rounding"]).cpu()
             if sum(map(len, shown)) < SHOWN:
                 shown.append(images)
             yield images

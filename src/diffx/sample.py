@@ -4,21 +4,13 @@ Sample i depends on the seed and i alone. A set that was cut off goes on when th
 """
 
 import argparse
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from diffx.cli import calm_openmp, finish
-from diffx.devices import process_group, runs_here, start_processes
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from diffx.command import on_all_devices
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    calm_openmp()
-    arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="python -m diffx.sample", description=__doc__)
     parser.add_argument("run", type=Path, help="a run directory, with config.yaml and checkpoints/ema.safetensors")
     parser.add_argument("settings", nargs="*", help="KEY=VALUE settings of eval, sampler and guidance")
@@ -27,49 +19,31 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("-o", "--out", type=Path, help="the .npz to write (default RUN/samples/PROTOCOL.npz)")
     parser.add_argument("--nfe", type=int, help="network forwards, instead of the sampler's setting")
     parser.add_argument("--guidance", type=float, help="guidance scale, instead of the setting")
+    parser.add_argument("--ema", type=float, metavar="DECAY", help="one of more_ema_decays, instead of ema_decay")
     parser.add_argument("--label", type=int, help="one label for all samples, instead of eval.labels")
     parser.add_argument("--seed", type=int, help="seed of noise and labels, instead of eval.seed")
-    parser.add_argument("--devices", type=int, help="processes to share the work (default: one for each GPU)")
-    chosen = parser.parse_intermixed_args(arguments)
-    if runs_here(chosen.devices):
-        finish(lambda: sample(chosen))
-    else:
-        finish(lambda: start_processes("diffx.sample", arguments, chosen.devices))
+    on_all_devices("diffx.sample", parser, sample, arguments)
 
 
 def sample(chosen: argparse.Namespace) -> None:
     """Draw, decode, write, and say where."""
     from diffx import ranks
     from diffx.errors import DiffxError
-    from diffx.protocols import with_protocol
+    from diffx.protocols import read_config, with_ema, with_protocol
     from diffx.run import RunDir
     from diffx.sample_set import SampleSet
 
     flags = {"sampler.nfe": chosen.nfe, "guidance.scale": chosen.guidance, "eval.seed": chosen.seed}
     settings = [f"{key}={value}" for key, value in flags.items() if value is not None]
-    config = with_protocol(read_config(chosen.run), chosen.protocol, [*chosen.settings, *settings])
+    own, weights = with_ema(read_config(chosen.run), RunDir(chosen.run), chosen.ema)
+    config = with_protocol(own, chosen.protocol, [*chosen.settings, *settings])
     count = chosen.count if chosen.count is not None else config.eval.samples if chosen.protocol else 100
     if count < 1:
         raise DiffxError(f"--count {count}: type a number of at least 1.")
     out = (chosen.out or chosen.run / "samples" / (chosen.protocol or "samples")).with_suffix(".npz")
-    with process_group():
-        SampleSet(RunDir(chosen.run), config, count, out, chosen.label).draw()
+    SampleSet(weights, config, count, out, chosen.label).draw()
     if ranks.is_first():
         print(f"{count} samples: {out} (arr_0, uint8, NxHxWxC) and {out.with_suffix('.png')}")
-
-
-def read_config(run: Path) -> "DictConfig":
-    """The configuration of a run directory. Raises DiffxError where it has none."""
-    from omegaconf import DictConfig, OmegaConf
-
-    from diffx.errors import DiffxError
-
-    file = run / "config.yaml"
-    if not file.exists():
-        raise DiffxError(f"{run} is no run directory: it has no config.yaml; type runs/EXPERIMENT/ID/sSEED.")
-    config = OmegaConf.load(file)
-    assert isinstance(config, DictConfig)
-    return config
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +22,29 @@ from diffx.build import build_model, make
 from diffx.checkpoint.native import load_backbone
 from diffx.data.cache import digest
 from diffx.errors import DiffxError
-from diffx.evaluation import Sampling, decode_pixels, protocol
+from diffx.evaluation import Sampling, protocol
 from diffx.image_files import write_npz
+from diffx.images import levels
 from diffx.parts import pick_device
 from diffx.picture import save_grid
-from diffx.run import RunDir
 
 SHOWN = 100
 
 
 @dataclass(frozen=True)
 class SampleSet:
-    """`count` samples of a run's EMA weights in `out`, an .npz with arr_0; a PNG grid and a JSON of facts come with it.
+    """`count` samples of a backbone in `out`, an .npz with arr_0; a PNG grid and a JSON of facts come with it.
 
     They are drawn in parts of eval.batch_size consecutive samples, each a file as soon as it is whole, and part k is
     always the same batch: so neither the number of devices nor a kill changes a bit of the set on one kind of device.
 
     Args:
-        run: with checkpoints/ema.safetensors.
+        weights: of the backbone, such as a run's checkpoints/ema.safetensors.
         config: the run's configuration, with the protocol to sample under.
         label: one label for all samples; None for eval.labels.
     """
 
-    run: RunDir
+    weights: Path
     config: DictConfig
     count: int
     out: Path
@@ -69,10 +70,9 @@ class SampleSet:
 
     def facts(self) -> dict[str, Any]:
         """All that determines the samples."""
-        weights = self.run.ema_weights
-        if not weights.exists():
-            raise DiffxError(f"{weights} does not exist: the run has no checkpoint yet. Train it first.")
-        with weights.open("rb") as file:
+        if not self.weights.exists():
+            raise DiffxError(f"{self.weights} does not exist: the run has no checkpoint yet. Train it first.")
+        with self.weights.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         made = protocol(self.config, "", "") | {"samples": self.count, "label": self.label}
         return {"protocol": made, "weights": sha256, "batch_size": self.config.eval.batch_size}
@@ -104,7 +104,7 @@ class SampleSet:
             return
         device = pick_device(self.config.trainer.accelerator)
         model = build_model(self.config)
-        load_backbone(model.backbone, self.run.ema_weights)
+        load_backbone(model.backbone, self.weights)
         backbone, decode = model.backbone.to(device), decoder(self.config)
         sampling = Sampling(self.config, model.objective, self.label)
         for start in track(missing, f"sampling in {len(missing)} batches") if ranks.is_first() else missing:
@@ -126,7 +126,8 @@ class SampleSet:
 
 def decoder(config: DictConfig) -> Callable[[Tensor], Tensor]:
     """From x to uint8 images. Latents need their prepared folder, which knows its autoencoder and scale."""
-    return decode_pixels if config.data.decoder == "pixels" else make(config.data.source).decode
+    decode = levels if config.data.decoder == "pixels" else make(config.data.source).decode
+    return partial(decode, rounding=config.eval.get("rounding", "nearest"))
 
 
 def refuse_non_finite(x: Tensor, start: int) -> None:

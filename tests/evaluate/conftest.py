@@ -14,7 +14,7 @@ from tests.run.conftest import small
 def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """Trained once; tests that write into it take a copy."""
     folder = tmp_path_factory.mktemp("runs")
-    return train(compose_config(small(f"runs_dir={folder}")))
+    return train(compose_config(small(f"runs_dir={folder}", "more_ema_decays=[0.5]")))
 
 
 @pytest.fixture

@@ -2,16 +2,31 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from diffx.evaluate import main
+from diffx.metrics.features import EmbeddedMetrics
 from diffx.run import RunDir
 
 
 def lines(file: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def made_metrics(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The arguments of every EmbeddedMetrics that is made from now on."""
+    made = []
+    start = EmbeddedMetrics.__init__
+
+    def noted(self: EmbeddedMetrics, **arguments: Any) -> None:
+        made.append(arguments)
+        start(self, **arguments)
+
+    monkeypatch.setattr(EmbeddedMetrics, "__init__", noted)
+    return made
 
 
 def test_the_runs_own_protocol_gives_the_values_of_training_and_a_line_on_its_curve(run: RunDir) -> None:
@@ -38,6 +53,34 @@ def test_several_guidance_scales_are_measured_in_one_go(run: RunDir, capsys: pyt
     assert "evaluation_guidance_1\n" in capsys.readouterr().out
     (line,) = lines(run.path / "curve_evaluation_guidance_2.5.jsonl")
     assert line["protocol_facts"]["guidance"]["scale"] == 2.5
+
+
+def test_averages_and_scales_are_measured_in_all_combinations_with_the_networks_loaded_once(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = made_metrics(monkeypatch)
+    arguments = ["eval.samples=20", "--guidance", "1", "2.5", "--ema", "0.99", "0.5"]
+    main([str(run.path), *arguments])
+    assert len(made) == 1
+    found = {}
+    for decay in ("0.99", "0.5"):
+        for scale in ("1", "2.5"):
+            (line,) = lines(run.path / f"curve_evaluation_ema_{decay}_guidance_{scale}.jsonl")
+            facts = line["protocol_facts"]
+            assert line["ema_decay"] == facts["ema_decay"] == float(decay)
+            assert facts["guidance"]["scale"] == float(scale)
+            found[line["protocol"]] = (decay, tuple(line["values"].values()))
+    assert len(found) == 4
+    averages = [{values for of, values in found.values() if of == decay} for decay in ("0.99", "0.5")]
+    assert not averages[0] & averages[1]
+
+
+def test_an_average_that_the_run_does_not_keep_is_said_with_those_that_it_keeps(
+    run: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = refused([str(run.path), "--ema", "0.5", "0.9999"], capsys)
+    assert "keeps the averages 0.99, 0.5;" in message
+    assert not list(run.path.glob("samples/evaluation*"))
 
 
 def test_an_npz_of_somebody_else_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,6 +128,15 @@ def test_training_without_the_weights_stops_before_the_first_file(
         cli.main()
     assert "weights of FID's Inception are not here" in capsys.readouterr().err
     assert not list(Path().iterdir())
+
+
+def test_a_run_is_measured_where_it_was_trained(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """trainer.accelerator=cpu holds for the metrics' networks too, on a machine that has a GPU."""
+    made = made_metrics(monkeypatch)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    main([str(run.path), "eval.samples=20", "trainer.accelerator=cpu"])
+    assert [arguments["device"].type for arguments in made] == ["cpu"]
 
 
 def test_nothing_to_compare_with_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

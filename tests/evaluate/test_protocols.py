@@ -6,14 +6,14 @@ from diffx.compose import compose_config
 from diffx.errors import DiffxError
 from diffx.protocols import with_protocol
 
-PUBLISHED = {  # sampler, NFE, guidance scale, its interval's end, channels, power, samples
-    "adm_50k": ("EulerMaruyama", 250, 1.0, 1.0, None, None, 50_000),
-    "repa_cfg": ("EulerMaruyama", 250, 1.8, 0.7, None, None, 50_000),
-    "dit_cfg": ("Ancestral", 250, 1.5, 1.0, 3, None, 50_000),
-    "mdt_power_cosine": ("Ancestral", 250, 3.8, 1.0, 3, 4, 50_000),
-    "sit_ode": ("Heun", 249, 1.0, 1.0, None, None, 50_000),
-    "tread_edm": ("EDMHeun", 79, 1.0, 1.0, None, None, 50_000),
-    "curve": ("Euler", 50, 1.0, 1.0, None, None, 10_000),
+PUBLISHED = {  # sampler, NFE, guidance scale, its interval's end, channels, power, samples, rounding
+    "adm_50k": ("EulerMaruyama", 250, 1.0, 1.0, None, None, 50_000, "nearest"),
+    "repa_cfg": ("EulerMaruyama", 250, 1.8, 0.7, None, None, 50_000, "truncate"),
+    "dit_cfg": ("Ancestral", 250, 1.5, 1.0, 3, None, 50_000, "nearest"),
+    "mdt_power_cosine": ("Ancestral", 250, 3.8, 1.0, 3, 4, 50_000, "nearest"),
+    "sit_ode": ("Heun", 249, 1.0, 1.0, None, None, 50_000, "nearest"),
+    "tread_edm": ("EDMHeun", 79, 1.0, 1.0, None, None, 50_000, "nearest"),
+    "curve": ("Euler", 50, 1.0, 1.0, None, None, 10_000, "nearest"),
 }
 
 
@@ -28,6 +28,7 @@ def facts(config) -> tuple:
         guidance.channels,
         guidance.power,
         config.eval.samples,
+        config.eval.rounding,
     )
 
 
@@ -37,6 +38,7 @@ def test_a_protocol_composes_as_published(name: str) -> None:
     assert facts(config) == PUBLISHED[name]
     assert config.eval.labels == "random"
     assert config.eval.metrics.reference == "VIRTUAL_imagenet256"
+    assert config.eval.metrics.dinov2 == "dinov2_vitl14"
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -53,7 +55,7 @@ def test_without_a_protocol_a_run_keeps_its_own() -> None:
 
 def test_settings_come_on_top() -> None:
     changed = with_protocol(compose_config([]), "repa_cfg", ["guidance.scale=1.35", "eval.samples=1000"])
-    assert facts(changed) == ("EulerMaruyama", 250, 1.35, 0.7, None, None, 1000)
+    assert facts(changed) == ("EulerMaruyama", 250, 1.35, 0.7, None, None, 1000, "truncate")
 
 
 @pytest.mark.parametrize("setting", ["guidance.scal=2", "batch_size=3", "guidance.scale"])

@@ -10,15 +10,16 @@ from safetensors.torch import load_file, save_file
 
 from diffx import sample_set
 from diffx.errors import DiffxError
+from diffx.protocols import read_config
 from diffx.run import RunDir
-from diffx.sample import main, read_config
+from diffx.sample import main
 from diffx.sample_set import SampleSet
 
 
 def draw(run: RunDir, out: str, **settings: object) -> np.ndarray:
     config = read_config(run.path)
     config.eval.update({"batch_size": 8} | settings)
-    with np.load(SampleSet(run, config, 30, Path(out)).draw()) as arrays:
+    with np.load(SampleSet(run.ema_weights, config, 30, Path(out)).draw()) as arrays:
         return arrays["arr_0"]
 
 
@@ -62,6 +63,20 @@ def test_another_seed_or_other_weights_are_another_set(run: RunDir) -> None:
     assert not np.array_equal(draw(run, "s.npz", seed=1), other)
 
 
+def test_truncated_levels_are_half_a_level_darker_and_another_set(run: RunDir) -> None:
+    nearest, truncated = draw(run, "s.npz").astype(float), draw(run, "s.npz", rounding="truncate").astype(float)
+    inner = (nearest > 0) & (nearest < 255)
+    assert set(np.unique(nearest - truncated)) == {0, 1}
+    assert (nearest - truncated)[inner].mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_another_average_is_drawn_from_its_own_weights(run: RunDir) -> None:
+    main(["run", "-n", "4", "--ema", "0.5", "-o", "half"])
+    main(["run", "-n", "4", "-o", "usual"])
+    assert not np.array_equal(np.load("half.npz")["arr_0"], np.load("usual.npz")["arr_0"])
+    assert json.loads(Path("half.json").read_text())["protocol"]["ema_decay"] == 0.5
+
+
 def test_samples_do_not_depend_on_the_batches_but_for_rounding(run: RunDir) -> None:
     one, other = draw(run, "one.npz"), draw(run, "other.npz", batch_size=30)
     assert np.abs(one.astype(int) - other.astype(int)).max() <= 1
@@ -90,6 +105,8 @@ def test_weights_that_are_not_finite_are_said(run: RunDir) -> None:
         (["run", "--label", "10"], "label 10"),
         (["run", "--protocol", "adm_5k"], "adm_50k"),
         (["run", "--protocol", "dit_cfg"], "type sampler="),
+        (["run", "--ema", "0.9999"], "keeps the averages 0.99, 0.5"),
+        (["run", "eval.rounding=up"], "eval.rounding=nearest or truncate"),
     ],
 )
 def test_bad_input_is_one_sentence(

@@ -34,8 +34,8 @@ class Data(Protocol):
     def reference(self) -> Tensor:
         """Held-out images, uint8 (M, C, H, W): a fixed split that nothing is trained on."""
 
-    def decode(self, x: Tensor) -> Tensor:
-        """Samples x (B, C, H, W) to uint8 images (B, 1 or 3, H, W)."""
+    def decode(self, x: Tensor, rounding: str = "nearest") -> Tensor:
+        """Samples x (B, C, H, W) to uint8 images (B, 1 or 3, H, W). rounding: as in diffx.images.levels."""
 
 
 class LabelledReference(Data, Protocol):

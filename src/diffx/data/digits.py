@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffx.data.cache import digest
 from diffx.errors import DiffxError
+from diffx.images import levels, signed
 
 SIZES = (8, 16, 32)
 HELD_OUT_PER_CLASS = 50
@@ -49,7 +50,7 @@ class Digits:
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
         """Training images: "x" float32 (B, 1, H, W) in [-1, 1], "y" int64 (B,), "image" uint8 (B, 1, H, W)."""
         images = self._images[indices]
-        return {"x": images.float() / 127.5 - 1, "y": self._labels[indices], "image": images}
+        return {"x": signed(images), "y": self._labels[indices], "image": images}
 
     def provide(self, needs: Iterable[str], side: int) -> list[str]:
         """Every batch has its images; all other needs are left."""
@@ -63,9 +64,9 @@ class Digits:
         """Classes of the held-out images, int64 (500,)."""
         return self._reference_labels
 
-    def decode(self, x: Tensor) -> Tensor:
-        """Values in [-1, 1] to uint8, rounded to the nearest grey level."""
-        return (127.5 * x + 128).clamp(0, 255).to(torch.uint8)
+    def decode(self, x: Tensor, rounding: str = "nearest") -> Tensor:
+        """Values in [-1, 1] to uint8."""
+        return levels(x, rounding)
 
 
 def _resize(scans: Tensor, size: int) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from diffx.data.cache import digest
 from diffx.data.shards import Shards, join, open_shards
 from diffx.errors import DiffxError
+from diffx.images import levels
 
 if TYPE_CHECKING:
     from diffx.autoencoder import Autoencoder
@@ -122,8 +123,8 @@ class Latents:
         shards = open_shards(self.root / "reference", command)
         return torch.from_numpy(shards.read(np.arange(len(shards))))
 
-    def decode(self, x: Tensor) -> Tensor:
-        """Scaled latents (B, C, H, W) to uint8 images (B, 3, R, R), on x's device.
+    def decode(self, x: Tensor, rounding: str = "nearest") -> Tensor:
+        """Scaled latents (B, C, H, W) to uint8 images (B, 3, R, R), on x's device. rounding: see diffx.images.levels.
 
         Raises:
             DiffxError: the autoencoder's weights cannot be found.
@@ -134,7 +135,7 @@ class Latents:
             self._autoencoder = load_autoencoder(self.decoder or self._latents[0].manifest["facts"]["autoencoder"])
         self._autoencoder.to(x.device)
         raw = x.float() / self._scale.to(x.device) + self._shift.to(x.device)
-        return self._autoencoder.decode(raw)
+        return levels(self._autoencoder.decode(raw), rounding)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_autoencoder": None}

@@ -12,6 +12,7 @@ from torch import Tensor
 from diffx.data import cache
 from diffx.data.drawing import OUTLINES, UNIFORMS, draw
 from diffx.errors import DiffxError
+from diffx.images import levels, signed
 
 VERSION = 1  # of the drawing: a change makes all cached images anew
 REFERENCE_COUNT = 10_000
@@ -55,7 +56,7 @@ class Shapes:
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
         """Training images: "x" float32 (B, 3, H, W) in [-1, 1], "y" int64 (B,), "image" uint8 (B, 3, H, W)."""
         images = torch.from_numpy(self._images(TRAIN, self.count)[indices.numpy()])
-        return {"x": images.float() / 127.5 - 1, "y": indices % self.num_classes, "image": images}
+        return {"x": signed(images), "y": indices % self.num_classes, "image": images}
 
     def provide(self, needs: Iterable[str], side: int) -> list[str]:
         """Every batch has its images; all other needs are left."""
@@ -69,9 +70,9 @@ class Shapes:
         """Classes of the held-out images, int64 (10000,)."""
         return torch.arange(REFERENCE_COUNT) % self.num_classes
 
-    def decode(self, x: Tensor) -> Tensor:
-        """Values in [-1, 1] to uint8, rounded to the nearest level."""
-        return (127.5 * x + 128).clamp(0, 255).to(torch.uint8)
+    def decode(self, x: Tensor, rounding: str = "nearest") -> Tensor:
+        """Values in [-1, 1] to uint8."""
+        return levels(x, rounding)
 
     def _facts(self, stream: int, count: int) -> dict[str, Any]:
         facts = {"name": self.name, "version": VERSION, "stream": stream, "seed": self.seed}

@@ -1,0 +1,33 @@
+"""The frame of a command that shares its work among all GPUs: arguments, processes, errors."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from diffx.cli import calm_openmp, finish
+from diffx.devices import process_group, runs_here, start_processes
+
+
+def on_all_devices(
+    module: str,
+    parser: argparse.ArgumentParser,
+    work: Callable[[argparse.Namespace], None],
+    arguments: list[str] | None = None,
+) -> None:
+    """Parse the arguments of `python -m MODULE` and do `work` in one process for each GPU, or for each of --devices.
+
+    Bad input is one sentence on stderr and exit code 2.
+    """
+    calm_openmp()
+    parser.add_argument("--devices", type=int, help="processes to share the work (default: one for each GPU)")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    chosen = parser.parse_intermixed_args(arguments)
+
+    def share() -> None:
+        if runs_here(chosen.devices):
+            with process_group():
+                work(chosen)
+        else:
+            start_processes(module, arguments, chosen.devices)
+
+    finish(share)
