@@ -1,135 +1,189 @@
-"""The cost of a training step by plugin set, as ratios measured in one run: python -m benchmarks.step
+"""The training step: python -m benchmarks.step [settings] [--backbones s b] [--plugins plain repa tread] ...
 
-Variants are timed in turn, round after round, so that what else the machine does falls on all of them. Printed are
-medians over rounds of samples/s and of the speed relative to the plain step, beside what the FLOPs predict. "peers" is
-the plain step as common training scripts write it: an EMA loop over tensors and a loss read back every step.
+For every backbone, compile mode and precision all plugin sets are timed in turn, round after round, beside what the
+plan's FLOPs predict. Then, in steps of their own, where the step's time goes. Then the ladder: the step as the field's
+public scripts take it, and what each gain adds. Last what routing costs. All on made-up latents of 256 px in a
+temporary folder; ratios are what to compare, absolute figures belong to the machine.
 """
 
 import argparse
-import json
 import os
-import platform
-import statistics
-import time
+import tempfile
 from collections.abc import Callable
+from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported
 
 import torch
 from omegaconf import DictConfig
-from torch import nn
 
-from diffx import step
-from diffx.build import Model, build_model, make
+from benchmarks import measure, tokens
+from benchmarks.encoder import random_encoder
+from benchmarks.feed import Source
+from benchmarks.ladder import climb
+from benchmarks.layouts import write_layouts
+from benchmarks.measure import in_turn, peak_flops, seconds_of, speed_ratio
+from benchmarks.report import print_ladder, print_split, print_steps, print_tokens
+from benchmarks.training import Pool, Recipe, Trainee, split_of_step
+from diffx.build import build_model, encoder_names
 from diffx.compose import compose_config
-from diffx.encoder import encoder_spec
-from diffx.meter import count_flops
-from diffx.module import update_ema
+from diffx.meter import flops_of
 
-SETS = ("", "repa", "mdt", "tread", "repa,tread")
-
-
-def peers_ema(ema: nn.Module, live: nn.Module, decay: float) -> None:
-    """EMA as DiT, SiT and REPA write it: one small operation a tensor."""
-    with torch.no_grad():
-        for (_, average), (_, parameter) in zip(ema.named_parameters(), live.named_parameters(), strict=True):
-            average.mul_(decay).add_(parameter.data, alpha=1 - decay)
+PLAIN = "plain"
+BATCH = {
+    "cpu": {"tiny": 16, "s": 8, "b": 4, "l": 2, "xl": 2},
+    "cuda": dict.fromkeys(("tiny", "s", "b", "l", "xl"), 256),
+}
 
 
-def stepper(model: Model, config: DictConfig, device: torch.device, peers: bool) -> Callable[[], None]:
-    """A function that takes one whole training step on made-up data."""
-    backbone = model.backbone.to(device)
-    plugins = {name: plugin.to(device) for name, plugin in model.plugins.items()}
-    ema = build_model(config).backbone.to(device).requires_grad_(False)
-    modules = [backbone, *plugins.values()]
-    optimizer = make(config.optimizer, params=[p for m in modules for p in m.parameters() if p.requires_grad])
-    size = backbone.input_size
-    batch = {
-        "x": torch.randn(config.batch_size, backbone.in_channels, size, size, device=device),
-        "y": torch.randint(backbone.num_classes, (config.batch_size,), device=device),
-    }
-    for need in model.plan.needs:
-        dim = encoder_spec(need.removeprefix("features/")).dim
-        batch[need] = torch.randn(config.batch_size, backbone.num_tokens, dim, device=device)
-    count = 0
-
-    def one() -> None:
-        nonlocal count
-        count += 1
-        streams = step.Streams(0, count, device=device)
-        draws = step.draw(model.plan, plugins, model.objective, batch, {}, streams, 0.1, backbone.null_label)
-        total = step.losses(backbone, model.plan, plugins, model.objective, draws)["total"]
-        optimizer.zero_grad(set_to_none=not peers)
-        total.backward()
-        optimizer.step()
-        if peers:
-            total.item()
-            peers_ema(ema, backbone, 0.999)
-        else:
-            update_ema(ema, backbone, 0.999)
-
-    return one
+def arguments(device: torch.device) -> argparse.ArgumentParser:
+    """Defaults are minutes of one CPU core, or of a GPU."""
+    on_gpu = device.type == "cuda"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("settings", nargs="*", help="as for diffx, such as plugins.tread.selection_ratio=0.75")
+    parser.add_argument("--backbones", nargs="+", default=["s", "b", "xl"] if on_gpu else ["tiny"])
+    parser.add_argument("--plugins", nargs="+", default=[PLAIN, "repa", "mdt", "tread", "repa,tread"])
+    parser.add_argument("--compile", nargs="+", default=["blocks" if on_gpu else "none"])
+    parser.add_argument("--precision", nargs="+", default=["bf16-mixed" if on_gpu else "32-true"])
+    parser.add_argument("--batch-size", type=int, help=f"of a step; else by backbone: {BATCH[device.type]}")
+    parser.add_argument("--steps", type=int, default=10 if on_gpu else 2, help="of a variant in a round")
+    parser.add_argument("--samples", type=int, default=2048 if on_gpu else 128, help="made up on disk")
+    parser.add_argument("--workers", type=int, default=8 if on_gpu else 0, help="processes that read")
+    parser.add_argument(
+        "--encoder",
+        choices=["live", "none"],
+        default="live" if on_gpu else "none",
+        help="live: REPA's encoder runs in the step, with random weights; none: its features come for nothing",
+    )
+    parser.add_argument("--no-ladder", action="store_true", help="leave out the ladder")
+    parser.add_argument("--no-tokens", action="store_true", help="leave out what routing costs")
+    measure.add_common(parser, "benchmark_step.json")
+    return parser
 
 
-def timed(one: Callable[[], None], steps: int, device: torch.device) -> float:
-    """Seconds a step: processor time on a CPU, wall-clock time on a GPU."""
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = clock()
-    for _ in range(steps):
-        one()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return (clock() - start) / steps
+def compose(asked: argparse.Namespace, backbone: str, plugins: str, device: torch.device) -> DictConfig:
+    names = "" if plugins == PLAIN else plugins
+    size = asked.batch_size or BATCH[device.type].get(backbone, 8)
+    fixed = [f"plugins=[{names}]", f"backbone={backbone}", "data=imagenet256", f"batch_size={size}"]
+    return compose_config([*fixed, *asked.settings])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("overrides", nargs="*", help="settings, such as backbone=s batch_size=8")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("-o", "--out", type=Path, default=Path("benchmark_step.json"))
-    chosen = parser.parse_args()
-    torch.set_num_threads(chosen.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    variants, predicted = {}, {}
-    for names in [*SETS, "peers"]:
-        config = compose_config([f"plugins=[{names if names != 'peers' else ''}]", *chosen.overrides])
-        model = build_model(config)
-        flops = count_flops(model.backbone, model.plugins, model.objective, model.plan, {})
-        label = names.replace(",", "+") or "plain"
-        variants[label], predicted[label] = stepper(model, config, device, names == "peers"), flops.train
-    for one in variants.values():
-        timed(one, 2, device)
-    seconds: dict[str, list[float]] = {label: [] for label in variants}
-    for _ in range(chosen.rounds):
-        for label, one in variants.items():
-            seconds[label].append(timed(one, chosen.steps, device))
-    report(seconds, predicted, config.batch_size, device, chosen.out)
+    device = measure.pick_device()
+    asked = arguments(device).parse_args()
+    torch.set_num_threads(asked.threads)
+    torch._dynamo.config.recompile_limit = 256  # all variants compile the same functions
+    result: dict[str, Any] = {"machine": measure.machine(device), "encoder": asked.encoder}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_layouts(root, asked.samples)
+        result["steps"] = steps(asked, root, device)
+        print_steps(result)
+        print_split(result)
+        if not asked.no_ladder:
+            result["ladder"] = ladders(asked, root, device)
+            print_ladder(result)
+    if not asked.no_tokens:
+        result["tokens"] = routing(asked, device)
+        print_tokens(result)
+    measure.write(asked.out, result)
 
 
-def report(
-    seconds: dict[str, list[float]], predicted: dict[str, int], batch_size: int, device: torch.device, out: Path
-) -> None:
-    """Print the table and write it as JSON."""
-    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
-    print(
-        f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads, batch {batch_size}; encoders not timed"
-    )
-    print(f"{'step':<12}{'samples/s':>10}{'speed / plain':>22}{'FLOPs predict':>15}{'realised':>10}")
-    rows = {}
-    for label, times in seconds.items():
-        ratios = sorted(plain / own for plain, own in zip(seconds["plain"], times, strict=True))
-        ratio, by_flops = statistics.median(ratios), predicted["plain"] / predicted[label]
-        rate = batch_size / statistics.median(times)
-        spread = f"{ratio:.2f} [{ratios[0]:.2f} - {ratios[-1]:.2f}]"
-        print(f"{label:<12}{rate:>10.1f}{spread:>22}{by_flops:>15.2f}{ratio / by_flops:>10.0%}")
-        rows[label] = {"samples_per_second": rate, "ratios": ratios, "predicted": by_flops}
-    out.write_text(json.dumps({"device": name, "torch": torch.__version__, "rows": rows}, indent=1) + "\n")
-    print(f"written to {out}")
+def steps(asked: argparse.Namespace, root: Path, device: torch.device) -> list[dict[str, Any]]:
+    """A row for each backbone, compile mode, precision and plugin set."""
+    rows = []
+    for backbone, mode, precision in product(asked.backbones, asked.compile, asked.precision):
+        recipe = Recipe(compile=mode, precision=precision)
+        configs = {names: compose(asked, backbone, names, device) for names in dict.fromkeys([PLAIN, *asked.plugins])}
+        rows += [{"backbone": backbone} | row for row in plugin_sets(asked, configs, recipe, root, device)]
+    return rows
+
+
+def plugin_sets(
+    asked: argparse.Namespace, configs: dict[str, DictConfig], recipe: Recipe, root: Path, device: torch.device
+) -> list[dict[str, Any]]:
+    """All plugin sets of one backbone in turn."""
+    trainees, first, memory, pool = {}, {}, {}, Pool(device)
+    for names, config in configs.items():
+        source = source_of(asked, config, root, device, compiled=recipe.compile != "none")
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        trainees[names] = Trainee(config, recipe, source, pool)
+        first[names] = seconds_of(trainees[names].step, 1, device)  # warm-up and compilation
+        seconds_of(trainees[names].step, 1, device)
+        memory[names] = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
+    calls: dict[str, Callable[[], float]] = {
+        names: lambda one=one: seconds_of(one.step, asked.steps, device)  # type: ignore[misc]
+        for names, one in trainees.items()
+    }
+    seconds = in_turn(calls, asked.rounds)
+    plain, rows = trainees[PLAIN], []
+    for names, one in trainees.items():
+        rate = configs[names].batch_size / sorted(seconds[names])[len(seconds[names]) // 2]
+        flops, peak = one.flops.train * rate, peak_flops(measure.device_name(device))
+        ratio, predicted = speed_ratio(seconds[PLAIN], seconds[names]), plain.flops.train / one.flops.train
+        rows.append(
+            {
+                "plugins": names,
+                "compile": recipe.compile,
+                "precision": recipe.precision,
+                "batch_size": configs[names].batch_size,
+                "samples_per_second": rate,
+                "tflops_per_second": flops / 1e12,
+                "mfu": flops / peak if peak and recipe.precision != "32-true" else None,
+                "peak_memory_bytes": memory[names],
+                "first_step_seconds": first[names],
+                "speed_over_plain": asdict(ratio),
+                "flops_predict": predicted,
+                "realised": ratio.median / predicted,
+                "split_seconds": split_of_step(one, asked.steps),
+            }
+        )
+    return rows
+
+
+def source_of(
+    asked: argparse.Namespace, config: DictConfig, root: Path, device: torch.device, compiled: bool
+) -> Source:
+    """The samples, and the encoders that this configuration's plugins need, where they are to run."""
+    model = build_model(config, "meta")
+    names = encoder_names(model.plan.needs) if asked.encoder == "live" else []
+    encoders = {f"features/{name}": random_encoder(name, model.backbone.side, device) for name in names}
+    image = torch.zeros(1, 3, config.data.image_size, config.data.image_size, dtype=torch.uint8)
+    flops = {need: flops_of(encode, image) for need, encode in encoders.items()}
+    for encode in encoders.values() if compiled else ():
+        encode.compile()  # type: ignore[attr-defined]
+    return Source(root, asked.samples, asked.workers, encoders, flops)
+
+
+def ladders(asked: argparse.Namespace, root: Path, device: torch.device) -> list[dict[str, Any]]:
+    """For each backbone and precision the rungs from the peers' step up: REPA's where its encoder runs, else plain."""
+    plugins, rows = "repa" if asked.encoder == "live" else PLAIN, []
+    for backbone, precision in product(asked.backbones, asked.precision):
+        config = compose(asked, backbone, plugins, device)
+        source = source_of(asked, config, root, device, compiled=False)
+        compiled = source
+        if source.encoders:
+            compiled = replace(source, encoders=source_of(asked, config, root, device, compiled=True).encoders)
+        climbed = climb(config, source, compiled, device, asked.rounds, asked.steps, precision)
+        facts = {"backbone": backbone, "precision": precision, "plugins": plugins, "batch_size": config.batch_size}
+        rows += [facts | row for row in climbed]
+    return rows
+
+
+def routing(asked: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+    """What gathers, scatters and token counts cost at each backbone."""
+    rows = []
+    for name, precision in product(asked.backbones, asked.precision):
+        config = compose(asked, name, PLAIN, device)
+        backbone = build_model(config).backbone.to(device)
+        half = precision == "bf16-mixed"
+        found = tokens.measure(backbone, config.batch_size, half, device, asked.rounds, asked.steps)
+        rows.append({"backbone": name, "precision": precision, "batch_size": config.batch_size} | found)
+    return rows
 
 
 if __name__ == "__main__":

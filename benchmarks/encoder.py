@@ -1,0 +1,35 @@
+"""Encoders with random weights: as fast as the published ones, which are not needed here."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from diffx.encoder import encoder_spec, make_encoder
+from diffx.errors import DiffxError
+from diffx.vision import name_takes_size
+
+
+def random_encoder(name: str, side: int, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """timm's encoder `name` for a grid of side² tokens, read from a file as the published weights are.
+
+    Raises:
+        DiffxError: the embedded one, which is trained from the data.
+    """
+    import timm
+
+    model = encoder_spec(name).model
+    if model is None:
+        raise DiffxError(f"plugins.repa.encoder={name} is none of timm's; type plugins.repa.encoder=dinov2_vitb14.")
+    size = {"img_size": model.patch * side} if name_takes_size(model.name) else {}
+    architecture = model.name.partition(".")[0]
+    network = timm.create_model(architecture, pretrained=False, num_classes=0, **size, **dict(model.arguments))
+    weights = {model.keys + key: value for key, value in network.state_dict().items()}
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, DIFFX_WEIGHTS=folder):
+        save_file(weights, Path(folder) / f"{name}.safetensors")
+        return make_encoder(name, None, side, device)
