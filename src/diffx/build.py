@@ -10,7 +10,7 @@ from types import NoneType, UnionType
 from typing import Any, get_args
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffx.backbone import DiT
@@ -24,6 +24,7 @@ from diffx.sampler.field import check_fit
 BATCH_KEYS = ("x", "y", "image")
 COMPILE = ("none", "blocks", "step")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+STRATEGIES = ("ddp", "fsdp")
 NUMBER = (int, float)
 # What settings outside any class may be: their kinds, the least value, and what they stay below.
 RANGES: dict[str, tuple[tuple[type, ...], float, float]] = {
@@ -34,6 +35,7 @@ RANGES: dict[str, tuple[tuple[type, ...], float, float]] = {
     "label_dropout": (NUMBER, 0, 1),
     "ema_decay": (NUMBER, 0, 1),
     "checkpoint_minutes": (NUMBER, 0, math.inf),
+    "max_skipped_steps": ((int,), 1, math.inf),
     "sweep_jobs": ((int, NoneType), 1, math.inf),
     "eval.first": (NUMBER, 1, math.inf),
     "eval.per_doubling": (NUMBER, 1e-3, math.inf),
@@ -43,6 +45,8 @@ RANGES: dict[str, tuple[tuple[type, ...], float, float]] = {
     "data.workers": ((int,), 0, math.inf),
     "trainer.devices": ((int,), 1, math.inf),
     "trainer.num_nodes": ((int,), 1, math.inf),
+    "trainer.accumulate": ((int,), 1, math.inf),
+    "trainer.activation_checkpointing": ((bool,), 0, math.inf),
     "trainer.threads": ((int, NoneType), 1, math.inf),
     "trainer.gradient_clip_val": ((int, float, NoneType), 0, math.inf),
 }
@@ -127,7 +131,32 @@ def check(config: DictConfig) -> None:
         raise DiffxError(
             f"trainer.precision={config.trainer.precision} is not known; type one of {', '.join(PRECISIONS)}."
         )
+    if config.trainer.strategy not in STRATEGIES:
+        raise DiffxError(f"trainer.strategy={config.trainer.strategy} is not known; type ddp or fsdp.")
+    _check_together(config)
+    _check_ema_decays(config)
     _check_budget(config.budget)
+
+
+def _check_together(config: DictConfig) -> None:
+    """Settings that do not go with each other."""
+    if config.trainer.strategy == "fsdp" and config.trainer.precision == "16-mixed":
+        raise DiffxError("trainer.strategy=fsdp does not go with 16-mixed; type trainer.precision=bf16-mixed.")
+    if config.trainer.strategy == "fsdp" and config.compile == "step":
+        raise DiffxError("trainer.strategy=fsdp gathers weights between blocks; type compile=blocks.")
+    if config.optimizer.get("fused") and config.trainer.precision == "16-mixed":
+        raise DiffxError(
+            "trainer.precision=16-mixed scales gradients, which a fused optimizer hides from clipping; "
+            "type optimizer.fused=false."
+        )
+
+
+def _check_ema_decays(config: DictConfig) -> None:
+    more = config.more_ema_decays
+    if not isinstance(more, ListConfig) or not all(isinstance(d, int | float) and 0 <= d < 1 for d in more):
+        raise DiffxError(f"more_ema_decays={more} must be numbers below 1; type for instance more_ema_decays=[0.999].")
+    if len({config.ema_decay, *more}) < 1 + len(more):
+        raise DiffxError(f"ema_decay={config.ema_decay} and more_ema_decays={list(more)} name an average twice.")
 
 
 def _check_budget(budget: Any) -> None:
@@ -199,4 +228,7 @@ def resolve(config: DictConfig) -> DictConfig:
     except OmegaConfBaseException as error:
         raise DiffxError(f"The configuration cannot be resolved: {error}") from error
     assert isinstance(resolved, DictConfig)
+    if OmegaConf.select(resolved, "trainer.precision") == "auto":
+        on_gpu = resolved.trainer.accelerator != "cpu" and torch.cuda.is_available()
+        resolved.trainer.precision = "bf16-mixed" if on_gpu else "32-true"
     return resolved

@@ -1,4 +1,4 @@
-"""What happens around the training step: the clock, the progress bar, evaluations, checkpoints and stopping."""
+"""What happens after a training step: the clock, evaluations, checkpoints and stopping."""
 
 import signal
 import time
@@ -8,13 +8,47 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from torch import Tensor
+import torch
 
 from diffx.checkpoint.native import save_checkpoint
 from diffx.errors import DiffxError
 from diffx.meter import Meter
 from diffx.module import DiffusionModule
+from diffx.run import RunDir
+
+
+class Steps(L.Callback):
+    """Calls what is to happen after every optimizer step, in order. Lightning calls after every micro-batch."""
+
+    def __init__(self, *after: Callable[[L.Trainer, DiffusionModule], None]) -> None:
+        self.after = after
+        self._last = -1
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._last = trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        assert isinstance(pl_module, DiffusionModule)
+        if trainer.global_step == self._last:
+            return
+        self._last = trainer.global_step
+        for act in self.after:
+            act(trainer, pl_module)
+
+
+class Agreement(L.Callback):
+    """Ranks that were given different configurations end before the first step."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.world_size == 1:
+            return
+        runs: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(runs, str(self.run))
+        if len(set(runs)) > 1:
+            raise DiffxError(f"The processes of this run disagree about it: {', '.join(sorted(set(runs)))}.")
 
 
 class Clock(L.Callback):
@@ -26,7 +60,7 @@ class Clock(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.meter.start()
 
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+    def after_step(self, trainer: L.Trainer, module: DiffusionModule) -> None:
         self.meter.step()
 
     @property
@@ -41,14 +75,15 @@ class Clock(L.Callback):
 
 
 class Interruption:
-    """Hears Ctrl-C and SIGTERM, upon which training ends after the step in hand; a second one ends the process."""
+    """Hears Ctrl-C, SIGTERM and SIGUSR1, upon which training ends after the step in hand. A second Ctrl-C ends the
+    process; clusters repeat the others."""
 
     def __init__(self) -> None:
         self.received: str | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interruption":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             self._previous[number] = signal.signal(number, self._receive)
         return self
 
@@ -58,16 +93,17 @@ class Interruption:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
-        signal.signal(number, signal.default_int_handler)
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
 
 
-class Stop(L.Callback):
+class Stop:
     """Ends training when the budget is spent or a signal came. Ranks agree on it, once in `every` steps."""
 
     def __init__(self, clock: Clock, interruption: Interruption, every: int) -> None:
         self.clock, self.interruption, self.every = clock, interruption, every
 
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+    def after_step(self, trainer: L.Trainer, module: DiffusionModule) -> None:
         wanted = self.clock.spent or bool(self.interruption.received)
         if trainer.world_size > 1:
             if trainer.global_step % self.every:
@@ -82,28 +118,30 @@ class Stop(L.Callback):
         return received if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(received, all=False)
 
 
-class Checkpoints(L.Callback):
-    """Writes the last checkpoint every so many minutes of wall-clock time; weights that are no numbers are not kept."""
+class Checkpoints:
+    """Writes the last checkpoint every so many minutes of wall-clock time, but not while steps are being skipped."""
 
-    def __init__(self, path: Path, meter: Meter, minutes: float) -> None:
-        self.path, self.meter, self.minutes = path, meter, minutes
+    def __init__(self, run: RunDir, meter: Meter, minutes: float) -> None:
+        self.run, self.meter, self.minutes = run, meter, minutes
+        self.last_is_good = True  # False: resuming fell back to the one before, which then has to stay
         self._last = time.monotonic()
 
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+    def after_step(self, trainer: L.Trainer, module: DiffusionModule) -> None:
         due = time.monotonic() - self._last > self.minutes * 60
         if trainer.world_size > 1:
             due = trainer.global_step % 20 == 0 and trainer.strategy.reduce_boolean_decision(due, all=False)
-        if due:
-            self.save(trainer)
+        if due and not int(module.guard.row):
+            self.save(trainer, module)
 
-    def save(self, trainer: L.Trainer) -> None:
-        refuse_non_finite(trainer.lightning_module.terms, trainer.global_step)  # type: ignore[arg-type]
+    def save(self, trainer: L.Trainer, module: DiffusionModule) -> None:
+        module.guard.check(trainer.global_step)
         with self.meter.section("checkpoint"):
-            save_checkpoint(trainer, self.path)
+            save_checkpoint(trainer, self.run, keep_last=self.last_is_good)
+        self.last_is_good = True
         self._last = time.monotonic()
 
 
-class Evaluations(L.Callback):
+class Evaluations:
     """Calls `evaluate` at log-spaced steps, first · 2^(k / per_doubling), and after the last step."""
 
     def __init__(
@@ -118,16 +156,14 @@ class Evaluations(L.Callback):
         self.steps = {round(first * 2 ** (k / per_doubling)) for k in range(int(40 * per_doubling))}
         self.done = -1  # the step of the last evaluation
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+    def after_step(self, trainer: L.Trainer, module: DiffusionModule) -> None:
         if trainer.global_step in self.steps:
-            self.run(pl_module, trainer.global_step)
+            self.run(module, trainer.global_step)
 
-    def run(self, module: L.LightningModule, step: int) -> None:
+    def run(self, module: DiffusionModule, step: int) -> None:
         """Evaluate, unless this step has been."""
-        assert isinstance(module, DiffusionModule)
         if self.done == step:
             return
-        refuse_non_finite(module.terms, step)
         with self.meter.section("eval"):
             self.evaluate(module, step)
         self.done = step
@@ -141,81 +177,8 @@ class Ending(L.Callback):
         self.interrupted = False
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.checkpoints.save(trainer)
+        assert isinstance(pl_module, DiffusionModule)
+        self.checkpoints.save(trainer, pl_module)
         self.interrupted = self.stop.interrupted(trainer)
         if not self.interrupted:
             self.evaluations.run(pl_module, trainer.global_step)
-
-
-class Report(L.Callback):
-    """The progress bar, the log lines and the guard against numbers that are not finite, every `every` steps.
-
-    Where the output is no terminal, a line every ten seconds stands in for the bar.
-    """
-
-    def __init__(self, meter: Meter, every: int, images_per_step: int, max_steps: int, budget: float | None) -> None:
-        self.meter, self.every, self.images_per_step = meter, every, images_per_step
-        self.max_steps, self.budget = max_steps, budget
-        self.progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}"), TimeElapsedColumn()
-        )
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._task = self.progress.add_task("train", total=1.0, facts="")
-        self._started, self._first_step = time.monotonic(), trainer.global_step
-        self.progress.disable = not (trainer.is_global_zero and self.progress.console.is_terminal)
-        self._first_share, self._spoken = self._share(trainer.global_step), time.monotonic()
-        self.progress.start()
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        assert isinstance(pl_module, DiffusionModule)
-        if trainer.global_step % self.every and trainer.global_step != self._first_step + 1:
-            return
-        refuse_non_finite(pl_module.terms, trainer.global_step)
-        terms = {name: value.item() for name, value in pl_module.terms.items()}
-        rate = self._rate(trainer.global_step)
-        trainer.logger and trainer.logger.log_metrics(
-            {f"train/{name}": value for name, value in terms.items()}
-            | {"train/samples_per_second": rate, self.meter.unit: self.meter.hours},
-            step=trainer.global_step,
-        )
-        shown = " ".join(f"{name} {value:.3f}" for name, value in terms.items())
-        facts = f"step {trainer.global_step} · {shown} · {rate:.0f} samples/s · {self._projected_end(trainer)}"
-        self.progress.update(self._task, completed=self._share(trainer.global_step), facts=facts)
-        if trainer.is_global_zero and not self.progress.console.is_terminal and time.monotonic() - self._spoken > 10:
-            print(facts, flush=True)
-            self._spoken = time.monotonic()
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.progress.update(self._task, completed=self._share(trainer.global_step))
-        self.progress.stop()
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self.progress.stop()
-
-    def _share(self, step: int) -> float:
-        """How much of the run is done: of the steps or of the budget, whichever ends first."""
-        spent = self.meter.hours / self.budget if self.budget else 0.0
-        return min(1.0, max(step / self.max_steps, spent))
-
-    def _rate(self, step: int) -> float:
-        """Training samples per second of the meter's clock, over all starts."""
-        seconds = self.meter.seconds["train"]
-        return step * self.images_per_step / seconds if seconds else 0.0
-
-    def _projected_end(self, trainer: L.Trainer) -> str:
-        done = self._share(trainer.global_step) - self._first_share
-        if done <= 0 or trainer.global_step < self._first_step + 3:
-            return "end: measuring"
-        left = (time.monotonic() - self._started) * (1 - self._share(trainer.global_step)) / done
-        return f"{time.strftime('%H:%M:%S', time.gmtime(left))} left"
-
-
-def refuse_non_finite(terms: dict[str, Tensor], step: int) -> None:
-    """Stop a run whose loss is no number any more, naming the term that broke."""
-    broken = [name for name, value in terms.items() if not value.isfinite() and name != "total"]
-    if broken:
-        raise DiffxError(
-            f"The loss {', '.join(broken)} is not finite at step {step}; the last checkpoint is kept. Type a lower "
-            "optimizer.lr, trainer.precision=32-true, or a smaller weight of that plugin."
-        )

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from diffx.errors import DiffxError
+from diffx.errors import DiffxError, Stopped
 
 TO_HYDRA = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 MULTIRUN = ("-m", "--multirun")
@@ -33,8 +33,10 @@ def run_one(overrides: Sequence[str]) -> None:
     """Compose, check, train."""
     from diffx.compose import compose_config
     from diffx.launch import launch
+    from diffx.slurm import another_turn
 
-    launch(compose_config(overrides))
+    with another_turn():
+        launch(compose_config(overrides))
 
 
 def sweep(overrides: Sequence[str]) -> None:
@@ -44,6 +46,7 @@ def sweep(overrides: Sequence[str]) -> None:
     from diffx.compose import compose_config, split_sweep
     from diffx.launch import run_all
     from diffx.run import RunDir
+    from diffx.slurm import another_turn
 
     configs = [compose_config(job) for job in split_sweep(overrides)]
     for config in configs:
@@ -54,7 +57,8 @@ def sweep(overrides: Sequence[str]) -> None:
             f"Several jobs of this sweep are one run, {', '.join(sorted(repeated))}: its length "
             "(max_steps, budget) and its hardware do not make a run another one. Sweep over something else."
         )
-    failed = run_all(configs, configs[0].sweep_jobs)
+    with another_turn():
+        failed = run_all(configs, configs[0].sweep_jobs)
     for sentence in failed:
         print(f"failed: {sentence}", file=sys.stderr)
     measured = [path for path in runs if (path / "curve.jsonl").exists()]
@@ -83,9 +87,13 @@ def print_plan(overrides: Sequence[str]) -> None:
 
 
 def finish(command: Callable[[], None]) -> None:
-    """Run a command; bad input is one sentence on stderr and exit code 2."""
+    """Run a command; bad input is one sentence on stderr and exit code 2, a signal another code after saving."""
     try:
         command()
+    except Stopped as stop:
+        if str(stop):
+            print(f"diffx: {stop}", file=sys.stderr)
+        sys.exit(stop.exit_code)
     except DiffxError as error:
         fail(error)
     except KeyboardInterrupt:
@@ -113,10 +121,15 @@ def _run_hydra() -> None:
     from diffx.build import resolve
     from diffx.compose import VERSION_BASE, config_dir, register_folders
     from diffx.launch import launch
+    from diffx.slurm import another_turn
 
     register_folders()
 
+    def train(config: DictConfig) -> None:
+        with another_turn():
+            launch(resolve(config))
+
     def job(config: DictConfig) -> None:
-        finish(lambda: launch(resolve(config)))
+        finish(lambda: train(config))
 
     hydra.main(config_path=str(config_dir()), config_name="config", version_base=VERSION_BASE)(job)()

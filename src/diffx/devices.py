@@ -2,13 +2,12 @@
 
 import datetime
 import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from diffx import ranks
 from diffx.errors import DiffxError
+from diffx.processes import run_ranks, this_python
 
 PATIENCE = datetime.timedelta(days=7)  # ranks wait for each other for as long as the slowest one samples
 
@@ -24,10 +23,7 @@ def start_processes(module: str, arguments: Sequence[str], devices: int | None) 
     Raises:
         DiffxError: one of them failed; its message stands above.
     """
-    devices = _count(devices)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
-    code = subprocess.run([*torchrun, "-m", module, *arguments], check=False).returncode
-    if code:
+    if code := run_ranks(this_python(module, *arguments), _count(devices)):
         raise DiffxError(f"A process of {module} failed (exit code {code}); its message stands above.")
 
 

@@ -3,3 +3,16 @@
 
 class DiffxError(ValueError):
     """Bad input. The command line prints the message alone and exits with code 2; nothing has been written."""
+
+
+class Stopped(DiffxError):
+    """A run was told to end, and has saved. requeue: it wants to be started again (Slurm's SIGUSR1)."""
+
+    def __init__(self, message: str = "", *, requeue: bool) -> None:
+        super().__init__(message)
+        self.requeue = requeue
+
+    @property
+    def exit_code(self) -> int:
+        """3, or 75 (EX_TEMPFAIL) where it wants to be started again."""
+        return 75 if self.requeue else 3

@@ -127,7 +127,7 @@ class Evaluation:
 
     def _samples(self, module: "DiffusionModule", indices: range, shown: list[Tensor]) -> Iterator[Tensor]:
         """This rank's samples as uint8 batches on the CPU; the first ones are kept in `shown`."""
-        for x in self.sampling.batches(module.ema, indices, self.parts.meter.device):
+        for x in self.sampling.batches(module.whole_ema(), indices, self.parts.meter.device):
             if not x.isfinite().all():
                 raise DiffxError("Samples hold numbers that are not finite; type a lower optimizer.lr.")
             images = self.parts.data.decode(x, self.parts.protocol["rounding"]).cpu()

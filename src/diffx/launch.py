@@ -1,8 +1,8 @@
 """Starting runs from resolved configurations: one here, or the runs of a sweep in processes of their own."""
 
 import os
+import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,37 +14,46 @@ from threading import Event, Lock
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from diffx import ranks
-from diffx.errors import DiffxError
+from diffx import ranks, slurm
+from diffx.errors import DiffxError, Stopped
+from diffx.processes import STOPPED, Children, Node, run_one, run_ranks, this_python
 from diffx.run import RunDir
 
 
 def launch(config: DictConfig) -> None:
     """Train, in this process or, with several devices, in one process each.
 
-    The parent writes the resolved configuration once and starts `torchrun -m diffx.worker` on it. Ranks never compose
-    a configuration, so they cannot disagree about one.
+    The parent writes the resolved configuration once and starts `diffx.worker` on it. Ranks never compose a
+    configuration, so they cannot disagree about one. On several nodes, inside a Slurm job, srun starts a worker on
+    each, which then starts its ranks.
+
+    Raises:
+        DiffxError: a process failed, or nothing says where the other nodes are.
+        Stopped: a signal came, and the run was saved.
     """
     devices, nodes = config.trainer.devices, config.trainer.num_nodes
-    if not isinstance(devices, int) or devices < 1 or not isinstance(nodes, int) or nodes < 1:
-        raise DiffxError(
-            f"trainer.devices={devices} and trainer.num_nodes={nodes} must be whole numbers of at least 1."
-        )
+    node = slurm.this_node() if slurm.is_task() and ranks.world() == 1 else Node()
     if devices * nodes == 1 or ranks.world() > 1:
         run_here(config)
-        return
-    if nodes > 1:
+    elif nodes == node.nodes:
+        with _config_file(config) as file:
+            _judge(run_ranks(this_python("diffx.worker", str(file)), devices, node), config)
+    elif slurm.in_job() and not slurm.is_task():
+        with _config_file(config, Path(config.runs_dir)) as file:
+            srun = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
+            _judge(run_one([*srun, *this_python("diffx.worker", str(file.absolute()))]), config)
+    else:
         raise DiffxError(
-            f"trainer.num_nodes={nodes}: start one process a device with your cluster's own launcher, for instance "
-            "`torchrun --nnodes ... -m diffx.worker config.yaml`; `python -m diffx ... --cfg job` prints that file."
+            f"trainer.num_nodes={nodes}, but this is {node.nodes} node: run the same command inside a Slurm job of "
+            f"{nodes} nodes, or start `torchrun --nnodes={nodes} --nproc-per-node={devices} -m diffx.worker FILE` on "
+            "each; `python -m diffx ... --cfg job --resolve` prints that file."
         )
-    with _config_file(config) as file:
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
-        with subprocess.Popen([*torchrun, "-m", "diffx.worker", str(file)]) as process:
-            try:
-                code = process.wait()
-            except KeyboardInterrupt:
-                code = process.wait()  # the ranks have heard it too and are saving
+
+
+def _judge(code: int, config: DictConfig) -> None:
+    """What the exit code of other processes means for this one."""
+    if code in STOPPED:
+        raise Stopped(requeue=code == Stopped(requeue=True).exit_code)
     if code:
         raise DiffxError(f"A process of {RunDir.of(config).path} failed (exit code {code}); its message stands above.")
 
@@ -64,10 +73,10 @@ def run_all(configs: Sequence[DictConfig], at_a_time: int | None) -> list[str]:
     """Run a sweep, `at_a_time` runs at once, each a process; returns a sentence for each that failed.
 
     None: as many as the GPUs suffice for, or two on a CPU, where each run gets one thread: for small networks that
-    costs the least processor time a step. Ctrl-C reaches the runs too, which save; no other is started.
+    costs the least processor time a step. Signals reach the runs too, which save; no other is started.
 
     Raises:
-        DiffxError: it was interrupted.
+        Stopped: it was interrupted.
     """
     places = gpu_groups(configs[0].trainer.devices) or [""]
     at_a_time = at_a_time or (len(places) if places[0] else min(2, os.cpu_count() or 1))
@@ -76,19 +85,26 @@ def run_all(configs: Sequence[DictConfig], at_a_time: int | None) -> list[str]:
         free.put(places[slot % len(places)])
     talk, stopped = Lock(), Event()
 
-    def one(config: DictConfig) -> str | None:
-        gpus = free.get()
-        try:
-            return None if stopped.is_set() else _run_process(config, gpus, talk)
-        finally:
-            free.put(gpus)
+    with Children() as children, ThreadPoolExecutor(at_a_time) as pool:
 
-    with ThreadPoolExecutor(at_a_time) as pool:
+        def one(config: DictConfig) -> str | None:
+            gpus = free.get()
+            try:
+                return None if stopped.is_set() or children.received else _run_process(config, gpus, talk, children)
+            finally:
+                free.put(gpus)
+
+        failures: list[str] = []
         try:
-            return [failure for failure in pool.map(one, configs) if failure]
+            failures = [failure for failure in pool.map(one, configs) if failure]
         except KeyboardInterrupt:
             stopped.set()
-    raise DiffxError("The sweep was stopped and its runs saved; type the same command again to go on.")
+    if stopped.is_set() or children.received:
+        requeue = signal.SIGUSR1 in children.received
+        raise Stopped(
+            "The sweep was stopped and its runs saved; type the same command again to go on.", requeue=requeue
+        )
+    return failures
 
 
 def gpu_groups(devices: int) -> list[str]:
@@ -101,29 +117,29 @@ def gpu_groups(devices: int) -> list[str]:
 
 
 @contextmanager
-def _config_file(config: DictConfig) -> Iterator[Path]:
-    """The configuration as a file, for as long as a process may read it."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "config.yaml"
+def _config_file(config: DictConfig, folder: Path | None = None) -> Iterator[Path]:
+    """The configuration as a file, for as long as a process may read it; in `folder` where other nodes see it too."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".launch-") as temporary:
+        file = Path(temporary) / "config.yaml"
         file.write_text(OmegaConf.to_yaml(config))
         yield file
 
 
-def _run_process(config: DictConfig, gpus: str, talk: Lock) -> str | None:
+def _run_process(config: DictConfig, gpus: str, talk: Lock, children: Children) -> str | None:
     """One run in a process, its lines passed on behind its name; a sentence if it failed."""
     run = RunDir.of(config)
     name = f"{'+'.join(config.plugins) or 'plain'} s{config.seed}"
     environment = os.environ | {"PYTHONUNBUFFERED": "1"} | ({"CUDA_VISIBLE_DEVICES": gpus} if gpus else {})
     config = OmegaConf.merge(config, {"trainer": {"threads": config.trainer.threads or 1}})  # type: ignore[assignment]
     with _config_file(config) as file:
-        command = [sys.executable, "-m", "diffx.worker", str(file)]
-        with subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as process:
+        command, output = this_python("diffx.worker", str(file)), subprocess.PIPE
+        with children.start(command, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True) as process:
             assert process.stdout is not None
             last = ""
             for line in process.stdout:
                 last = line.rstrip() or last
                 with talk:
                     print(f"[{name}] {line}", end="", flush=True)
-    return None if process.returncode == 0 else f"{run.path}: {last}"
+    return None if process.returncode in (0, *STOPPED) else f"{run.path}: {last}"

@@ -1,6 +1,7 @@
 """What training costs: the clock of GPU-hours (CPU-hours on a CPU), and floating-point operations, counted."""
 
 import copy
+import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -105,6 +106,13 @@ class Meter:
         if self._steps < 3:
             torch.cuda.synchronize(self.device)  # the first steps are charged one by one; later ones only in sum
         return time.perf_counter()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that tensors have taken on a GPU, or on a CPU the most that this process has."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class Flops(NamedTuple):

@@ -18,13 +18,17 @@ from diffx.errors import DiffxError
 
 # Keys that say where, how long and on what a run goes, not what it is: they leave its identity alone.
 NAMES = ("seed", "experiment", "runs_dir", "data.source.root", "logger")
-WAYS = ("resume", "log_every", "checkpoint_minutes", "sweep_jobs")
+WAYS = ("resume", "log_every", "checkpoint_minutes", "max_skipped_steps", "sweep_jobs")
 LENGTH = ("max_steps", "budget")
 HARDWARE = (
     "compile",
+    "optimizer.fused",
     "trainer.accelerator",
     "trainer.devices",
     "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.accumulate",
+    "trainer.activation_checkpointing",
     "trainer.threads",
     "data.workers",
     "eval.batch_size",
@@ -65,8 +69,16 @@ class RunDir:
         return self.path / "checkpoints" / "last.ckpt"
 
     @property
+    def previous_checkpoint(self) -> Path:
+        return self.path / "checkpoints" / "previous.ckpt"
+
+    @property
     def ema_weights(self) -> Path:
         return self.path / "checkpoints" / "ema.safetensors"
+
+    def more_ema_weights(self, decay: float) -> Path:
+        """Of one of more_ema_decays."""
+        return self.path / "checkpoints" / f"ema_{decay}.safetensors"
 
     @property
     def curve(self) -> Path:
@@ -120,7 +132,8 @@ class RunDir:
 
     def start_anew(self) -> None:
         """Forget an earlier training in this folder, whose user asked for that with resume=never."""
-        for file in (self.last_checkpoint, self.ema_weights, self.curve, self.path / "run.json"):
+        weights = (self.path / "checkpoints").glob("ema*.safetensors")
+        for file in (self.last_checkpoint, self.previous_checkpoint, *weights, self.curve, self.path / "run.json"):
             file.unlink(missing_ok=True)
 
     def last_point(self) -> int:

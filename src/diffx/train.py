@@ -10,7 +10,6 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor
@@ -18,18 +17,20 @@ from torch.utils.data import DataLoader
 
 from diffx import ranks
 from diffx.build import make
-from diffx.callbacks import Checkpoints, Clock, Ending, Evaluations, Interruption, Report, Stop
+from diffx.callbacks import Agreement, Checkpoints, Clock, Ending, Evaluations, Interruption, Steps, Stop
 from diffx.card import card
-from diffx.checkpoint.native import check_belongs, check_optimizer, read_checkpoint
+from diffx.checkpoint.native import check_belongs, check_optimizer, newest_checkpoint, read_checkpoint
 from diffx.data import Data, StepBatches
-from diffx.errors import DiffxError
+from diffx.errors import DiffxError, Stopped
 from diffx.evaluation import Evaluation
 from diffx.logger import check_logger, make_logger
-from diffx.meter import Meter
+from diffx.meter import Meter, peak_memory
 from diffx.module import DiffusionModule
 from diffx.parts import Parts, assemble
 from diffx.plan_table import plan_table
+from diffx.report import Report
 from diffx.run import RunDir
+from diffx.strategy import Ranks, make_strategy
 
 console = Console(highlight=False)
 
@@ -93,9 +94,11 @@ def _prepare(config: DictConfig, run: RunDir, parts: Parts) -> Fit:
     report = Report(meter, config.log_every, config.batch_size, config.max_steps, budget)
     evaluation = Evaluation(config, run, parts)
     evaluations = Evaluations(evaluation, meter, config.eval.first, config.eval.per_doubling)
-    checkpoints = Checkpoints(run.last_checkpoint, meter, config.checkpoint_minutes)
+    checkpoints = Checkpoints(run, meter, config.checkpoint_minutes)
+    checkpoints.last_is_good = path != run.previous_checkpoint
     ending = Ending(checkpoints, evaluations, stop)
-    trainer = _trainer(config, meter, [clock, stop, report, evaluations, checkpoints, ending])
+    steps = Steps(*(part.after_step for part in (clock, stop, report, evaluations, checkpoints)))
+    trainer = _trainer(config, meter, [Agreement(run.path), clock, report, steps, ending])
     loader = _loader(config, parts.data, step)
     return Fit(module, trainer, loader, clock, evaluation, evaluations, ending, interruption, path, step)
 
@@ -113,7 +116,12 @@ def make_module(config: DictConfig, parts: Parts) -> DiffusionModule:
         seed=config.seed,
         label_dropout=config.label_dropout,
         ema_decay=config.ema_decay,
+        more_ema_decays=config.more_ema_decays,
+        accumulate=config.trainer.accumulate,
+        skip_limit=config.max_skipped_steps,
         compile=config.compile,
+        activation_checkpointing=config.trainer.activation_checkpointing,
+        shard=config.trainer.strategy == "fsdp" and ranks.world() > 1,
     )
 
 
@@ -139,7 +147,7 @@ def _train(config: DictConfig, run: RunDir, parts: Parts, fit: Fit, logger: Wand
             run.write_card(status=status, clock=parts.meter.seconds)
         raise
     if ranks.is_first():
-        _close(config, run, parts.meter, step, fit.ending.interrupted)
+        _close(config, run, parts.meter, step, fit)
 
 
 def _finish(fit: Fit, parts: Parts) -> None:
@@ -150,38 +158,51 @@ def _finish(fit: Fit, parts: Parts) -> None:
     fit.evaluations.run(fit.module, fit.step)
 
 
-def _close(config: DictConfig, run: RunDir, meter: Meter, step: int, interrupted: bool) -> None:
+def _close(config: DictConfig, run: RunDir, meter: Meter, step: int, fit: Fit) -> None:
     """Write how the run ended and what it took, and say so."""
     seconds = meter.seconds["train"]
-    on_gpu = meter.device.type == "cuda"
     measured = {
         "clock": meter.seconds,
         "samples_per_second": step * config.batch_size / seconds if seconds else 0.0,
-        "peak_memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
+        "peak_memory_bytes": peak_memory(meter.device),
+        "skipped_steps": int(fit.module.guard.skipped),
     }
-    if interrupted:
+    if fit.ending.interrupted:
         run.write_card(status="interrupted", **measured)
         how = "" if config.resume == "auto" else " with resume=auto"
-        raise DiffxError(f"Stopped at step {step} and saved in {run.path}; type the same command again{how} to go on.")
+        message = f"Stopped at step {step} and saved in {run.path}; type the same command again{how} to go on."
+        raise Stopped(message, requeue=fit.interruption.received == "SIGUSR1")
     run.write_card(status="complete", finished_with=_length(config), **measured)
     console.print(f"done: {step} steps, {meter.hours:.4f} {meter.unit.replace('_', '-')}, everything is in {run.path}")
 
 
 def _checkpoint(config: DictConfig, run: RunDir, module: DiffusionModule, meter: Meter) -> tuple[Path, int] | None:
     """The checkpoint to go on from and its step, after checking that it is of this model; the meter goes on from it."""
-    if config.resume == "never" or (config.resume == "auto" and not run.last_checkpoint.exists()):
+    found = _find_checkpoint(config, run)
+    if found is None:
         return None
-    path = run.last_checkpoint if config.resume == "auto" else Path(str(config.resume))
-    state = read_checkpoint(path)
+    path, state = found
     check_belongs(state, module, path)
     check_optimizer(state, module.configure_optimizers(), path)
-    if run.last_checkpoint.exists() and path.resolve() != run.last_checkpoint.resolve():
+    if config.resume != "auto" and run.last_checkpoint.exists() and not path.samefile(run.last_checkpoint):
         raise DiffxError(
             f"resume={path}: {run.path} has a checkpoint of its own, which would be lost; "
             "type resume=auto to go on from that, or another runs_dir."
         )
     meter.load_state_dict(state["callbacks"]["Clock"])
     return path, int(state["global_step"])
+
+
+def _find_checkpoint(config: DictConfig, run: RunDir) -> tuple[Path, dict[str, Any]] | None:
+    """What config.resume asks for."""
+    if config.resume == "never":
+        return None
+    if config.resume != "auto":
+        return Path(str(config.resume)), read_checkpoint(Path(str(config.resume)))
+    found = newest_checkpoint(run)
+    if found and found[0] == run.previous_checkpoint and ranks.is_first():
+        console.print(f"{run.last_checkpoint} is damaged or missing; this is the one before it.")
+    return found
 
 
 def _length(config: DictConfig) -> dict[str, Any]:
@@ -195,14 +216,14 @@ def _trainer(config: DictConfig, meter: Meter, callbacks: list[L.Callback]) -> L
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning.*")
-    backend = "cpu:gloo,cuda:nccl" if meter.device.type == "cuda" else "gloo"
-    return L.Trainer(
+    trainer = L.Trainer(
         accelerator=meter.device.type,
         devices=config.trainer.devices,
         num_nodes=config.trainer.num_nodes,
-        # Metrics sum on the CPU, so gloo is there beside nccl.
-        strategy=DDPStrategy(process_group_backend=backend) if ranks.world() > 1 else "auto",
+        strategy=make_strategy(config.trainer.strategy, meter.device),
+        plugins=[Ranks()],
         precision=config.trainer.precision,
+        accumulate_grad_batches=config.trainer.accumulate,
         gradient_clip_val=config.trainer.gradient_clip_val,
         max_steps=config.max_steps,
         max_epochs=-1,
@@ -214,6 +235,11 @@ def _trainer(config: DictConfig, meter: Meter, callbacks: list[L.Callback]) -> L
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
     )
+    # Interruption hears signals. Lightning would take SIGTERM away from it, broadcast from inside the handler, and, on
+    # several GPUs, make every batch wait for the device to ask whether there was one.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
 class _Batches:
@@ -233,7 +259,8 @@ def _whole(batch: Any) -> Any:
 
 def _loader(config: DictConfig, data: Data, start: int) -> DataLoader[Any]:
     """Batches from step `start` on, without an end: the steps and the budget say when to stop."""
-    sampler = StepBatches(len(data), config.batch_size, config.seed, start, ranks.rank(), ranks.world())
+    world, parts = ranks.world(), config.trainer.accumulate
+    sampler = StepBatches(len(data), config.batch_size, config.seed, start, ranks.rank(), world, parts)
     return DataLoader(
         _Batches(data),  # type: ignore[arg-type]
         batch_sampler=sampler,  # type: ignore[arg-type]

@@ -127,7 +127,7 @@ def test_a_file_to_go_on_from_does_not_overwrite_a_run_that_is_further(run: Run)
 
 def test_weights_that_are_no_numbers_are_never_saved(run: Run) -> None:
     with pytest.raises(DiffxError, match="is not finite"):
-        run("optimizer.lr=1e30", "trainer.gradient_clip_val=null", "log_every=1000")
+        run("optimizer.lr=1e30", "trainer.gradient_clip_val=null", "log_every=1000", "max_skipped_steps=4")
     assert not list(Path().glob("runs/digits/*/s0/checkpoints/last.ckpt"))
 
 
@@ -143,6 +143,99 @@ def test_a_damaged_checkpoint_is_refused_and_kept(run: Run) -> None:
     with pytest.raises(DiffxError, match="resume=never"):
         run("max_steps=4")
     assert path.stat().st_size == 1000
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, cut_short, Path.unlink])
+def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
+    run: Run, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = weights(run("runs_dir=whole"))
+    parts = run("max_steps=4", "checkpoint_minutes=0")
+    assert torch.load(parts.previous_checkpoint, weights_only=True)["global_step"] == 4
+    first = parts.previous_checkpoint.read_bytes()
+    damage(parts.last_checkpoint)
+    run()
+    text = " ".join(capsys.readouterr().out.split())
+    assert "is damaged or missing; this is the one before it" in text
+    assert "going on from step 4" in text
+    assert_same(whole, weights(parts))
+    assert parts.previous_checkpoint.read_bytes() == first  # the damaged one has not taken its place
+
+
+def test_two_checkpoints_are_kept_and_the_last_is_the_later(run: Run) -> None:
+    directory = run("max_steps=2")
+    run("max_steps=4")
+    files = (directory.previous_checkpoint, directory.last_checkpoint)
+    assert [torch.load(file, weights_only=True)["global_step"] for file in files] == [2, 4]
+
+
+def test_every_average_has_its_file(run: Run) -> None:
+    directory = run("more_ema_decays=[0.5,0.9]")
+    files = [directory.ema_weights, directory.more_ema_weights(0.5), directory.more_ema_weights(0.9)]
+    heads = [load_file(file)["final_layer.linear.weight"].abs().max() for file in files]
+    assert heads[0] < heads[2] < heads[1]  # 0.99, 0.9 and 0.5: the head starts at zero, and the fast ones follow it
+
+
+@pytest.mark.parametrize("after", [3, 11])
+def test_a_run_that_was_killed_goes_on_to_the_same_bits(run: Run, tmp_path: Path, after: int) -> None:
+    chosen = ["max_steps=30", "checkpoint_minutes=0", "log_every=1", "eval.first=1", "runs_dir=killed"]
+    command = [sys.executable, "-u", "-m", "diffx", *small(*chosen, plugins=("tread",)), "trainer.threads=1"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "step 1 " in line:
+                break
+        path = next(tmp_path.glob("killed/digits/*/s0/checkpoints"))
+        while process.poll() is None and _last_step(path) < after:
+            time.sleep(0.01)
+        process.kill()
+    killed_at = _last_step(path)
+    assert after <= killed_at < 30
+    settings = ("trainer.threads=1", *chosen)
+    killed = run(*settings, plugins=("tread",))
+    whole = run(*settings[:-1], "runs_dir=whole", plugins=("tread",))
+    assert_same(weights(whole), weights(killed))
+    points = [[json.loads(line) for line in r.curve.read_text().splitlines()] for r in (whole, killed)]
+    assert [(p["step"], p["values"]) for p in points[0]] == [(p["step"], p["values"]) for p in points[1]]
+
+
+def _last_step(checkpoints: Path) -> int:
+    """Of the newest checkpoint, which another process is writing."""
+    try:
+        return int(torch.load(checkpoints / "last.ckpt", weights_only=True)["global_step"])
+    except FileNotFoundError:
+        return -1
+
+
+def test_a_full_disk_ends_the_run_with_the_last_good_checkpoint_intact(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk: the system refuses the write in the same way."""
+    chosen = small("max_steps=2", "runs_dir=full")
+    assert subprocess.run([sys.executable, "-m", "diffx", *chosen], cwd=tmp_path, check=False).returncode == 0
+    (path,) = tmp_path.glob("full/digits/*/s0/checkpoints/last.ckpt")
+    before = path.read_bytes()
+    limited = (
+        "import resource, runpy, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) // 2},) * 2)\n"
+        "runpy.run_module('diffx', run_name='__main__')"
+    )
+    command = [sys.executable, "-c", limited, *small("max_steps=4", "runs_dir=full")]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 2, result.stderr
+    assert "cannot be written" in result.stderr
+    assert "Free some space" in result.stderr
+    assert path.read_bytes() == before
+    assert sorted(file.name for file in path.parent.iterdir()) == ["ema.safetensors", "last.ckpt"]
 
 
 def test_a_plain_backbone_loads_the_ema_weights_strictly(run: Run) -> None:
@@ -164,7 +257,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         _, message = process.communicate(timeout=120)
-    assert process.returncode == 2
+    assert process.returncode == 3
     assert "type the same command again to go on" in message
     (directory,) = tmp_path.glob("runs/digits/*/s0")
     assert json.loads((directory / "run.json").read_text())["status"] == "interrupted"

@@ -1,6 +1,7 @@
 """diffx's own checkpoints: last.ckpt with all that is needed to go on, ema.safetensors with the plain backbone."""
 
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,41 +12,88 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diffx.errors import DiffxError
+from diffx.module import DiffusionModule
+from diffx.run import RunDir
 
 
-def save_checkpoint(trainer: L.Trainer, path: Path) -> None:
-    """Write last.ckpt and, beside it, ema.safetensors. The earlier files stay until the new ones are whole.
+def save_checkpoint(trainer: L.Trainer, run: RunDir, keep_last: bool = True) -> None:
+    """Write last.ckpt and, beside it, the averages; every rank has to call it. The earlier files stay until the new
+    ones are whole, and with keep_last the earlier last.ckpt goes on as previous.ckpt.
 
     Raises:
         DiffxError: the disk is full or may not be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    weights = path.with_name("ema.safetensors")
-    partial_weights = weights.with_name(f".{weights.name}.partial")
+    module = trainer.lightning_module
+    assert isinstance(module, DiffusionModule)
+    last, partial = run.last_checkpoint, run.last_checkpoint.with_name(".last.ckpt.partial")
     try:
         trainer.save_checkpoint(partial)
+        for decay in module.decays:
+            state = module.whole_ema(decay).state_dict()
+            if trainer.is_global_zero:
+                _write_weights(state, run.ema_weights if decay == module.decays[0] else run.more_ema_weights(decay))
         if trainer.is_global_zero:
-            ema = trainer.lightning_module.ema
-            assert isinstance(ema, nn.Module)
-            save_file({k: v.contiguous() for k, v in ema.state_dict().items()}, partial_weights)
-            os.replace(partial_weights, weights)
-            os.replace(partial, path)
+            if keep_last and last.exists():
+                _keep(last, run.previous_checkpoint)
+            os.replace(partial, last)
     except (OSError, SafetensorError, RuntimeError) as error:
-        for leftover in (partial, partial_weights):
-            leftover.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise DiffxError(
-            f"The checkpoint {path} cannot be written ({error}); the one before it is kept. "
+            f"The checkpoint {last} cannot be written ({error}); the one before it is kept. "
             "Free some space and type the same command to go on from it."
         ) from error
 
 
+def _write_weights(state: dict[str, Tensor], path: Path) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        save_file({key: value.contiguous() for key, value in state.items()}, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _keep(last: Path, previous: Path) -> None:
+    """A second name for the last checkpoint, so that there is one under either name at any moment."""
+    name = previous.with_name(f".{previous.name}.partial")
+    name.unlink(missing_ok=True)
+    try:
+        os.link(last, name)
+    except OSError:  # a file system without hard links
+        os.replace(last, previous)
+    else:
+        os.replace(name, previous)
+
+
+def newest_checkpoint(run: RunDir) -> tuple[Path, dict[str, Any]] | None:
+    """The last checkpoint that is whole, and what is in it; None where there is none at all.
+
+    Raises:
+        DiffxError: what there is is damaged.
+    """
+    damaged: list[DiffxError] = []
+    for path in (run.last_checkpoint, run.previous_checkpoint):
+        if not path.exists():
+            continue
+        try:
+            return path, read_checkpoint(path)
+        except DiffxError as error:
+            damaged.append(error)
+    if damaged:
+        raise damaged[0]
+    return None
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """last.ckpt as plain data and tensors; nothing in it can execute.
+    """A checkpoint as plain data and tensors; nothing in it can execute. Its checksums are verified.
 
     Raises:
         DiffxError: there is no such file or it is damaged.
     """
     try:
+        with zipfile.ZipFile(path) as file:
+            if broken := file.testzip():  # torch.load reads flipped bits without a word
+                raise zipfile.BadZipFile(broken)
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise DiffxError(

@@ -18,46 +18,56 @@ class StepBatches:
     index, beginning with its r-th. So the global batches are the same at any world size, and a run that resumes at
     step k with `start=k` sees what it would have seen uninterrupted. There is no length: training stops by steps.
 
+    With `parts` a rank's share comes in so many items, one for each micro-batch: as if rank r were the ranks
+    r·parts … r·parts + parts - 1 of world·parts.
+
     Args:
         size: number of training images.
-        batch_size: images per step, summed over all ranks.
+        batch_size: images per step, summed over all ranks and parts.
         seed: not negative.
         start: the first step.
         rank, world: this process and how many there are.
 
     Yields:
-        int64 (batch_size / world,) indices.
+        int64 (batch_size / (world · parts),) indices.
 
     Raises:
         DiffxError: a size, seed or rank that cannot be, or a batch that does not divide evenly among the ranks.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int, start: int = 0, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, size: int, batch_size: int, seed: int, start: int = 0, rank: int = 0, world: int = 1, parts: int = 1
+    ) -> None:
         if size < 1 or batch_size < 1:
             raise DiffxError(f"{size} training images in batches of {batch_size}: both have to be at least 1.")
         if seed < 0 or start < 0:
             raise DiffxError(f"seed={seed} and start={start}: neither may be negative.")
         if not 0 <= rank < world:
             raise DiffxError(f"rank={rank} is not one of {world} processes, which count from 0.")
-        if batch_size % world:
-            fits = max(world, batch_size // world * world)
-            raise DiffxError(f"batch_size={batch_size} does not divide among {world} processes. Try batch_size={fits}.")
+        if batch_size % (shares := world * parts):
+            fits = max(shares, batch_size // shares * shares)
+            each = f" of {parts} micro-batches each" if parts > 1 else ""
+            raise DiffxError(
+                f"batch_size={batch_size} does not divide among {world} processes{each}. Try batch_size={fits}."
+            )
         self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.start, self.rank, self.world = start, rank, world
+        self.start, self.rank, self.world, self.parts = start, rank, world, parts
 
     def __iter__(self) -> Iterator[Tensor]:
         epoch, order = -1, torch.empty(0, dtype=torch.int64)
         for step in itertools.count(self.start):
-            position, parts = step * self.batch_size, []
+            position, slices = step * self.batch_size, []
             stop = position + self.batch_size
             while position < stop:
                 if position // self.size != epoch:
                     epoch = position // self.size
                     order = permutation(self.size, self.seed, epoch)
                 part = order[position % self.size :][: stop - position]
-                parts.append(part)
+                slices.append(part)
                 position += len(part)
-            yield torch.cat(parts)[self.rank :: self.world]
+            batch = torch.cat(slices)
+            for share in range(self.rank * self.parts, (self.rank + 1) * self.parts):
+                yield batch[share :: self.world * self.parts]
 
 
 def permutation(size: int, seed: int, epoch: int) -> Tensor:
