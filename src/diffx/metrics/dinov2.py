@@ -3,7 +3,7 @@
 Stein et al. 2023 (arXiv 2306.04675) find that distances in it agree with people's judgement where FID does not. As in
 their code (dgm-eval) and in EDM2's: ViT-L/14, the class token after the last LayerNorm, images of any size resized to
 224 pixels by bicubic interpolation with antialiasing, ImageNet's mean and standard deviation, float32. dgm-eval resizes
-with Pillow, which rounds to whole grey levels; so does this, up to one level at ties.
+with Pillow, which rounds to whole levels, and so does this.
 """
 
 import torch
@@ -66,11 +66,15 @@ def _spec(name: str) -> EncoderSpec:
 
 
 def resize_like_pillow(images: Tensor, edge: int) -> Tensor:
-    """uint8 images (B, C, H, W) to whole grey levels in float32 (B, C, edge, edge)."""
-    if images.shape[-2:] == (edge, edge):
-        return images.float()
-    resized = F.interpolate(images.float(), size=(edge, edge), mode="bicubic", antialias=True)
-    return resized.round().clamp(0, 255)
+    """uint8 images (B, C, H, W) to whole grey levels in float32 (B, C, edge, edge).
+
+    Pillow resizes rows first, keeps the result as uint8, and then columns: overshoot is cut off twice.
+    """
+    x = images.float()
+    for size in ((x.shape[2], edge), (edge, edge)):
+        if x.shape[2:] != size:
+            x = F.interpolate(x, size=size, mode="bicubic", antialias=True).round().clamp(0, 255)
+    return x
 
 
 def resampled(table: Tensor, side: int, registers: bool) -> Tensor:
