@@ -14,6 +14,7 @@ from diffx.encoder import SPECS, EncoderSpec
 from diffx.errors import DiffxError
 from diffx.metrics.adm import ADMMetrics
 from diffx.metrics.dinov2 import DINOv2, resampled, resize_like_pillow
+from diffx.metrics.inception import Inception
 from diffx.metrics.reference import reference_images
 from diffx.vision import IMAGENET, VisionModel
 
@@ -152,7 +153,15 @@ def test_the_card_and_the_protocol_name_the_second_network(
     assert ADMMetrics(None, reference, str(weights), "dinov2_tiny").identity == metrics.identity
 
 
-def test_a_reference_without_images_is_refused_with_the_way_without(tmp_path: Path, weights: Path) -> None:
+def test_missing_weights_are_said_before_any_statistics_are_computed(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Inception, "forward", lambda *_: pytest.fail("statistics are computed"))
+    with pytest.raises(DiffxError, match=r"dinov2_vitl14: its weights.*eval\.metrics\.dinov2=null"):
+        ADMMetrics(Shapes(count=4), "own", str(weights), "dinov2_vitl14")
+
+
+def test_a_reference_without_images_is_refused_with_the_way_without(published, tmp_path: Path, weights: Path) -> None:
     np.savez(tmp_path / "moments.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     with pytest.raises(DiffxError, match=r"no images.*eval\.metrics\.dinov2=null"):
         ADMMetrics(None, str(tmp_path / "moments.npz"), str(weights), "dinov2_tiny")

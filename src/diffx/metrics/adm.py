@@ -23,7 +23,7 @@ from diffx.metrics.inception_score import InceptionScore
 from diffx.metrics.kernel_distance import KernelDistance
 from diffx.metrics.measure import measure, sample_count
 from diffx.metrics.precision_recall import PrecisionAndRecall
-from diffx.metrics.real_images import training_images
+from diffx.metrics.real_images import RealImages, training_images
 from diffx.metrics.reference import Reference, computed_reference, load_reference, reference_images
 
 if TYPE_CHECKING:
@@ -66,11 +66,13 @@ class ADMMetrics:
         self.device, self._data = torch.device(device), data
         network, sha256 = load_inception(weights)
         network = network.to(self.device)
+        # Both networks before any statistics, which take long.
+        second = None if dinov2 is None else (DINOv2(dinov2, self.device), _images(reference, data))
         self._inception = Once(lambda images: network(images.to(self.device)))
         self._reference = load_reference(reference, data, self._inception, sha256)
         self.identity = f"adm {self._reference.identity} inception {sha256}"
         self.networks = [INCEPTION]
-        self._second = None if dinov2 is None else self._in_dinov2(dinov2, reference)
+        self._second = None if second is None else self._in_dinov2(*second)
         self.metrics = self._collection()
 
     def __call__(self, batches: Iterable[Tensor]) -> dict[str, float]:
@@ -100,16 +102,11 @@ class ADMMetrics:
 
         return entry(home() / "references" / f"floor-{digest(facts)}", facts, make)
 
-    def _in_dinov2(self, name: str, reference: str) -> "Space":
-        """The second feature space, with statistics of the reference's images in it."""
-        try:
-            images = reference_images(reference, self._data)
-        except DiffxError as error:
-            raise DiffxError(f"{error} Or measure without DINOv2: type eval.metrics.dinov2=null.") from error
-        network = DINOv2(name, self.device)
+    def _in_dinov2(self, network: DINOv2, images: RealImages) -> "Space":
+        """The second feature space, with real images in it."""
+        name, spec = network.name, network.spec
         known = computed_reference(images, lambda part: (network(part),), name, network.identity)
         self.identity += f" {network.identity} {known.identity}"
-        spec = network.spec
         self.networks = [*self.networks, {"name": name, "family": spec.family, "training": spec.training}]
         return Space(name, Once(network), known)
 
@@ -137,6 +134,14 @@ class Space(NamedTuple):
     name: str
     network: Once
     reference: Reference
+
+
+def _images(reference: str, data: "Data | None") -> RealImages:
+    """The images of a reference, for a network whose statistics no file has."""
+    try:
+        return reference_images(reference, data)
+    except DiffxError as error:
+        raise DiffxError(f"{error} Or measure without DINOv2: type eval.metrics.dinov2=null.") from error
 
 
 def _named(values: dict[str, float], count: int) -> dict[str, float]:
