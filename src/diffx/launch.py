@@ -40,8 +40,7 @@ def launch(config: DictConfig) -> None:
             _judge(run_ranks(this_python("diffx.worker", str(file)), devices, node), config)
     elif slurm.in_job() and not slurm.is_task():
         with _config_file(config, Path(config.runs_dir)) as file:
-            srun = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
-            _judge(run_one([*srun, *this_python("diffx.worker", str(file.absolute()))]), config)
+            _judge(run_one([*slurm.srun(nodes), *this_python("diffx.worker", str(file.absolute()))]), config)
     else:
         raise DiffxError(
             f"trainer.num_nodes={nodes}, but this is {node.nodes} node: run the same command inside a Slurm job of "

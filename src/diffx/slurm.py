@@ -31,6 +31,13 @@ def this_node() -> Node:
     return Node(int(os.environ["SLURM_NODEID"]), count, _first_host(), 20_000 + job % 20_000)
 
 
+def srun(nodes: int) -> list[str]:
+    """The command that starts one process on each node, with all processors that the job has there."""
+    processors = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE", "1")
+    layout = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", f"--cpus-per-task={processors}"]
+    return ["srun", *layout, "--kill-on-bad-exit=1"]
+
+
 @contextmanager
 def another_turn() -> Iterator[None]:
     """A run inside this block that was stopped by SIGUSR1 goes back into Slurm's queue. Jobs that are preempted Slurm

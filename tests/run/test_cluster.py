@@ -42,8 +42,7 @@ def inside_slurm(folder: Path, nodes: int) -> dict[str, str]:
         folder / "bin",
         "srun",
         "import os, signal, subprocess, sys\n"
-        "command = [a for a in sys.argv[1:] if not a.startswith('--nodes') and not a.startswith('--ntasks')"
-        " and not a.startswith('--kill')]\n"
+        "command = [a for a in sys.argv[1:] if not a.startswith('--')]\n"
         f"tasks = [subprocess.Popen(command, env=os.environ | {{'SLURM_NODEID': str(n), 'SLURM_PROCID': str(n),"
         f" 'SLURM_STEP_NUM_TASKS': '{nodes}', 'SLURM_SRUN_COMM_HOST': 'x'}}) for n in range({nodes})]\n"
         "for number in (signal.SIGTERM, signal.SIGUSR1):\n"
