@@ -98,6 +98,20 @@ def test_hovering_a_line_shows_its_value_its_seeds_and_its_settings(browser: str
 
 
 @pytest.mark.slow
+def test_a_ring_says_how_much_sooner_a_method_met_the_baselines_final_value(browser: str, page: Path):
+    """All curves fall as exp(-0.2 cost) and the baseline's worst seed starts at 101: a method that starts at 80 is
+    ln(101 / 80) / 0.2 hours sooner than its end at 8."""
+    script = """
+      const ring = document.querySelector('.ring[data-method="repa"]');
+      ring.dispatchEvent(new PointerEvent("pointerenter", { clientX: 10, clientY: 10 }));
+    """
+    said = run_in(browser, page, script, "[...tooltip.children].map((one) => one.textContent)")
+    assert said[0] == "repa"
+    assert said[1] == "20.4 after 6.87 CPU-hours"
+    assert said[2].startswith("1.2× sooner than the baseline [1.2–1.2]")
+
+
+@pytest.mark.slow
 def test_a_line_can_be_walked_with_the_keyboard(browser: str, page: Path):
     script = """
       const line = document.querySelector('.curve[data-method="repa"]');

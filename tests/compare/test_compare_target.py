@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffx.compare.target import (
+    COVERAGE,
     Reach,
     bootstrap,
     chance,
@@ -119,6 +120,34 @@ def test_a_seed_that_did_not_reach_the_target_opens_the_interval():
     low, high = bootstrap([Reach(8.0), Reach(8.0), Reach(9.0, ">")], [Reach(2.0), Reach(2.0), Reach(2.0)])  # type: ignore[misc]
     assert low == 4.0
     assert math.isinf(high)
+
+
+def test_a_baseline_that_never_reached_the_target_still_gives_the_speed_up_a_lower_end():
+    """Each of its seeds cost more than 8, so a method that took 2 or 4 is more than twice as fast, without a limit."""
+    low, high = bootstrap([Reach(8.0, ">")] * 3, [Reach(2.0), Reach(2.0), Reach(4.0)])  # type: ignore[misc]
+    assert low == 2.0
+    assert math.isinf(high)
+
+
+def test_a_method_that_met_the_target_at_its_first_evaluation_has_no_upper_end():
+    low, high = bootstrap([Reach(8.0)] * 3, [Reach(2.0, "<")] * 3)  # type: ignore[misc]
+    assert low == 4.0
+    assert math.isinf(high)
+
+
+def test_when_neither_side_reached_the_target_there_is_no_interval():
+    assert bootstrap([Reach(8.0, ">")] * 3, [Reach(8.0, ">")] * 3) is None
+
+
+@pytest.mark.parametrize("count", sorted(COVERAGE))
+def test_with_few_seeds_the_interval_covers_the_true_ratio_as_often_as_is_said(count: int):
+    rng = np.random.default_rng(3)
+    draws, covered = 250, 0
+    for _ in range(draws):
+        sides = [[Reach(c) for c in middle * np.exp(rng.normal(0, 0.1, count))] for middle in (8.0, 4.0)]
+        low, high = bootstrap(*sides)  # type: ignore[misc]
+        covered += low <= 2.0 <= high
+    assert covered / draws == pytest.approx(COVERAGE[count], abs=0.06)
 
 
 def test_the_permutation_chance_of_three_separate_seeds_is_one_in_ten():

@@ -3,7 +3,7 @@
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,32 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from diffx.compare.card import MARK
 from diffx.compare.group import Method
+from diffx.compare.labels import (
+    LINE,
+    Box,
+    Line,
+    Ring,
+    apart,
+    crowded,
+    end_labels,
+    inside,
+    level_name,
+    points_high,
+    ring_labels,
+)
 from diffx.compare.metric import network_of, title
 from diffx.compare.number import compact
 from diffx.compare.published import Mark, marks
-from diffx.compare.study import Outcome, Result, Study, curves
-from diffx.compare.target import Curve, value_at
+from diffx.compare.study import Result, Study, curves, sound_curves
+from diffx.compare.target import Curve, Reach, Speedup, value_at
 from diffx.compare.write import replaced
 
 # Okabe and Ito's colours, told apart with every common colour blindness; their black is left to the baseline.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#7A4FB5")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 BASELINE = "#222222"
-LINE = 10.5  # points between labels
+FAR = 5.0  # what real images score is drawn as a line when the lowest value is within this factor of it
 PANEL = (3.5, 2.95)  # inches, without what stands around it
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -45,8 +57,8 @@ def draw(study: Study, caption: str) -> Figure:
     count = len(study.results)
     columns = min(count, 2)
     rows = math.ceil(count / columns)
-    labels = [tag(label, one, result, study) for result in study.results for label, one in result.outcomes.items()]
-    aside = 0.3 + 0.062 * max(map(len, labels))  # room for the labels at line ends, in inches
+    longest = max(len(study.marked(method.label)) for method in study.methods)
+    aside = 0.32 + 0.066 * (longest + 6)  # room for the names of lines and their speed-ups, in inches
     width = columns * (PANEL[0] + aside) + 0.55 * columns
     text = textwrap.fill(caption, int(18.2 * width))
     below = 0.135 * (text.count("\n") + 1) + 0.15
@@ -94,41 +106,51 @@ def panel(axis: Axes, study: Study, result: Result, looks: dict[str, dict]) -> N
     axis.set_yscale("log")
     axis.grid(True, which="major", color="#E6E6E6", linewidth=0.6)
     axis.set_axisbelow(True)
-    ends = []
+    lines = []
     for method in study.methods:
         diverged(axis, method, study, result, looks[method.label])
-        x, y = curve(axis, drawn(method, result.metric, study.axis), looks[method.label])
-        ends.append((method.label, x, y))
+        x, y = curve(axis, sound_curves(method, result.metric, study.axis), looks[method.label])
+        lines.append(Line(study.marked(method.label), looks[method.label]["color"], x, y))
     xs = [x for m in study.methods for line, _ in curves(m, result.metric, study.axis) for x in line if x > 0]
     axis.set_xlim(min(xs) * 0.93, max(xs) * 1.04)
-    if result.floor is not None and result.floor > 0:
-        floor(axis, result.floor, "real images")
-    goal(axis, study, result, looks)
-    published(
-        axis,
-        marks(study.published, study.methods, result.metric, study.axis),
-    )
+    lowest = min(float(line.y.min()) for line in lines)
+    drawn = result.floor is not None and 0 < lowest <= FAR * result.floor
+    if drawn:
+        axis.axhline(result.floor, color="#888888", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+    published(axis, marks(study.published, study.methods, result.metric, study.axis))
     ticks(axis)
     axis.set_xlabel(study.unit_name if study.axis != "cost" else f"{study.unit_name} of training")
-    end_labels(axis, ends, looks, {label: tag(label, one, result, study) for label, one in result.outcomes.items()})
+    taken, factors = goal(axis, study, result, looks, lines)
+    if result.floor is not None:
+        name = f"real images {result.floor:.3g}" + ("" if drawn else ", below the panel")
+        height = result.floor if drawn else axis.get_ylim()[0]
+        taken.append(level_name(axis, name, height, lines, taken))
+    end_labels(axis, [line._replace(name=f"{line.name}{factors.get(line.name, '')}") for line in lines], taken)
 
 
-def curve(axis: Axes, series: Sequence[Curve], look: dict) -> tuple[float, float]:
-    """One method's line (the mean over seeds, with the band from least to greatest); returns where it ends."""
-    if len(series) == 1:
-        x, y = series[0]
-        axis.plot(x, y, linewidth=1.7, marker="o", markersize=3, **look, solid_capstyle="round")
-        return x[-1], y[-1]
-    grid, values = pooled(series)
-    axis.fill_between(grid, values.min(axis=0), values.max(axis=0), color=look["color"], alpha=0.16, linewidth=0)
-    axis.plot(grid, values.mean(axis=0), linewidth=1.7, **look, solid_capstyle="round")
-    return float(grid[-1]), float(values.mean(axis=0)[-1])
+def curve(axis: Axes, series: Sequence[Curve], look: dict) -> tuple[np.ndarray, np.ndarray]:
+    """One method's line: the mean over seeds on the band from least to greatest, as it is interpolated for the tables.
+
+    Returns the line. A dot marks each evaluation where there is one seed, and a line of a single point.
+    """
+    costs, values = pooled(series)
+    x = between(costs)
+    seeds = np.array([[value_at((costs, one), cost) for cost in x] for one in values])
+    y = seeds.mean(axis=0)
+    if len(values) > 1:
+        axis.fill_between(x, seeds.min(axis=0), seeds.max(axis=0), color=look["color"], alpha=0.2, linewidth=0)
+    axis.plot(x, y, linewidth=1.7, **look, solid_capstyle="round")
+    if len(values) == 1 or len(costs) == 1:
+        axis.plot(costs, values.mean(axis=0), "o", markersize=3, color=look["color"])
+    if len(values) > 1 and len(costs) == 1:
+        axis.plot([x[0], x[0]], [seeds.min(), seeds.max()], linewidth=1.2, color=look["color"], alpha=0.5)
+    return x, y
 
 
-def drawn(method: Method, metric: str, axis: str) -> list[Curve]:
-    """The curves that make a method's line: its seeds without those that diverged, unless all did."""
-    sound = replace(method, runs=tuple(run for run in method.runs if not run.diverged))
-    return curves(sound, metric, axis) or curves(method, metric, axis)
+def between(costs: np.ndarray, steps: int = 8) -> np.ndarray:
+    """The costs with more of them in between, so that a drawn line bends as the interpolation does."""
+    parts = [np.linspace(left, right, steps, endpoint=False) for left, right in pairwise(costs)]
+    return np.concatenate([*parts, costs[-1:]])
 
 
 def diverged(axis: Axes, method: Method, study: Study, result: Result, look: dict) -> None:
@@ -139,21 +161,18 @@ def diverged(axis: Axes, method: Method, study: Study, result: Result, look: dic
 
 
 def pooled(series: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
-    """Seeds on one grid: all evaluation costs within the range that every seed covers; values (seeds, grid)."""
+    """Seeds on one grid: all evaluation costs within the range that every seed covers; values (seeds, grid).
+
+    Seeds with one evaluation each share the mean of their costs. Where ranges do not meet, the longest seed stands.
+    """
+    if all(len(x) == 1 for x, _ in series):
+        return np.array([np.mean([x[0] for x, _ in series])]), np.array([y for _, y in series])
     low, high = max(x[0] for x, _ in series), min(x[-1] for x, _ in series)
-    if low >= high:  # nothing in common: show the seed that went furthest
+    if low >= high:
         x, y = max(series, key=lambda one: one[0][-1])
         return np.array(x), np.array([y])
     grid = np.array(sorted({value for x, _ in series for value in x if low <= value <= high}))
     return grid, np.array([[value_at(one, float(cost)) for cost in grid] for one in series])
-
-
-def floor(axis: Axes, value: float, name: str) -> None:
-    axis.axhline(value, color="#888888", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-    axis.annotate(
-        f"{name} {value:.3g}", (0.005, value), xycoords=("axes fraction", "data"), xytext=(0, 2.5),
-        textcoords="offset points", fontsize=7, color="#777777",
-    )  # fmt: skip
 
 
 def published(axis: Axes, found: Sequence[Mark]) -> None:
@@ -174,72 +193,47 @@ def published(axis: Axes, found: Sequence[Mark]) -> None:
                           va="center", fontsize=6.2, color="#808080")  # fmt: skip
 
 
-def inside(axis: Axes, x: float, y: float) -> np.ndarray:
-    """A point in fractions of the panel."""
-    return axis.transAxes.inverted().transform(axis.transData.transform((x, y)))
+def goal(
+    axis: Axes, study: Study, result: Result, looks: dict[str, dict], lines: Sequence[Line]
+) -> tuple[list[Box], dict[str, str]]:
+    """What the baseline ended with as a dotted line, a ring with its speed-up where each method meets it, and an arrow
+    from the baseline to the soonest.
 
-
-def points_high(axis: Axes) -> float:
-    """The panel's height in points (1/72 inch)."""
-    return axis.bbox.height * 72 / axis.figure.dpi
-
-
-def goal(axis: Axes, study: Study, result: Result, looks: dict[str, dict]) -> None:
-    """A dotted line at the baseline's final value, and a ring where each method's median seed meets it."""
+    Returns where labels stand, and the speed-ups by line that found no room at their rings.
+    """
     if study.baseline is None:
-        return
+        return [], {}
     target = result.targets[result.goal]
-    axis.axhline(target, color=BASELINE, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
-    for label, outcome in result.outcomes.items():
-        met = outcome.reaches[result.goal]
-        if met.bound == "=" and label != study.baseline.label:
-            axis.plot([met.cost], [target], "o", markersize=5.5, markerfacecolor="white", markeredgewidth=1.4,
-                      markeredgecolor=looks[label]["color"], zorder=5)  # fmt: skip
+    axis.axhline(target, color=BASELINE, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
+    gained = {
+        study.marked(label): Ring(outcome.reaches[result.goal].cost, factor(gain), looks[label]["color"])
+        for label, outcome in result.outcomes.items()
+        if (gain := outcome.speedups[result.goal]) is not None and outcome.reaches[result.goal].bound == "="
+    }
+    rings = list(gained.values())
+    for ring in rings:
+        axis.plot([ring.x], [target], "o", markersize=5.5, markerfacecolor="white", markeredgewidth=1.4,
+                  markeredgecolor=ring.colour, zorder=6)  # fmt: skip
+    arrow(axis, result.outcomes[study.baseline.label].reaches[result.goal], rings, target)
+    full = crowded(axis, rings, target)
+    taken = [] if full else ring_labels(axis, rings, target, lines)
+    taken.append(level_name(axis, f"{study.baseline.label}'s final {target:.3g}", target, lines, taken))
+    return taken, {label: f"  {ring.text}" for label, ring in gained.items()} if full else {}
 
 
-def tag(label: str, outcome: Outcome, result: Result, study: Study) -> str:
-    """The label at a line's end: the method, and its speed-up to the baseline's final value where it was reached."""
-    gained = outcome.speedups[result.goal]
-    mark = MARK if label in study.odd else ""
-    if gained is None or gained.bound != "=":
-        return label + mark
-    return f"{label}{mark}  {gained.ratio:.1f}×"
+def arrow(axis: Axes, start: Reach, rings: Sequence[Ring], target: float) -> None:
+    """From where the baseline met its final value to the method that was soonest, if one was sooner."""
+    soonest = min(rings, key=lambda ring: ring.x, default=None)
+    if soonest is None or start.bound != "=" or soonest.x >= start.cost:
+        return
+    style = {"arrowstyle": "-|>", "color": soonest.colour, "linewidth": 1.1, "mutation_scale": 9}
+    axis.annotate("", (soonest.x, target), (start.cost, target), zorder=5,
+                  arrowprops={**style, "shrinkA": 0, "shrinkB": 4})  # fmt: skip
 
 
-def end_labels(
-    axis: Axes, ends: Sequence[tuple[str, float, float]], looks: dict[str, dict], texts: dict[str, str]
-) -> None:
-    """Labels right of the panel in the lines' colours, moved apart where lines end together, each tied to its line."""
-    heights = apart([float(inside(axis, x, y)[1]) for _, x, y in ends], LINE / points_high(axis))
-    for (label, x, y), at in zip(ends, heights, strict=True):
-        axis.annotate(
-            texts[label], (x, y), xytext=(1.04, at), textcoords="axes fraction", fontsize=8, va="center",
-            color=looks[label]["color"], annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": looks[label]["color"], "linewidth": 0.6, "alpha": 0.7,
-                        "shrinkA": 1, "relpos": (0, 0.5), "shrinkB": 2},
-        )  # fmt: skip
-
-
-def apart(wanted: Sequence[float], gap: float, limits: tuple[float, float] = (0.0, 1.0)) -> list[float]:
-    """Moves heights apart so that neighbours are at least `gap` away; groups stay around their mean, within limits."""
-    order = sorted(range(len(wanted)), key=lambda place: wanted[place])
-    blocks: list[list[int]] = []
-
-    def bottom(block: Sequence[int]) -> float:
-        high = gap * (len(block) - 1)
-        centred = sum(wanted[place] for place in block) / len(block) - high / 2
-        return max(limits[0], min(centred, limits[1] - high))
-
-    for place in order:
-        blocks.append([place])
-        while len(blocks) > 1 and bottom(blocks[-1]) < bottom(blocks[-2]) + gap * len(blocks[-2]):
-            last = blocks.pop()
-            blocks[-1] = blocks[-1] + last
-    placed = list(wanted)
-    for block in blocks:
-        for rank, place in enumerate(block):
-            placed[place] = bottom(block) + rank * gap
-    return placed
+def factor(gain: Speedup) -> str:
+    """A speed-up as its ring shows it: 7.5×, 21×."""
+    return f"{gain.ratio:.1f}×" if gain.ratio < 9.95 else f"{gain.ratio:.0f}×"
 
 
 def ticks(axis: Axes) -> None:

@@ -8,7 +8,7 @@ const state = {
   metrics: new Set(data.metrics.filter((metric) => metric.distance).map((metric) => metric.key)),
 };
 const longest = Math.max(...data.methods.map((method) => (method.label + method.mark).length));
-const SIZE = { width: 560, height: 340, left: 52, right: Math.min(240, 24 + 6.4 * longest), top: 10, bottom: 40 };
+const SIZE = { width: 560, height: 340, left: 52, right: Math.min(240, 24 + 6.4 * (longest + 6)), top: 10, bottom: 40 };
 const tooltip = document.getElementById("tooltip");
 
 function element(name, attributes = {}, text = null) {
@@ -34,6 +34,14 @@ function valueAt(curve, x) {
   return Math.min(before, after) <= 0 ? before + share * (after - before) : before * (after / before) ** share;
 }
 
+// Seeds with one evaluation each share the mean of their costs.
+function single(curves) {
+  const values = curves.map((curve) => curve.y[0]);
+  const mean = (numbers) => numbers.reduce((sum, number) => sum + number, 0) / numbers.length;
+  const [x, low, high] = [mean(curves.map((curve) => curve.x[0])), Math.min(...values), Math.max(...values)];
+  return { x, measured: true, mean: mean(values), low, high, count: values.length };
+}
+
 // All seeds of a method on one grid: the evaluations within the range that every seed covers. Seeds that diverged are
 // left out, unless all did; the remarks name them.
 function pooled(method, metric) {
@@ -45,13 +53,23 @@ function pooled(method, metric) {
   if (curves.length === 0) return [];
   const low = Math.max(...curves.map((curve) => curve.x[0]));
   const high = Math.min(...curves.map((curve) => curve.x.at(-1)));
+  if (curves.every((curve) => curve.x.length === 1)) return [single(curves)];
   const used = low < high || curves.length === 1 ? curves : [curves.sort((a, b) => b.x.at(-1) - a.x.at(-1))[0]];
   const [from, to] = used.length === 1 ? [-Infinity, Infinity] : [low, high];
-  const grid = [...new Set(used.flatMap((curve) => curve.x))].filter((x) => x >= from && x <= to).sort((a, b) => a - b);
-  return grid.map((x) => {
+  const costs = [...new Set(used.flatMap((curve) => curve.x))].filter((x) => x >= from && x <= to).sort((a, b) => a - b);
+  return between(costs).map(({ x, measured }) => {
     const values = used.map((curve) => valueAt(curve, x));
     const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
-    return { x, mean, low: Math.min(...values), high: Math.max(...values), count: values.length };
+    return { x, measured, mean, low: Math.min(...values), high: Math.max(...values), count: values.length };
+  });
+}
+
+// The costs with more of them in between, so that a drawn line bends as the interpolation does.
+function between(costs) {
+  return costs.flatMap((left, index) => {
+    if (index === costs.length - 1) return [{ x: left, measured: true }];
+    const gap = (costs[index + 1] - left) / 8;
+    return Array.from({ length: 8 }, (_, part) => ({ x: left + part * gap, measured: part === 0 }));
   });
 }
 
@@ -117,15 +135,21 @@ function panel(metric) {
   const marks = (metric.marks[state.axis] || []);
   const xs = [...lines.flatMap((line) => line.points.map((point) => point.x)), ...marks.map((mark) => mark.x)];
   const ys = [...lines.flatMap((line) => line.points.flatMap((point) => [point.low, point.high])), ...marks.map((mark) => mark.value)];
-  if (metric.floor !== null) ys.push(metric.floor);
+  // What real images score is part of the panel unless that would squeeze the curves.
+  const near = metric.floor !== null && Math.min(...ys) <= 5 * metric.floor;
+  if (near) ys.push(metric.floor);
   const x = scale(xs, SIZE.left, SIZE.width - SIZE.right, document.getElementById("logx").checked);
   const y = scale(ys, SIZE.height - SIZE.bottom, SIZE.top, document.getElementById("logy").checked);
   frame(svg, x, y);
-  across(svg, y, metric.floor, "floor", "real images");
+  if (near) across(svg, y, metric.floor, "floor", "real images");
   across(svg, y, metric.goal, "goal", null);
   for (const mark of marks) published(svg, mark, x, y);
   for (const line of lines) curve(svg, line, x, y, metric);
-  ends(svg, lines, x, y);
+  const rings = (metric.rings[state.axis] || []).filter((ring) => !state.hidden.has(ring.label));
+  const places = rings.map((ring) => x.place(ring.x)).sort((a, b) => a - b);
+  const crowded = places.some((place, index) => index > 0 && place - places[index - 1] < 30);
+  for (const ring of rings) meeting(svg, ring, x, y, metric, crowded);
+  ends(svg, lines, x, y, crowded ? rings : []);
   figure.append(svg);
   return figure;
 }
@@ -162,21 +186,43 @@ function published(svg, mark, x, y) {
   svg.append(diamond);
 }
 
+// A ring where a method meets the baseline's final value; its factor stands beside it where there is room.
+function meeting(svg, ring, x, y, metric, crowded) {
+  const method = data.methods.find((one) => one.label === ring.label);
+  const [cx, cy] = [x.place(ring.x), y.place(metric.goal)];
+  const group = element("g", { class: `ring tone-${method.tone}`, "data-method": ring.label });
+  group.append(element("circle", { cx, cy, r: 4.5 }));
+  if (!crowded) group.append(element("text", { x: cx + 4, y: cy - 8 }, ring.factor));
+  const axis = data.axes.find((one) => one.key === state.axis).label;
+  group.addEventListener("pointerenter", (event) => {
+    const said = `${compact(metric.goal)} after ${compact(ring.x)} ${axis}`;
+    show([ring.label, said, `${ring.factor} sooner than the baseline${ring.interval}`], event.clientX, event.clientY, `tone-${method.tone}`);
+  });
+  group.addEventListener("pointerleave", hide);
+  svg.append(group);
+}
+
 function curve(svg, line, x, y, metric) {
-  const { method, points } = line;
+  const { method, points: drawn } = line;
+  const points = drawn.filter((point) => point.measured);
   const group = element("g", {
     class: `curve tone-${method.tone}`, "data-method": method.label, "data-metric": metric.key, tabindex: 0, role: "img",
     "aria-label": description(method, metric, points.at(-1)).join(", "),
   });
-  const path = points.map((point, index) => `${index ? "L" : "M"}${x.place(point.x)} ${y.place(point.mean)}`).join("");
+  const path = drawn.map((point, index) => `${index ? "L" : "M"}${x.place(point.x)} ${y.place(point.mean)}`).join("");
   if (points.some((point) => point.count > 1)) {
-    const upper = points.map((point) => `${x.place(point.x)} ${y.place(point.high)}`);
-    const lower = points.map((point) => `${x.place(point.x)} ${y.place(point.low)}`).reverse();
+    const upper = drawn.map((point) => `${x.place(point.x)} ${y.place(point.high)}`);
+    const lower = drawn.map((point) => `${x.place(point.x)} ${y.place(point.low)}`).reverse();
     group.append(element("path", { class: "band", d: `M${[...upper, ...lower].join("L")}Z` }));
   }
   group.append(element("path", { class: "line", d: path, "stroke-dasharray": method.dash }));
   const dot = element("circle", { class: "dot", r: 4, visibility: "hidden" });
-  group.append(dot, element("path", { class: "reach", d: path }));
+  if (points.length === 1) {
+    const [cx, top, bottom] = [x.place(points[0].x), y.place(points[0].high), y.place(points[0].low)];
+    group.append(element("path", { class: "line", d: `M${cx} ${top}V${bottom}` }));
+    group.append(element("circle", { class: "dot", cx, cy: y.place(points[0].mean), r: 3.5 }));
+  }
+  group.append(dot, element("path", { class: "reach", d: points.length === 1 ? `${path}h0.01` : path }));
   const point = (index, left, top) => {
     dot.setAttribute("cx", x.place(points[index].x));
     dot.setAttribute("cy", y.place(points[index].mean));
@@ -220,14 +266,16 @@ function description(method, metric, point) {
   return [method.label, `${metric.title} ${compact(point.mean)}${range}`, `${compact(point.x)} ${axis}`, ...settings];
 }
 
-function ends(svg, lines, x, y) {
+function ends(svg, lines, x, y, rings) {
   const heights = apart(lines.map((line) => y.place(line.points.at(-1).mean)), 13);
   lines.forEach((line, index) => {
     const last = line.points.at(-1);
     const [left, right] = [x.place(last.x) + 3, SIZE.width - SIZE.right + 12];
+    const ring = rings.find((one) => one.label === line.method.label);
+    const factor = ring ? `  ${ring.factor}` : "";
     const group = element("g", { class: `tone-${line.method.tone}` });
     group.append(element("line", { class: "lead", x1: left, y1: y.place(last.mean), x2: right - 3, y2: heights[index] }));
-    group.append(element("text", { class: "end", x: right, y: heights[index] + 4 }, line.method.label + line.method.mark));
+    group.append(element("text", { class: "end", x: right, y: heights[index] + 4 }, line.method.label + line.method.mark + factor));
     svg.append(group);
   });
 }

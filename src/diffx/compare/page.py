@@ -7,17 +7,18 @@ from typing import Any
 
 from diffx.compare import words
 from diffx.compare.card import MARK
-from diffx.compare.figure import styles
+from diffx.compare.figure import factor, styles
 from diffx.compare.group import Method, differing, shown
 from diffx.compare.metric import distances, network_of, title
 from diffx.compare.published import marks
 from diffx.compare.read import AXES, Run
-from diffx.compare.study import AXIS_NAMES, Study, floor_of
-from diffx.compare.table import Table
+from diffx.compare.study import AXIS_NAMES, Study, along, floor_of
+from diffx.compare.table import Table, interval
 
 READING = (
-    "Line: mean over seeds, band: least to greatest. Dotted: the baseline's final value; dashed: the same for real "
-    "images; diamonds: published numbers, each under its own protocol."
+    "Line: mean over seeds, band: least to greatest. Dotted: what the baseline ended with (its worst seed); rings: "
+    "where methods meet it, and how much sooner. Dashed: real images; diamonds: published numbers, each under its own "
+    "protocol."
 )
 
 
@@ -70,9 +71,21 @@ def metrics(study: Study, axes: Sequence[str]) -> list[dict[str, Any]]:
                 "distance": result is not None,
                 "floor": floor_of(study.methods, name),
                 "goal": result.targets[result.goal] if result and study.baseline else None,
+                "rings": {axis: rings(along(study, axis), name) for axis in axes} if result and study.baseline else {},
                 "marks": {axis: [vars(m) for m in marks(study.published, study.methods, name, axis)] for axis in axes},
             }
         )
+    return found
+
+
+def rings(study: Study, metric: str) -> list[dict[str, Any]]:
+    """Where each method meets the baseline's final value, and its speed-up in words."""
+    (result,) = (one for one in study.results if one.metric == metric)
+    found = []
+    for label, outcome in result.outcomes.items():
+        met, gain = outcome.reaches[result.goal], outcome.speedups[result.goal]
+        if met.bound == "=" and gain is not None:
+            found.append({"label": label, "x": met.cost, "factor": factor(gain), "interval": interval(gain.interval)})
     return found
 
 

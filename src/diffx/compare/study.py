@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diffx.compare.card import UNITS, Difference, check_measures, differences, kinship, odd_ones
+from diffx.compare.card import MARK, UNITS, Difference, check_measures, differences, kinship, odd_ones
 from diffx.compare.group import Method, choose_baseline, group
 from diffx.compare.metric import distances, network_of
 from diffx.compare.read import Run, read
@@ -42,7 +42,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Result:
-    """One metric: the targets (the baseline's final value is `targets[goal]`), the equal cost, an outcome per label."""
+    """One metric: the targets (what all the baseline's seeds ended with is `targets[goal]`), equal cost, outcomes."""
 
     metric: str
     targets: tuple[float, ...]
@@ -67,6 +67,10 @@ class Study:
     best_so_far: bool = False
     published: tuple[dict[str, str], ...] = ()  # rows of experiments/published.csv
     axis: str = "cost"  # what the results are counted in, one of AXES
+
+    def marked(self, label: str) -> str:
+        """A label with the mark of being measured unlike the baseline, where it is."""
+        return label + (MARK if label in self.odd else "")
 
     @property
     def cost_name(self) -> str:
@@ -144,6 +148,12 @@ def curves(method: Method, metric: str, axis: str) -> list[Curve]:
     return [run.series(metric, axis) for run in method.runs if run.series(metric)[0]]
 
 
+def sound_curves(method: Method, metric: str, axis: str) -> list[Curve]:
+    """The seeds that stand for a method: those that did not diverge, or all when all did."""
+    sound = replace(method, runs=tuple(run for run in method.runs if not run.diverged))
+    return curves(sound, metric, axis) or curves(method, metric, axis)
+
+
 def result(
     methods: Sequence[Method], baseline: Method | None, metric: str, wanted: Sequence[float], axis: str
 ) -> Result:
@@ -196,10 +206,13 @@ def largest_common_cost(methods: Sequence[Method], metric: str, axis: str) -> fl
 def choose_targets(
     methods: Sequence[Method], baseline: Method | None, metric: str, wanted: Sequence[float], axis: str
 ) -> tuple[list[float], int]:
-    """Targets from high to low, and the place of the baseline's final value (median over its seeds) among them."""
+    """Targets from high to low, and the place of the baseline's final value among them.
+
+    That is the final value of its worst seed, which all its seeds reached: a target that some did not would leave the
+    cost of the baseline, and with it every speed-up, without an upper end.
+    """
     everything = [y for method in methods for _, y in curves(method, metric, axis)]
-    finals = sorted(y[-1] for _, y in curves(baseline or methods[0], metric, axis))
-    final = finals[len(finals) // 2]  # the upper median, so that the median seed does reach it
+    final = max(y[-1] for _, y in sound_curves(baseline or methods[0], metric, axis))
     if wanted:
         targets = sorted({*wanted, final}, reverse=True)
     else:

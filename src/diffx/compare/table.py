@@ -14,12 +14,11 @@ import rich.table
 from rich.console import Group
 from rich.text import Text
 
-from diffx.compare.card import MARK
 from diffx.compare.group import Method, is_number
 from diffx.compare.metric import distances, title
 from diffx.compare.number import NONE, compact
 from diffx.compare.study import Result, Study, floor_of
-from diffx.compare.target import Reach, Speedup, Spread, spread
+from diffx.compare.target import COVERAGE, Reach, Speedup, Spread, spread
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def values(study: Study, result: Result) -> Table:
         one = result.outcomes[method.label]
         gain = f"{one.ratio:.2f}×" if one.ratio is not None else NONE
         luck = f"{one.chance:.2g}" if one.chance is not None else NONE
-        row = (marked(study, method.label), seeds(method), ranged(one.final), ranged(one.equal), gain, luck)
+        row = (study.marked(method.label), seeds(method), ranged(one.final), ranged(one.equal), gain, luck)
         rows.append(row)
     note = "mean [least – greatest seed]; gain: baseline over method at equal cost, above 1 is better"
     if any(one.chance is not None for one in result.outcomes.values()):
@@ -81,7 +80,7 @@ def others(study: Study) -> list[Table]:
     rows = []
     for method in study.methods:
         last = [[run.series(name)[1][-1] for run in method.runs if run.series(name)[1]] for name in names]
-        rows.append((marked(study, method.label), *(ranged(spread(values)) for values in last)))
+        rows.append((study.marked(method.label), *(ranged(spread(values)) for values in last)))
     floors = [floor_of(study.methods, name) for name in names]
     if any(floor is not None for floor in floors):
         rows.append(("real images", *map(compact, floors)))
@@ -100,11 +99,19 @@ def times(study: Study, result: Result) -> Table:
     for method in study.methods:
         one = result.outcomes[method.label]
         cells = [timed(met, gain) for met, gain in zip(one.reaches, one.speedups, strict=True)]
-        rows.append((marked(study, method.label), *cells))
+        rows.append((study.marked(method.label), *cells))
     note = f"{study.unit_name} to reach the value, median over seeds; > not reached, < met at the first evaluation"
     if study.baseline is not None:
-        note += f"; ×: speed-up over {study.baseline.label} [95 % bootstrap interval over seeds]"
+        note += f"; ×: speed-up over {study.baseline.label} [95 % bootstrap interval over seeds{coverage(study)}]"
     return Table(f"Time to target: {title(result.metric)}", ("method", *names), tuple(rows), note)
+
+
+def coverage(study: Study) -> str:
+    """How much less than 95 % of the truth an interval over so few seeds covers."""
+    fewest = min((count for m in study.methods if (count := len(m.runs)) > 1), default=0)
+    return (
+        f", which with {fewest} seeds covers the truth in {COVERAGE[fewest]:.0%} of cases" if fewest in COVERAGE else ""
+    )
 
 
 def sizes(study: Study) -> Table:
@@ -115,7 +122,7 @@ def sizes(study: Study) -> Table:
         parameters, flops = method.facts.get("parameters") or {}, method.facts.get("flops") or {}
         backbone, extra = parameters.get("backbone"), parameters.get("training_only") or 0
         row = (
-            marked(study, method.label),
+            study.marked(method.label),
             compact(backbone),
             compact(None if backbone is None else backbone + extra),
             compact(flops_per_step(method)),
@@ -139,7 +146,7 @@ def hours(study: Study) -> Table:
     for method in study.methods:
         total = compact(middle(run.points[-1].cost for run in method.runs))
         split = [compact(middle(device_hours(run.facts, name) for run in method.runs)) for name in clocks]
-        rows.append((marked(study, method.label), total, *split))
+        rows.append((study.marked(method.label), total, *split))
     note = (
         f"total: {study.cost_name} up to the last evaluation, as drawn; then device-hours by clock; median over seeds"
     )
@@ -240,10 +247,6 @@ def interval(ends: tuple[float, float] | None) -> str:
 def seeds(method: Method) -> str:
     diverged = sum(run.diverged for run in method.runs)
     return str(len(method.runs)) + (f" ({diverged} diverged)" if diverged else "")
-
-
-def marked(study: Study, label: str) -> str:
-    return label + (MARK if label in study.odd else "")
 
 
 def escaped(cell: str) -> str:

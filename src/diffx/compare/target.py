@@ -1,8 +1,12 @@
 """Time-to-target and values at equal cost, from curves of a distance (lower is better) against cost.
 
-Between two evaluations the logarithm of the distance is taken to be linear in cost. What was not observed is censored,
-never dropped: a target that a run did not reach costs more than the run's last evaluation, one that its first
-evaluation already meets costs at most that. Everything over seeds uses medians for costs and means for distances.
+Between two evaluations the logarithm of the distance is taken to be linear in cost. On a power law, which late training
+follows, that reads costs up to 6 % too high where evaluations are a doubling apart, for every method alike; early
+training falls faster than a power law, and there the opposite choice (linear in the logarithm of cost) misses by more.
+
+What was not observed is censored, never dropped: a target that a run did not reach costs more than the run's last
+evaluation, one that its first evaluation already meets costs at most that. Everything over seeds uses medians for costs
+and means for distances.
 """
 
 import itertools
@@ -16,6 +20,8 @@ import numpy as np
 Bound = Literal["=", ">", "<"]
 Curve = tuple[Sequence[float], Sequence[float]]  # positions on the cost axis, ascending, and values
 RESAMPLES = 10_000
+# How often the 95 % interval holds the true ratio when seeds are few: measured on log-normal costs, 1,500 draws each.
+COVERAGE = {2: 0.66, 3: 0.91, 4: 0.93}
 SPLITS = 20_000  # permutations are counted up to here and sampled beyond
 
 
@@ -27,8 +33,13 @@ class Reach:
     bound: Bound = "="
 
     @property
-    def upper(self) -> float:
-        """The cost to reckon with: infinite when the target was not reached."""
+    def least(self) -> float:
+        """The smallest cost that it can be: nothing when the target was met at the first evaluation."""
+        return 0.0 if self.bound == "<" else self.cost
+
+    @property
+    def most(self) -> float:
+        """The largest cost that it can be: infinite when the target was not reached."""
         return math.inf if self.bound == ">" else self.cost
 
 
@@ -64,7 +75,7 @@ def spread(values: Sequence[float]) -> Spread | None:
 def value_at(curve: Curve, cost: float) -> float:
     """The value at a cost, interpolated on the logarithm of the value; NaN outside the curve."""
     x, y = curve
-    if not x or not x[0] <= cost <= x[-1]:
+    if not len(x) or not x[0] <= cost <= x[-1]:
         return math.nan
     right = max(1, int(np.searchsorted(x, cost)))
     if len(x) == 1:
@@ -96,7 +107,7 @@ def reach(curve: Curve, target: float) -> Reach:
 
 def median(reaches: Sequence[Reach]) -> Reach:
     """The median over seeds: a lower bound (">") as soon as a seed that did not reach the target takes part in it."""
-    ordered = sorted(reaches, key=lambda one: (one.upper, one.cost))
+    ordered = sorted(reaches, key=lambda one: (one.most, one.cost))
     middle = ordered[(len(ordered) - 1) // 2 : len(ordered) // 2 + 1]
     if any(one.bound == ">" for one in middle):
         return Reach(float(np.median([one.cost for one in reaches])), ">")
@@ -117,20 +128,27 @@ def speedup(baseline: Sequence[Reach], method: Sequence[Reach]) -> Speedup | Non
 def bootstrap(baseline: Sequence[Reach], method: Sequence[Reach], level: float = 0.95) -> tuple[float, float] | None:
     """Percentile interval of the ratio of medians, resampling the seeds of both sides independently.
 
-    A seed that did not reach the target counts as infinite; a resample in which neither side did says nothing and
-    widens the interval on both ends. None with one seed on either side, and when the interval excludes nothing.
+    A censored seed enters with the least it can have cost at the lower end and with the most at the upper end. Seeds
+    that share their data order are not resampled in pairs: three pairs are too few (see COVERAGE), and independent
+    resampling errs on the wide side. None with one seed on either side, and when the interval excludes nothing.
     """
     if min(len(baseline), len(method)) < 2:
         return None
     rng = np.random.default_rng(0)
-    sides = [np.array([one.upper for one in side]) for side in (baseline, method)]
-    above, below = (np.median(side[rng.integers(len(side), size=(RESAMPLES, len(side)))], axis=1) for side in sides)
-    with np.errstate(invalid="ignore"):
-        ratios = above / below
+    above, below = (rng.integers(len(side), size=(RESAMPLES, len(side))) for side in (baseline, method))
+    with np.errstate(divide="ignore"):
+        least = medians([one.least for one in baseline], above) / medians([one.most for one in method], below)
+        most = medians([one.most for one in baseline], above) / medians([one.least for one in method], below)
     tail = (1 - level) / 2
-    low = np.quantile(np.nan_to_num(ratios, nan=0.0, posinf=np.inf), tail, method="lower")
-    high = np.quantile(np.nan_to_num(ratios, nan=np.inf, posinf=np.inf), 1 - tail, method="higher")
+    low, high = np.quantile(least, tail, method="lower"), np.quantile(most, 1 - tail, method="higher")
     return None if low == 0 and math.isinf(high) else (float(low), float(high))
+
+
+def medians(costs: Sequence[float], picks: np.ndarray) -> np.ndarray:
+    """The median of each resample, without the NaN that NumPy makes of the mean of two infinities."""
+    ordered = np.sort(np.array(costs)[picks], axis=1)
+    count = ordered.shape[1]
+    return (ordered[:, (count - 1) // 2] + ordered[:, count // 2]) / 2
 
 
 def chance(one: Sequence[float], other: Sequence[float]) -> float:

@@ -20,12 +20,13 @@ def caption(study: Study) -> str:
     several = any(len(method.runs) > 1 for method in study.methods)
     parts = ["Line: mean over seeds, band: least to greatest." if several else "One seed per method."]
     if study.baseline is not None:
+        worst, median = (" (its worst seed)", " (median over seeds)") if several else ("", "")
         parts.append(
-            f"Dotted: the final value of {study.baseline.label}; rings and factors: "
-            f"{study.unit_name} to reach it, against {study.baseline.label}{' (median over seeds)' if several else ''}."
+            f"Dotted: what {study.baseline.label} ended with{worst}; rings and factors: {study.unit_name} to reach it, "
+            f"against {study.baseline.label}{median}."
         )
     if any(result.floor is not None for result in study.results):
-        parts.append("Dashed: the same distance for real images.")
+        parts.append("Real images: the same distance for held-out images.")
     if any(run.diverged for method in study.methods for run in method.runs):
         parts.append("Cross: the last evaluation of a seed that diverged.")
     if published(study):
