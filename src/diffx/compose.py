@@ -60,6 +60,7 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
             raise DiffxError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error
         plain = compose("config", _without_additions(overrides))
         known = [*map(str, compose("config", [])), "plugins"]
+        _leave_out_absent_plugins(config)
     for key in config:
         if str(key) not in known:
             raise DiffxError(unknown_key(str(key), known))
@@ -71,6 +72,15 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     if config.get("plugins") is None:
         config.plugins = {}
     return resolve(config)
+
+
+def _leave_out_absent_plugins(config: DictConfig) -> None:
+    """Drop an experiment's settings of plugins that `plugins=` has not chosen. Raises DiffxError for unknown ones."""
+    for name in [str(name) for name, node in (config.get("plugins") or {}).items() if "_target_" not in node]:
+        if name not in _plugin_files():
+            raise DiffxError(unknown_key(f"plugins.{name}", [f"plugins.{known}" for known in _plugin_files()]))
+        OmegaConf.set_struct(config, False)
+        del config.plugins[name]
 
 
 def _without_additions(overrides: Sequence[str]) -> list[str]:
@@ -117,7 +127,10 @@ def _explain(message: str) -> str:
         group = key.split(".")[0].lstrip("+~")
         if (config_dir() / group).is_dir() and "." not in key:
             return f"{key} is a group of files; to add one that the defaults do not have, type +{key}=NAME."
-        return unknown_key(key, _all_keys())
+        if key in (known := _all_keys()):
+            name = key.split(".")[1]
+            return f"{key} is a setting of {name}, which plugins= has not chosen; type plugins=[{name}]."
+        return unknown_key(key, known)
     return message.splitlines()[0]
 
 

@@ -2,19 +2,19 @@
 
 import re
 import shlex
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from torch import Tensor
 
 from diffx.build import build_model
 from diffx.compose import compose_config, config_dir, split_sweep
+from diffx.errors import DiffxError
+from diffx.evaluation import protocol
 from diffx.meter import count_flops
 from diffx.train import train
 from tests.prepare.made_sources import tiny_autoencoder
-from tests.run.made_latents import SMALL_LATENTS, made_latents
+from tests.run.made_latents import NARROW, SMALL_LATENTS, made_latents
 
 METHODS = {  # the plugins of each, and the objective it trains with
     "dit": ([], "DDPM"),
@@ -27,10 +27,6 @@ METHODS = {  # the plugins of each, and the objective it trains with
 }
 SIZES = {"xl": (28, 1152), "l": (24, 1024), "b": (12, 768), "s": (12, 384)}
 NAMES = [f"{method}_{size}" for method in METHODS for size in SIZES]
-NARROW = [
-    *("logger=none", "trainer.devices=1", "batch_size=4", "max_steps=2", "backbone.hidden_size=32"),
-    *("backbone.num_heads=2", "sampler.nfe=3", "eval.samples=4", "eval.batch_size=4", "ema_decay=0.5"),
-]
 HOURS = re.compile(
     r"^# H100-hours: \(?([\d.]+)(?: \+ ([\d.]+) of the encoder\))? TFLOP × 400K × 256 images / "
     r"\(989 TFLOP/s × 0\.4 assumed × 3600 s\) = ([\d.]+)\.",
@@ -41,22 +37,6 @@ HOURS = re.compile(
 def header(name: str) -> str:
     lines = (config_dir() / "experiment" / f"{name}.yaml").read_text().splitlines()
     return "\n".join(line for line in lines if line.startswith("#"))
-
-
-class CountedOnly:
-    """In place of the ADM suite, whose Inception weights are not at hand: how many samples there were."""
-
-    networks: tuple[dict[str, str], ...] = ()
-    identity = "counted"
-
-    def __init__(self, reference: str, data: object, weights: str | None = None) -> None:
-        pass
-
-    def __call__(self, batches: Iterable[Tensor]) -> dict[str, float]:
-        return {"samples": float(sum(len(batch) for batch in batches))}
-
-    def floor(self, count: int) -> dict[str, float]:
-        return {}
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +82,8 @@ def test_the_gpu_hours_of_the_header_are_added_up_rightly(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_experiment_trains_two_steps_and_samples(
-    name: str, latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_experiment_trains_two_steps_and_samples(name: str, latents: Path, tmp_path: Path) -> None:
     """At its own depth, so that its blocks, spans and decoder are those of the paper; narrow, on 16 tokens."""
-    monkeypatch.setattr("diffx.metrics.adm.ADMMetrics", CountedOnly)
     run = train(
         compose_config(
             [f"+experiment={name}", *NARROW, *SMALL_LATENTS, f"data.source.root={latents}", f"runs_dir={tmp_path}"]
@@ -118,6 +95,31 @@ def test_an_experiment_trains_two_steps_and_samples(
     )  # fmt: skip
     assert run.last_point() == 2
     assert all(tensor.isfinite().all() for tensor in load_file(run.ema_weights).values())
+
+
+@pytest.mark.parametrize(("chosen", "left"), [("[]", []), ("[tread]", ["tread"]), ("[repa,tread]", ["repa", "tread"])])
+def test_an_experiments_settings_of_a_method_go_with_the_method(chosen: str, left: list[str]) -> None:
+    config = compose_config(["+experiment=repa_b", f"plugins={chosen}"])
+    build_model(config, "meta")
+    assert list(config.plugins) == left
+    assert "repa" not in left or config.plugins.repa.depth == 4
+
+
+def test_a_setting_of_a_method_that_is_not_chosen_is_refused_with_what_to_type() -> None:
+    with pytest.raises(DiffxError, match=r"plugins\.repa\.weight is a setting of repa, .* type plugins=\[repa\]"):
+        compose_config(["plugins.repa.weight=1"])
+
+
+def test_settings_of_a_method_that_does_not_exist_are_refused() -> None:
+    with pytest.raises(DiffxError, match=r"plugins\.rpea is not a setting; did you mean plugins\.repa"):
+        compose_config(["+plugins.rpea.weight=1"])
+
+
+def test_experiments_that_differ_in_the_method_alone_are_measured_by_one_protocol() -> None:
+    """Else their curves would not share an axis."""
+    for names in (("sit_b", "repa_b", "repa_tread_b"), ("dit_b", "mdt_b", "mdtv2_b")):
+        protocols = [protocol(compose_config([f"+experiment={name}"]), "data", "metrics") for name in names]
+        assert all(other == protocols[0] for other in protocols)
 
 
 SWEEPS = {
@@ -141,11 +143,9 @@ def test_the_commands_of_a_sweep_recipe_vary_one_setting_of_the_experiment_befor
     assert [compose_config(split_sweep(shlex.split(c)[4:])[0]).data.name for c in commands] == ["imagenet256", "digits"]
 
 
-def test_a_sweep_recipe_keeps_the_other_methods_of_the_experiment_before_it() -> None:
-    job, *_ = split_sweep(["+experiment=[repa_tread_s,sweep_repa_weight]"])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_sweep_recipe_keeps_the_other_methods_of_the_experiment_before_it(size: str) -> None:
+    job, *_ = split_sweep([f"+experiment=[repa_tread_{size},sweep_repa_weight]"])
     config = compose_config(job)
-    assert (config.experiment, list(config.plugins), config.plugins.repa.weight) == (
-        "repa_tread_s",
-        ["repa", "tread"],
-        0.25,
-    )
+    assert (config.experiment, list(config.plugins)) == (f"repa_tread_{size}", ["repa", "tread"])
+    assert config.plugins.repa.weight == 0.25
