@@ -15,6 +15,7 @@ from diffx.backbone import DiT
 from diffx.build import make
 from diffx.errors import DiffxError
 from diffx.images import check_rounding
+from diffx.logger import define_axis
 from diffx.objective import Objective
 from diffx.picture import save_grid
 from diffx.run import RunDir, short_hash
@@ -152,7 +153,6 @@ class Evaluation:
     def _log(self, logger: "WandbLogger", values: dict[str, float], picture: Path, step: int) -> None:
         """The values in one row with the cost, which is their x-axis."""
         meter = self.parts.meter
-        for name in values:
-            logger.experiment.define_metric(f"eval/{name}", step_metric=meter.unit, summary="min")
+        define_axis(logger, values, meter.unit)
         logger.log_metrics({f"eval/{k}": v for k, v in values.items()} | {meter.unit: meter.hours}, step=step)
         logger.log_image("samples", [str(picture)], step=step)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from diffx.logger import online
 from diffx.run import RunDir
 
 
@@ -24,12 +25,38 @@ def records(run: Callable[..., RunDir]) -> list[dict[str, Any]]:
 
 
 def test_every_metric_has_the_cost_as_its_axis_and_its_points(records: list[dict[str, Any]]) -> None:
-    text = json.dumps(records)
     metrics = [m for m in find(records, "step_metric") if str(m.get("name", "")).startswith("eval/")]
     names = {m["name"] for m in metrics}
     assert {"eval/fd_embedded_sup_100", "eval/fd_embedded_ssl_100", "eval/nearest_train"} <= names
     assert {m["step_metric"] for m in metrics} == {"cpu_hours"}
-    assert "tread" in text
+    logged = [record["history"]["item"] for record in records if record["type"] == "history"]
+    rows = [row for row in logged if "eval/fd_embedded_sup_100" in row]
+    assert [row["trainer/global_step"] for row in rows] == [4, 8]
+    assert 0 < rows[0]["cpu_hours"] < rows[1]["cpu_hours"]
+
+
+def test_the_run_is_found_by_study_plugins_plan_and_card(records: list[dict[str, Any]]) -> None:
+    (run,) = (record["run"] for record in records if record["type"] == "run")
+    assert run["run_group"] == "digits"
+    assert run["tags"] == ["tread"]
+    assert run["run_id"].startswith("digits-")
+    config = run["config"]["update"]
+    assert config["card"]["label"] == "tread"
+    assert config["card"]["protocol_hash"]
+    assert "tread" in config["plan"]
+
+
+def test_a_key_or_a_login_means_online_unless_the_user_objects(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    assert not online("auto")
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai\n  login user\n  password secret\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    assert online("auto")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert not online("auto")
+    assert online("online")
 
 
 def find(node: Any, key: str) -> list[dict[str, Any]]:

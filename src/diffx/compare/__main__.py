@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from diffx.compare.publish import Destination
 from diffx.compare.report import compare
 from diffx.errors import DiffxError
 
@@ -27,9 +28,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--mixed", action="store_true", help="draw runs of two protocols, devices or cost units, marked"
     )
+    parser.add_argument("--wandb", action="store_true", help="publish the figure, the tables and a report in W&B")
+    parser.add_argument("--project", metavar="P", help="W&B project (default: the one that the runs were logged to)")
+    parser.add_argument("--entity", metavar="E", help="W&B entity (default: the one that is logged in)")
     given = parser.parse_args(arguments)
+    destination = Destination(given.project, given.entity) if given.wandb else None
     try:
-        compare(given.paths, given.out, given.mixed, baseline=given.baseline, targets=given.target, best=given.best)
+        if (given.project or given.entity) and not given.wandb:
+            raise DiffxError("--project and --entity say where --wandb publishes; add --wandb.")
+        compare(
+            given.paths,
+            given.out,
+            given.mixed,
+            baseline=given.baseline,
+            targets=given.target,
+            best=given.best,
+            destination=destination,
+        )
     except DiffxError as error:
         print(error, file=sys.stderr)
         return 2

@@ -114,16 +114,17 @@ def panel(axis: Axes, study: Study, result: Result, looks: dict[str, dict]) -> N
     xs = [x for m in study.methods for line, _ in curves(m, result.metric, study.axis) for x in line if x > 0]
     axis.set_xlim(min(xs) * 0.93, max(xs) * 1.04)
     lowest = min(float(line.y.min()) for line in lines)
-    drawn = result.floor is not None and 0 < lowest <= FAR * result.floor
-    if drawn:
-        axis.axhline(result.floor, color="#888888", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+    floor = result.floor
+    drawn = floor is not None and 0 < lowest <= FAR * floor
+    if floor is not None and drawn:
+        axis.axhline(floor, color="#888888", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     published(axis, marks(study.published, study.methods, result.metric, study.axis))
     ticks(axis)
     axis.set_xlabel(study.unit_name if study.axis != "cost" else f"{study.unit_name} of training")
     taken, factors = goal(axis, study, result, looks, lines)
-    if result.floor is not None:
-        name = f"real images {result.floor:.3g}" + ("" if drawn else ", below the panel")
-        height = result.floor if drawn else axis.get_ylim()[0]
+    if floor is not None:
+        name = f"real images {floor:.3g}" + ("" if drawn else ", below the panel")
+        height = floor if drawn else axis.get_ylim()[0]
         taken.append(level_name(axis, name, height, lines, taken))
     end_labels(axis, [line._replace(name=f"{line.name}{factors.get(line.name, '')}") for line in lines], taken)
 
@@ -134,8 +135,8 @@ def curve(axis: Axes, series: Sequence[Curve], look: dict) -> tuple[np.ndarray, 
     Returns the line. A dot marks each evaluation where there is one seed, and a line of a single point.
     """
     costs, values = pooled(series)
-    x = between(costs)
-    seeds = np.array([[value_at((costs, one), cost) for cost in x] for one in values])
+    x, grid = between(costs), costs.tolist()
+    seeds = np.array([[value_at((grid, one.tolist()), cost) for cost in x] for one in values])
     y = seeds.mean(axis=0)
     if len(values) > 1:
         axis.fill_between(x, seeds.min(axis=0), seeds.max(axis=0), color=look["color"], alpha=0.2, linewidth=0)

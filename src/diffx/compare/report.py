@@ -10,6 +10,7 @@ from rich.console import Console
 
 from diffx.compare import figure, page, words
 from diffx.compare.interact import interaction_tables, interactions
+from diffx.compare.publish import Destination, check_extra, publish
 from diffx.compare.published import read_published, table_of_published
 from diffx.compare.read import AXES, find
 from diffx.compare.response import Response, response_table, responses
@@ -29,22 +30,29 @@ def compare(
     baseline: str | None = None,
     targets: Sequence[float] = (),
     best: bool = False,
+    destination: Destination | None = None,
     console: Console | None = None,
 ) -> Path:
     """Compares the runs at or below `paths`, writes the report into the folder `out` and prints its tables.
 
     `out` is by default the folder `compare` in the runs' common parent. `mixed` draws runs that were measured unlike
     each other, marked; `baseline` is the label to compare with (the method without plugins), `targets` are values to
-    time instead of the usual ladder, `best` takes the best value so far. Returns the folder. Raises DiffxError when
+    time instead of the usual ladder, `best` takes the best value so far; with a `destination` the report
+    is published in W&B too. Returns the folder. Raises DiffxError when
     there is nothing to compare or the runs cannot share an axis; nothing is written then.
     """
-    paths = [Path(path) for path in paths]
+    paths, console = [Path(path) for path in paths], console or Console()
+    if destination is not None:
+        check_extra()
     published = table_of_published()
     rows = tuple(read_published(published)) if published else ()
     found = replace(study(paths, mixed=mixed, baseline=baseline, targets=targets, best=best), published=rows)
     folder = Path(out) if out is not None else common_parent(paths) / "compare"
     write(found, folder)
-    say(found, folder, console or Console())
+    say(found, folder, console)
+    if destination is not None:
+        for sentence in publish(found, folder, all_tables(found), words.paragraph(found), destination):
+            console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     return folder
 
 

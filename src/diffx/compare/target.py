@@ -75,7 +75,7 @@ def spread(values: Sequence[float]) -> Spread | None:
 def value_at(curve: Curve, cost: float) -> float:
     """The value at a cost, interpolated on the logarithm of the value; NaN outside the curve."""
     x, y = curve
-    if not len(x) or not x[0] <= cost <= x[-1]:
+    if not x or not x[0] <= cost <= x[-1]:
         return math.nan
     right = max(1, int(np.searchsorted(x, cost)))
     if len(x) == 1:
