@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from diffx.data import LabelledReference, cache
 from diffx.errors import DiffxError
 from diffx.images import signed
+from diffx.metrics.linear_probe import linear_probe
 
 ENCODER_DIM = 128
 FEATURE_DIM = 64
@@ -162,7 +163,10 @@ def _trained(
         network.eval().requires_grad_(False)
         if isinstance(network, FeatureNetwork):
             network.standardise(batch["image"])
-        accuracy = _linear_probe(probe, batch["image"], batch["y"], data.reference(), data.reference_labels())
+        known, held_out = (
+            torch.cat([probe(part) for part in x.split(512)]) for x in (batch["image"], data.reference())
+        )
+        accuracy = linear_probe(known, batch["y"], held_out, data.reference_labels())
         save_file(network.state_dict(), file)
         print(
             f"embedded {role} of {data.name}: a linear probe classifies {accuracy:.1%} of held-out images", flush=True
@@ -250,18 +254,6 @@ def _moved(x: Tensor, amount: float) -> Tensor:
     rows = torch.stack([cos, -sin, shift, sin, cos, shift.roll(1)], dim=1).view(-1, 2, 3)
     grid = F.affine_grid(rows, list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
-
-
-def _linear_probe(
-    probe: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, held_out: Tensor, held_out_labels: Tensor
-) -> float:
-    """Accuracy on held-out images of a ridge regression onto the classes."""
-    train, test = (torch.cat([probe(part) for part in x.split(512)]).double() for x in (images, held_out))
-    mean, std = train.mean(0), train.std(0).clamp_min(1e-6)
-    train, test = (F.pad((x - mean) / std, (0, 1), value=1.0) for x in (train, test))
-    identity = torch.eye(train.shape[1], dtype=torch.float64)
-    weights = torch.linalg.solve(train.T @ train + 1e-1 * identity, train.T @ F.one_hot(labels).double())
-    return (test @ weights).argmax(1).eq(held_out_labels).double().mean().item()
 
 
 def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
