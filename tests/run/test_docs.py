@@ -32,6 +32,8 @@ def test_a_command_of_the_pages_composes_and_builds(line: str) -> None:
     module, *arguments = shlex.split(line, comments=True)[2:]
     if "..." in arguments or not all("=" in a or a in cli.MULTIRUN for a in arguments):
         pytest.skip("a pattern, not a command")
+    if any(a.startswith("hydra/launcher") for a in arguments):
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs the extra `slurm`")
     assert module in ("diffx", "diffx.plan")
     overrides = [a for a in arguments if a not in cli.MULTIRUN]
     for job in split_sweep(overrides) if len(overrides) < len(arguments) else [overrides]:
