@@ -19,6 +19,7 @@ from diffx.build import Model
 from diffx.guard import Guard
 from diffx.plugin import Batch
 
+MOST_GRAPHS = 64  # of a compiled block: all its numbers of tokens, with and without gradients, skips and ids
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -71,16 +72,16 @@ class DiffusionModule(L.LightningModule):
         self._losses = step.losses
         self._trained: list[tuple[str, nn.Parameter]] = []
         self._whole = [copy.deepcopy(self.ema)] if shard else []  # in a list, so that it is no part of this module
-        blocks = list(self.backbone.blocks.children())
-        if activation_checkpointing:
-            for block in blocks:
+        # Numbers of tokens are few, and kernels made for one number are the faster ones.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
+        if compile == "step":
+            self._losses = torch.compile(step.losses, fullgraph=True, dynamic=False)
+        for block in self.backbone.blocks.children():
+            if compile == "blocks":  # they share one graph
+                block.forward = torch.compile(block.forward, fullgraph=True, dynamic=False)
+            if activation_checkpointing:
                 # Blocks draw nothing at random, so that there is no random state to keep.
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
-        if compile == "step":
-            self._losses = torch.compile(step.losses, fullgraph=True)
-        elif compile == "blocks":
-            for block in blocks:
-                block.compile(fullgraph=True)
 
     def configure_model(self) -> None:
         """Shard the weights, where they are to be."""

@@ -2,14 +2,18 @@
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch._dynamo import reset
 
+from diffx.build import Model
+from diffx.module import DiffusionModule
 from diffx.step import losses
-from diffx.testing import TinyRun, make_registered, registered
+from diffx.testing import TinyRun, make_registered, registered, tiny_backbone
+from diffx_plugins.mdt import MDT
 from diffx_plugins.tread import TREAD
 
 SETS = [names for count in (2, 3) for names in itertools.combinations(registered(), count)]
@@ -36,6 +40,28 @@ def test_a_set_is_one_graph_over_four_steps_while_its_weights_change(names):
         total = compiled(run.backbone, run.plan, run.plugins, run.objective, draws)["total"]
         torch.testing.assert_close(total, run.losses(draws)["total"])
     assert len(graphs) == 1
+
+
+def test_a_module_compiles_the_blocks_of_mdtv2_for_each_of_its_token_numbers(monkeypatch):
+    run, graphs = TinyRun({"mdt": MDT((0.1, 0.6))}, tiny_backbone(skips=True)), Graphs()
+    model = Model(run.backbone, run.plugins, run.objective, run.plan)
+    reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=graphs))
+    module = DiffusionModule(model, torch.optim.AdamW, {}, seed=0, label_dropout=0.1, ema_decay=0.9, compile="blocks")
+    lengths = set()
+    for step in range(24):
+        draws = run.draws(step)
+        lengths.add(draws.aux["mdt"]["keep"].shape[1])
+        losses(module.backbone, run.plan, run.plugins, run.objective, draws)["total"].backward()
+    assert len(lengths) == 4
+    inside = {shape_of_tokens(graph)[1] for graph in graphs}
+    assert inside == {*lengths, 16}
+
+
+def shape_of_tokens(graph: torch.fx.GraphModule) -> torch.Size:
+    """Of the first input that is a batch of tokens."""
+    inputs = [node.meta["example_value"] for node in graph.graph.find_nodes(op="placeholder")]
+    return next(value.shape for value in inputs if value.ndim == 3)
 
 
 def test_blocks_compiled_one_by_one_share_a_graph_for_each_number_of_tokens():

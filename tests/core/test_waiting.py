@@ -6,8 +6,10 @@ backward pass, which cannot be pretended, runs on the CPU; a GPU, where there is
 
 import contextlib
 import itertools
+from functools import partial
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,9 +19,11 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader
 
 from diffx import step
-from diffx.module import update_ema
+from diffx.build import Model
+from diffx.module import DiffusionModule, update_ema
 from diffx.objective import DDPM, EDM, Interpolant
 from diffx.step import Streams
 from diffx.testing import TinyRun, make_registered, registered, tiny_backbone
@@ -141,6 +145,38 @@ def test_the_backward_pass_and_the_average_never_wait(names):
         run.losses(draws)["total"].backward()
         update_ema(average, run.backbone, 0.99)
     assert seen.names == []
+
+
+class ReadsEverySecondStep(L.Callback):
+    """Reads a loss after every second step, and counts the waits of each step."""
+
+    def __init__(self, seen: Waits) -> None:
+        self.seen, self.waits = seen, []
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, *args: Any) -> None:
+        if trainer.global_step % 2 == 0:
+            module.terms["total"].item()
+        self.waits.append(len(self.seen.names))
+        self.seen.names.clear()
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_lightnings_loop_reads_nothing_that_no_callback_reads(precision):
+    run = start(("mdt", "repa", "tread"))
+    batch = run.batch | {need: run.services[need](run.batch["image"]) for need in run.plan.needs}
+    model = Model(run.backbone, run.plugins, run.objective, run.plan)
+    module = DiffusionModule(
+        model, partial(torch.optim.AdamW, fused=True), {}, seed=0, label_dropout=0.1, ema_decay=0.9
+    )
+    reads = ReadsEverySecondStep(seen := Waits())
+    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary"), False)
+    trainer = L.Trainer(
+        accelerator="cpu", precision=precision, gradient_clip_val=1.0, max_steps=6, max_epochs=-1,
+        callbacks=[reads], **quiet,
+    )  # fmt: skip
+    with seen:
+        trainer.fit(module, DataLoader([batch] * 6, batch_size=None))
+    assert reads.waits[2:] == [0, 1, 0, 1]  # the first steps still build what the others use
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
