@@ -24,6 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--baseline", metavar="LABEL", help="what to compare with (default: the method without plugins)"
     )
     parser.add_argument("--target", type=float, nargs="+", default=(), help="values to time (default: a ladder)")
+    parser.add_argument(
+        "--protocol", metavar="NAME", help="compare what diffx.evaluate measured so (curve_NAME.jsonl), such as adm_50k"
+    )
     parser.add_argument("--best", action="store_true", help="use the best value so far instead of the current one")
     parser.add_argument(
         "--mixed", action="store_true", help="draw runs of two protocols, devices or cost units, marked"
@@ -43,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
             baseline=given.baseline,
             targets=given.target,
             best=given.best,
+            protocol=given.protocol,
             destination=destination,
         )
     except DiffxError as error:

@@ -16,7 +16,7 @@ from diffx.compare.metric import title
 from diffx.compare.number import compact
 from diffx.compare.study import Result, Study
 from diffx.compare.table import Table, ranged
-from diffx.compare.target import Spread, spread, value_at
+from diffx.compare.target import Spread, spread, value_near
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def interaction(study: Study, result: Result, four: tuple[Method, Method, Method
 
 def at_equal_cost(method: Method, study: Study, result: Result) -> dict[int, float]:
     """Value at equal cost by seed, seeds that ended before left out."""
-    values = {run.seed: value_at(run.series(result.metric, study.axis), result.equal_cost) for run in method.runs}
+    values = {run.seed: value_near(run.series(result.metric, study.axis), result.equal_cost) for run in method.runs}
     return {seed: value for seed, value in values.items() if not math.isnan(value)}
 
 

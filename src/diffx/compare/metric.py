@@ -25,7 +25,8 @@ def title(metric: str) -> str:
 def network_of(metric: str, networks: Iterable[Mapping[str, Any]]) -> dict[str, str] | None:
     """The feature network behind a metric, among those that `run.json` lists; None when the name does not tell.
 
-    FID is measured in Inception features by definition, so it is known even when no network is listed.
+    FID is measured in Inception features by definition, and a name with DINOv2 in it in that, so they are known even
+    when no network is listed.
     """
     bare = SAMPLES.sub("", metric)
     listed = [{str(k): str(v) for k, v in network.items()} for network in networks]
@@ -35,6 +36,8 @@ def network_of(metric: str, networks: Iterable[Mapping[str, Any]]) -> dict[str, 
     if re.match(r"^s?fid(_|$)", metric):
         inception = {"name": "inception", "family": "inception", "training": "supervised"}
         return next((network for network in listed if "inception" in network.get("name", "").lower()), inception)
+    if "dinov2" in bare:
+        return {"name": "dinov2", "family": "dinov2", "training": "self-supervised"}
     training = next((SPACE_TRAINING[part] for part in bare.split("_") if part in SPACE_TRAINING), None)
     alike = [network for network in listed if network.get("training") == training]
     return alike[0] if len(alike) == 1 else None

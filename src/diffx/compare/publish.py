@@ -144,6 +144,8 @@ def panels(study: Study) -> Iterator[Any]:
     """A line plot per distance and axis, log-log, one line a method: the mean over seeds with least and greatest."""
     import wandb_workspaces.reports.v2 as wr
 
+    if study.protocol is not None:
+        return  # evaluations after training are not in the runs' own W&B runs
     cost = study.methods[0].runs[0].unit
     for row, result in enumerate(study.results):
         for column, (name, axis) in enumerate({study.cost_name: cost, **AXES}.items()):

@@ -30,23 +30,31 @@ def compare(
     baseline: str | None = None,
     targets: Sequence[float] = (),
     best: bool = False,
+    protocol: str | None = None,
     destination: Destination | None = None,
     console: Console | None = None,
 ) -> Path:
     """Compares the runs at or below `paths`, writes the report into the folder `out` and prints its tables.
 
-    `out` is by default the folder `compare` in the runs' common parent. `mixed` draws runs that were measured unlike
-    each other, marked; `baseline` is the label to compare with (the method without plugins), `targets` are values to
-    time instead of the usual ladder, `best` takes the best value so far; with a `destination` the report
-    is published in W&B too. Returns the folder. Raises DiffxError when
-    there is nothing to compare or the runs cannot share an axis; nothing is written then.
+    Args:
+        out: the folder; by default `compare` in the runs' common parent.
+        mixed: draw runs that were measured unlike each other, marked.
+        baseline: the label to compare with; by default the method without plugins.
+        targets: values to time instead of the usual ladder.
+        best: take the best value so far.
+        protocol: compare evaluations that diffx.evaluate made under this protocol instead of those of training.
+        destination: where to publish the report in W&B too.
+
+    Returns the folder. Raises DiffxError when there is nothing to compare or the runs cannot share an axis; nothing is
+    written then.
     """
     paths, console = [Path(path) for path in paths], console or Console()
     if destination is not None:
         check_extra()
     published = table_of_published()
     rows = tuple(read_published(published)) if published else ()
-    found = replace(study(paths, mixed=mixed, baseline=baseline, targets=targets, best=best), published=rows)
+    found = study(paths, mixed=mixed, baseline=baseline, targets=targets, best=best, protocol=protocol)
+    found = replace(found, published=rows)
     folder = Path(out) if out is not None else common_parent(paths) / "compare"
     write(found, folder)
     say(found, folder, console)

@@ -7,6 +7,7 @@ from pathlib import Path
 from diffx.compare.card import MARK, UNITS, Difference, check_measures, differences, kinship, odd_ones
 from diffx.compare.group import Method, choose_baseline, group
 from diffx.compare.metric import distances, network_of
+from diffx.compare.protocol import under
 from diffx.compare.read import Run, read
 from diffx.compare.target import (
     Curve,
@@ -20,7 +21,7 @@ from diffx.compare.target import (
     reach,
     speedup,
     spread,
-    value_at,
+    value_near,
 )
 from diffx.errors import DiffxError
 
@@ -67,6 +68,7 @@ class Study:
     best_so_far: bool = False
     published: tuple[dict[str, str], ...] = ()  # rows of experiments/published.csv
     axis: str = "cost"  # what the results are counted in, one of AXES
+    protocol: str | None = None  # the protocol of an evaluation after training, where one was asked for
 
     def marked(self, label: str) -> str:
         """A label with the mark of being measured unlike the baseline, where it is."""
@@ -91,12 +93,16 @@ def study(
     targets: Sequence[float] = (),
     best: bool = False,
     axis: str = "cost",
+    protocol: str | None = None,
 ) -> Study:
     """Reads and compares the runs below the paths; DiffxError when none is usable or they cannot share an axis."""
     runs, remarks = read(paths)
     if not runs:
         said = "\n".join(remarks) or f"no run.json below {', '.join(map(str, paths))}"
         raise DiffxError(f"nothing to compare:\n{said}")
+    if protocol is not None:
+        runs, said_of_protocol = under(runs, protocol)
+        remarks += said_of_protocol
     methods = group([so_far(run) for run in runs] if best else runs)
     clashes = check_measures(methods, mixed)
     chosen, said_of_baseline = choose_baseline(methods, baseline)
@@ -114,6 +120,7 @@ def study(
         remarks=(*remarks, *said_of_baseline, *unevenness(methods, metrics)),
         best_so_far=best,
         axis=axis,
+        protocol=protocol,
     )
 
 
@@ -174,14 +181,14 @@ def outcome(
     method: Method, baseline: Method | None, metric: str, targets: Sequence[float], equal_cost: float, axis: str
 ) -> Outcome:
     own = curves(method, metric, axis)
-    equal = spread([value_at(curve, equal_cost) for curve in own])
+    equal = spread([value_near(curve, equal_cost) for curve in own])
     finished = [run.series(metric)[1][-1] for run in method.runs if not run.diverged and run.series(metric)[0]]
     reaches = [[reach(curve, target) for curve in own] for target in targets]
     if baseline is None or baseline.label == method.label:
         nothing: tuple[Speedup | None, ...] = (None,) * len(targets)
         return Outcome(spread(finished), equal, None, None, tuple(map(median, reaches)), nothing)
     base = curves(baseline, metric, axis)
-    base_equal = spread([value_at(curve, equal_cost) for curve in base])
+    base_equal = spread([value_near(curve, equal_cost) for curve in base])
     ratio, luck = against(base_equal, equal)
     base_reaches = [[reach(curve, target) for curve in base] for target in targets]
     gains = tuple(speedup(theirs, mine) for theirs, mine in zip(base_reaches, reaches, strict=True))

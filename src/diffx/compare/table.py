@@ -14,9 +14,11 @@ import rich.table
 from rich.console import Group
 from rich.text import Text
 
-from diffx.compare.group import Method, is_number
+from diffx.compare.group import Method, is_number, shown
 from diffx.compare.metric import distances, title
 from diffx.compare.number import NONE, compact
+from diffx.compare.protocol import Measured, measured
+from diffx.compare.read import plain_values
 from diffx.compare.study import Result, Study, floor_of
 from diffx.compare.target import COVERAGE, Reach, Speedup, Spread, spread
 
@@ -51,7 +53,7 @@ class Table:
 def tables(study: Study) -> list[Table]:
     """For each metric its values and time-to-target, then what the runs cost."""
     per_metric = [table(study, result) for result in study.results for table in (values, times)]
-    return [*per_metric, *others(study), sizes(study), hours(study)]
+    return [*per_metric, *others(study), *protocols(study), sizes(study), hours(study)]
 
 
 def values(study: Study, result: Result) -> Table:
@@ -88,6 +90,32 @@ def others(study: Study) -> list[Table]:
     if "nearest_train" in names:
         note += "; nearest_train: mean distance to the nearest training image, which falls when a model memorises"
     return [Table("Also measured", ("method", *names), tuple(rows), note)]
+
+
+def protocols(study: Study) -> list[Table]:
+    """What was measured after training: a table per protocol, under its name, beside that of the curves."""
+    values: dict[str, dict[str, list[Measured]]] = {}
+    for method in study.methods:
+        for run in method.runs:
+            for one in measured(run):
+                values.setdefault(str(one), {}).setdefault(method.label, []).append(one)
+    chosen = study.methods[0].facts.get("protocol_hash") if study.protocol else None
+    return [protocol_table(study, key, found) for key, found in values.items() if not key.endswith(f":{chosen}")]
+
+
+def protocol_table(study: Study, key: str, found: dict[str, list[Measured]]) -> Table:
+    """The last values of each method under one protocol."""
+    last = {label: [one.points[-1] for one in several] for label, several in found.items()}
+    names = list(dict.fromkeys(name for points in last.values() for point in points for name in point.values))
+    rows = []
+    for method in study.methods:
+        points = last.get(method.label, [])
+        cells = (ranged(spread([point.values[name] for point in points if name in point.values])) for name in names)
+        row = (str(len(points)), compact(middle(point.cost for point in points)), *cells)
+        rows.append((study.marked(method.label), *row))
+    facts = next(iter(found.values()))[0].facts
+    listed = ", ".join(f"{name} {shown(value)}" for name, value in plain_values(facts) if not name.endswith("_target_"))
+    return Table(f"Measured under {key}", ("method", "seeds", study.cost_name, *names), tuple(rows), listed)
 
 
 def times(study: Study, result: Result) -> Table:

@@ -58,7 +58,8 @@ def protocol(study: Study) -> str:
     settings |= {"precision": run.facts.get("precision")}
     listed = [f"{name} {shown(value).rsplit('.', 1)[-1] if name in CLASSES else shown(value)}"
               for name, value in settings.items() if value is not None]  # fmt: skip
-    return f"Protocol: {', '.join(listed)}."
+    name = f"Protocol {study.protocol}" if study.protocol else "Protocol"
+    return f"{name}: {', '.join(listed)}."
 
 
 def readable(name: str) -> str:
