@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from made_runs import ENCODER, write_run
 
-from diffx.compare.card import check_measures, differences, kinship, odd_ones
+from diffx.compare.card import busy, check_measures, differences, kinship, odd_ones
 from diffx.compare.group import Method, choose_baseline, group
 from diffx.compare.metric import distances, network_of, title
 from diffx.compare.read import read
@@ -191,3 +191,18 @@ def test_fid_is_measured_in_inception_features_whether_listed_or_not():
 
 def test_a_metric_of_an_unlisted_network_has_no_known_features():
     assert network_of("fd_mystery_1k", [{"name": "dinov2", "family": "dinov2", "training": "self-supervised"}]) is None
+
+
+def test_a_seed_whose_steps_cost_more_than_its_siblings_is_called_out(root: Path):
+    """Seed 1 is 20 % slower than seed 0; another method may be slower as a whole."""
+    write_run(root, "plain", 0, costs=(1.0, 2.0))
+    write_run(root, "plain", 1, costs=(1.2, 2.4))
+    write_run(root, "repa", 0, costs=(2.0, 4.0))
+    (sentence,) = busy(methods(root))
+    assert "plain seed 1 cost 20% more CPU-hours than its fastest sibling's" in sentence
+
+
+def test_seeds_that_are_a_few_per_cent_apart_are_not_called_out(root: Path):
+    for seed, slower in enumerate((1.0, 1.05, 1.09)):
+        write_run(root, "plain", seed, costs=(1.0 * slower, 2.0 * slower))
+    assert busy(methods(root)) == []

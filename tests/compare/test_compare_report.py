@@ -227,6 +227,22 @@ def test_a_single_feature_space_is_remarked(root: Path):
     assert any("only one feature space" in remark for remark in study([root]).remarks)
 
 
+def test_a_run_that_cuts_the_comparison_short_is_remarked(root: Path):
+    for label, costs in (("plain", (1.0, 8.0)), ("repa", (1.0, 8.0)), ("tread", (1.0, 2.0))):
+        write_run(root, label, costs=costs)
+    assert any("demo/tread/s0 ends at 2 of the usual 8 CPU-hours" in remark for remark in study([root]).remarks)
+
+
+def test_a_slow_seed_stands_on_the_card_and_the_cost_of_a_step_beside_its_flops(root: Path, tmp_path: Path):
+    write_run(root, "plain", 0, costs=(1.0, 2.0))
+    write_run(root, "plain", 1, costs=(1.0, 2.6))
+    write_run(root, "repa", 0, costs=(1.0, 3.45), facts={"flops": {"train_per_image": 4.5e8, "relative_forward": 1.2}})
+    printed(root, tmp_path / "report")
+    text = (tmp_path / "report" / "compare.md").read_text()
+    assert "- Timed on a busy machine? A step of plain seed 1 cost 30% more" in text
+    assert "| 28.8G | 1.50× | 1.50× |" in text
+
+
 def test_unequal_seeds_are_remarked(root: Path):
     seeds(root, "plain", (100, 101))
     seeds(root, "repa", (90,))

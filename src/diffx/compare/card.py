@@ -20,6 +20,7 @@ MADE = {
     "uncommitted changes": lambda run: (run.facts.get("git") or {}).get("dirty"),
 }
 SAME_FLOOR = 0.01  # relative: another machine's rounding moves a floor by less, another network by more
+BUSY = 0.1  # relative: seeds of one configuration on an idle machine differ by less
 MARK = " †"  # after the label of a method that is measured unlike the baseline
 
 
@@ -158,6 +159,27 @@ def measured_alike(one: Run, other: Run) -> bool:
     theirs = floors(other)
     same = all(math.isclose(value, theirs.get(name, value), rel_tol=SAME_FLOOR) for name, value in floors(one).items())
     return same and measure(one) == measure(other)
+
+
+def busy(methods: Sequence[Method]) -> list[str]:
+    """A sentence for every seed whose steps cost more than its siblings': a neighbour on the machine slowed it down."""
+    found = []
+    for method in methods:
+        rates = {run.seed: cost_per_step(run) for run in method.runs}
+        fastest = min(rates.values())
+        for seed, rate in rates.items():
+            if rate > (1 + BUSY) * fastest:
+                found.append(
+                    f"Timed on a busy machine? A step of {method.label} seed {seed} cost {rate / fastest - 1:.0%} more "
+                    f"{UNITS.get(method.runs[0].unit, 'hours')} than its fastest sibling's: at equal cost it is behind "
+                    "by that much for no fault of the method; against steps it is comparable."
+                )
+    return found
+
+
+def cost_per_step(run: Run) -> float:
+    """Device-hours of training per step, up to the last evaluation."""
+    return run.points[-1].cost / max(run.points[-1].step, 1)
 
 
 def kinship(methods: Sequence[Method], metrics: Sequence[str]) -> list[str]:

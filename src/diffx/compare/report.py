@@ -128,14 +128,14 @@ def listed(title: str, lines: Sequence[str]) -> list[str]:
 def card(study: Study) -> list[str]:
     """What differs beside the plugins, line by line, and who is related to whom."""
     lines = [str(difference) for difference in study.differences] or ["nothing differs beside the plugins"]
-    return [*lines, *study.kinship, *words.mixed(study)]
+    return [*lines, *study.kinship, *study.busy, *words.mixed(study)]
 
 
 def say(study: Study, folder: Path, console: Console) -> None:
     """The tables, the remarks and the verdict, ending with where everything is."""
     for table in all_tables(study):
         console.print(table.rich())
-    for line in (words.differences(study), *study.kinship, *words.mixed(study)):
+    for line in (words.differences(study), *study.kinship, *study.busy, *words.mixed(study)):
         console.print(line, highlight=False, markup=False)
     for remark in study.remarks:
         console.print(f"note: {remark}", style="yellow", highlight=False, markup=False)

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diffx.compare.card import MARK, UNITS, Difference, check_measures, differences, kinship, odd_ones
+from diffx.compare.card import MARK, UNITS, Difference, busy, check_measures, differences, kinship, odd_ones
 from diffx.compare.group import Method, choose_baseline, group
 from diffx.compare.metric import distances, network_of
+from diffx.compare.number import compact
 from diffx.compare.protocol import under
-from diffx.compare.read import Run, read
+from diffx.compare.read import Run, read, short
 from diffx.compare.target import (
     Curve,
     Reach,
@@ -26,6 +27,7 @@ from diffx.compare.target import (
 from diffx.errors import DiffxError
 
 AXIS_NAMES = {"step": "steps", "images": "images", "train_flops": "training FLOPs"}
+SHORT = 0.5  # a run that ends before this share of the usual cost is said to cut the comparison short
 ENOUGH = 0.1  # a permutation chance up to here counts as beyond the spread; three seeds a side can reach it
 
 
@@ -62,6 +64,7 @@ class Study:
     results: tuple[Result, ...]
     differences: tuple[Difference, ...]
     kinship: tuple[str, ...]
+    busy: tuple[str, ...]  # seeds that a neighbour on the machine seems to have slowed down
     clashes: tuple[str, ...]  # what is measured differently, when --mixed allowed it
     odd: frozenset[str] = frozenset()  # labels that carry the mark of being measured unlike the baseline
     remarks: tuple[str, ...] = ()
@@ -115,6 +118,7 @@ def study(
         results=tuple(result(methods, chosen, metric, targets, axis) for metric in metrics),
         differences=tuple(differences(methods)),
         kinship=tuple(kinship(methods, metrics)),
+        busy=tuple(busy(methods)),
         clashes=tuple(clashes),
         odd=frozenset(odd_ones(methods, chosen)) if clashes else frozenset(),
         remarks=(*remarks, *said_of_baseline, *unevenness(methods, metrics)),
@@ -234,6 +238,7 @@ def unevenness(methods: Sequence[Method], metrics: Sequence[str]) -> list[str]:
     if len(seeds) > 1:
         listed = "; ".join(f"{method.label}: {' '.join(map(str, method.seeds))}" for method in methods)
         remarks.append(f"unequal seeds ({listed})")
+    remarks += [short_run for metric in metrics[:1] for short_run in shortest(methods, metric)]
     networks = methods[0].facts.get("feature_networks") or []
     spaces = {str(network_of(metric, networks) or metric) for metric in metrics}
     if len(spaces) < 2:
@@ -241,6 +246,19 @@ def unevenness(methods: Sequence[Method], metrics: Sequence[str]) -> list[str]:
             "only one feature space was measured; a second one would show whether the metric flatters a method"
         )
     return remarks
+
+
+def shortest(methods: Sequence[Method], metric: str) -> list[str]:
+    """A remark when one run ended long before the others, and with it the comparison at equal cost."""
+    runs = [run for method in methods for run in method.runs if run.series(metric)[0] and not run.diverged]
+    ends = [run.series(metric)[0][-1] for run in runs]
+    if not runs or min(ends) > SHORT * (usual := sorted(ends)[len(ends) // 2]):
+        return []
+    first = runs[ends.index(min(ends))]
+    return [
+        f"{short(first.folder)} ends at {compact(min(ends))} of the usual {compact(usual)} "
+        f"{UNITS.get(first.unit, first.unit)}, and equal cost is there; leave it out to compare the others further on"
+    ]
 
 
 def beyond_spread(outcome: Outcome, seeds: tuple[int, int]) -> bool | None:

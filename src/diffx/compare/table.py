@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import rich.table
 from rich.console import Group
 from rich.text import Text
 
+from diffx.compare.card import cost_per_step
 from diffx.compare.group import Method, is_number, shown
 from diffx.compare.metric import distances, title
 from diffx.compare.number import NONE, compact
@@ -137,31 +138,31 @@ def times(study: Study, result: Result) -> Table:
 def coverage(study: Study) -> str:
     """How much less than 95 % of the truth an interval over so few seeds covers."""
     fewest = min((count for m in study.methods if (count := len(m.runs)) > 1), default=0)
-    return (
-        f", which with {fewest} seeds covers the truth in {COVERAGE[fewest]:.0%} of cases" if fewest in COVERAGE else ""
-    )
+    known = COVERAGE.get(fewest)
+    return "" if known is None else f", which with {fewest} seeds covers the truth in {known:.0%} of cases"
 
 
 def sizes(study: Study) -> Table:
     """Parameters, FLOPs, throughput and memory."""
-    header = ("method", "inference", "training", "FLOPs/step", "forward", "images/s", "memory")
+    header = ("method", "params", "training", "FLOPs", "× FLOPs", "× time", "images/s", "memory")
     rows = []
     for method in study.methods:
-        parameters, flops = method.facts.get("parameters") or {}, method.facts.get("flops") or {}
+        parameters = method.facts.get("parameters") or {}
         backbone, extra = parameters.get("backbone"), parameters.get("training_only") or 0
         row = (
             study.marked(method.label),
             compact(backbone),
             compact(None if backbone is None else backbone + extra),
             compact(flops_per_step(method)),
-            f"{flops['relative_forward']:.2f}×" if flops.get("relative_forward") is not None else NONE,
+            times_of(relative(study, method, flops_per_step)),
+            times_of(relative(study, method, step_cost)),
             compact(middle(run.facts.get("samples_per_second") for run in method.runs)),
             compact(greatest(run.facts.get("peak_memory_bytes") for run in method.runs), "B"),
         )
         rows.append(row)
     note = (
-        "inference, training: parameters; forward: FLOPs of a training step's forward over the plain backbone's; "
-        "images/s: median over seeds; memory: largest peak"
+        "params: of the model that samples, training: with what only training needs; FLOPs: of a training "
+        "step; × FLOPs, × time: its FLOPs and measured cost over the baseline's; images/s: median over seeds; memory: largest peak"
     )
     return Table("Size and speed", header, tuple(rows), note)
 
@@ -238,6 +239,20 @@ def flops_per_step(method: Method) -> float | None:
     per_image = (method.facts.get("flops") or {}).get("train_per_image")
     batch: Any = method.runs[0].config.get("batch_size")
     return float(per_image) * float(batch) if per_image and is_number(batch) else None
+
+
+def step_cost(method: Method) -> float | None:
+    return middle(cost_per_step(run) for run in method.runs)
+
+
+def relative(study: Study, method: Method, measure: Callable[[Method], float | None]) -> float | None:
+    """A method's measure over the baseline's."""
+    one, other = measure(method), measure(study.baseline) if study.baseline else None
+    return one / other if one and other else None
+
+
+def times_of(ratio: float | None) -> str:
+    return NONE if ratio is None else f"{ratio:.2f}×"
 
 
 def device_hours(facts: dict[str, Any], clock: str) -> float | None:

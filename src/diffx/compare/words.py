@@ -39,7 +39,7 @@ def basis(study: Study) -> str:
     parts = [f"Cost: {study.cost_name} of the training loop, evaluation excluded."]
     if study.best_so_far:
         parts.append("Each curve shows the best value so far.")
-    return " ".join([*parts, protocol(study), differences(study), *study.kinship, *mixed(study)])
+    return " ".join([*parts, protocol(study), differences(study), *study.kinship, *study.busy, *mixed(study)])
 
 
 def published(study: Study) -> list[str]:
