@@ -19,11 +19,13 @@ from diffx.module import DiffusionModule
 
 @dataclass(frozen=True)
 class Rung:
-    """One gain: its name, what it changes in the recipe, and whether it means something only on a GPU."""
+    """One gain: its name, what it changes in the recipe, and where it means something: only on a GPU, only where an
+    encoder runs."""
 
     name: str
     change: dict[str, Any]
     gpu: bool = False
+    encoder: bool = False
 
 
 PEERS = Recipe("peers", "files", pinned=False, optimizer="loop", ema="loop", log_every=1)
@@ -35,7 +37,8 @@ GAINS = (
     Rung(f"losses read every {LOG_EVERY} steps", {"log_every": LOG_EVERY}),
     Rung("pinned, asynchronous copies", {"pinned": True}, gpu=True),
     Rung("each block compiled", {"compile": "blocks"}, gpu=True),
-    Rung("encoder on its own stream", {"encoder": "ahead"}, gpu=True),
+    Rung("encoder compiled", {"encoder": "compiled"}, gpu=True, encoder=True),
+    Rung("encoder on its own stream", {"encoder": "ahead"}, gpu=True, encoder=True),
     Rung("bfloat16 residual stream", {"stream": "bfloat16"}, gpu=True),
     Rung("whole step compiled", {"compile": "step"}, gpu=True),
     Rung("CUDA graphs", {"compile": "graphs"}, gpu=True),
@@ -43,14 +46,14 @@ GAINS = (
 TRAINED = "diffx's trainer"
 
 
-def rungs(device: torch.device, precision: str) -> dict[str, Recipe]:
-    """The recipes that mean something on this device, by name, the peers' first."""
+def rungs(device: torch.device, precision: str, encoder: bool) -> dict[str, Recipe]:
+    """The recipes that mean something on this device, with or without an encoder, by name, the peers' first."""
     on_gpu = device.type == "cuda"
     # AdamW's default is a loop on a CPU and one call for all tensors on a GPU.
     recipe = replace(PEERS, precision=precision, optimizer="foreach" if on_gpu else "loop")
     named = {"peers": recipe}
     for gain in GAINS:
-        if gain.gpu and not on_gpu:
+        if (gain.gpu and not on_gpu) or (gain.encoder and not encoder):
             continue
         if gain.change.get("stream") == "bfloat16" and precision == "32-true":
             continue
@@ -60,17 +63,26 @@ def rungs(device: torch.device, precision: str) -> dict[str, Recipe]:
 
 
 def climb(
-    config: DictConfig, source: Source, compiled: Source, device: torch.device, rounds: int, steps: int, precision: str
+    config: DictConfig,
+    source: Source,
+    compiled: Source,
+    device: torch.device,
+    rounds: int,
+    steps: int,
+    precision: str,
+    trainer: bool,
 ) -> list[dict[str, Any]]:
-    """Time all rungs in turn. `compiled`: the same source with compiled encoders, from the rung that compiles on."""
+    """Time all rungs in turn. `compiled`: the same source with compiled encoders, from the rung that compiles them on.
+    `trainer`: with the last rung, Lightning's loop around diffx's module."""
     variants: dict[str, Callable[[], float]] = {}
-    recipes, pool = rungs(device, precision), Pool(device)
+    recipes, pool = rungs(device, precision, bool(source.encoders)), Pool(device)
     for name, recipe in recipes.items():
-        trainee = Trainee(config, recipe, source if recipe.compile == "none" else compiled, pool)
+        trainee = Trainee(config, recipe, source if recipe.encoder == "inline" else compiled, pool)
         seconds_of(trainee.step, 2, device)
         variants[name] = lambda trainee=trainee: seconds_of(trainee.step, steps, device)  # type: ignore[misc]
-    trained = Trained(config, source if device.type == "cpu" else compiled, device, precision)
-    variants[TRAINED] = lambda: trained.seconds(steps)
+    if trainer:
+        trained = Trained(config, source if device.type == "cpu" else compiled, device, precision)
+        variants[TRAINED] = lambda: trained.seconds(steps)
     return [
         row | {"recipe": asdict(recipes[row["name"]]) if row["name"] in recipes else None}
         for row in rows(in_turn(variants, rounds), config.batch_size)

@@ -51,7 +51,7 @@ def arguments(device: torch.device) -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, help=f"of a step; else by backbone: {BATCH[device.type]}")
     parser.add_argument("--steps", type=int, default=10 if on_gpu else 2, help="of a variant in a round")
     parser.add_argument("--samples", type=int, default=2048 if on_gpu else 128, help="made up on disk")
-    parser.add_argument("--workers", type=int, default=8 if on_gpu else 0, help="processes that read")
+    parser.add_argument("--workers", type=int, default=4 if on_gpu else 0, help="processes that read")
     parser.add_argument(
         "--encoder",
         choices=["live", "none"],
@@ -59,6 +59,9 @@ def arguments(device: torch.device) -> argparse.ArgumentParser:
         help="live: REPA's encoder runs in the step, with random weights; none: its features come for nothing",
     )
     parser.add_argument("--no-ladder", action="store_true", help="leave out the ladder")
+    parser.add_argument(
+        "--no-trainer", action="store_true", help="leave out its last rung, which has weights of its own"
+    )
     parser.add_argument("--no-tokens", action="store_true", help="leave out what routing costs")
     measure.add_common(parser, "benchmark_step.json")
     return parser
@@ -168,7 +171,7 @@ def ladders(asked: argparse.Namespace, root: Path, device: torch.device) -> list
         compiled = source
         if source.encoders:
             compiled = replace(source, encoders=source_of(asked, config, root, device, compiled=True).encoders)
-        climbed = climb(config, source, compiled, device, asked.rounds, asked.steps, precision)
+        climbed = climb(config, source, compiled, device, asked.rounds, asked.steps, precision, not asked.no_trainer)
         facts = {"backbone": backbone, "precision": precision, "plugins": plugins, "batch_size": config.batch_size}
         rows += [facts | row for row in climbed]
     return rows

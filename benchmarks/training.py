@@ -41,8 +41,9 @@ class Recipe:
     """How the parts of a step are done.
 
     blocks: "diffx" or as "peers" write them. layout: "shards" or "files". pinned: batches are copied to a GPU
-    asynchronously from pinned memory. encoder: "inline", or "ahead", on its own stream while the step before trains.
-    stream: type of the residual stream in autocast. compile: none | blocks | step | graphs (step with CUDA graphs).
+    asynchronously from pinned memory. encoder: "inline", "compiled", or "ahead": compiled too, and on its own stream
+    while the step before trains. stream: type of the residual stream in autocast. compile: none | blocks | step |
+    graphs (step with CUDA graphs).
     log_every: steps between readings of the losses.
     """
 

@@ -129,13 +129,14 @@ def test_the_peak_of_a_gpu_goes_by_its_name(name, peak):
 
 
 def test_a_gpus_ladder_has_the_rungs_that_mean_nothing_on_a_cpu():
-    on_cpu, on_gpu = (rungs(torch.device(kind), "bf16-mixed") for kind in ("cpu", "cuda"))
+    on_cpu, on_gpu = (rungs(torch.device(kind), "bf16-mixed", encoder=True) for kind in ("cpu", "cuda"))
     assert set(on_cpu) < set(on_gpu)
     assert on_gpu["CUDA graphs"].compile == "graphs"
-    assert "bfloat16 residual stream" not in rungs(torch.device("cuda"), "32-true")
+    assert "encoder compiled" not in rungs(torch.device("cuda"), "bf16-mixed", encoder=False)
+    assert "bfloat16 residual stream" not in rungs(torch.device("cuda"), "32-true", encoder=True)
 
 
 def test_each_rung_changes_something_and_keeps_the_gains_below():
-    recipes = list(rungs(torch.device("cuda"), "bf16-mixed").values())
+    recipes = list(rungs(torch.device("cuda"), "bf16-mixed", encoder=True).values())
     assert len(set(recipes)) == len(recipes)
     assert recipes[-1].ema == recipes[5].ema == "foreach"
