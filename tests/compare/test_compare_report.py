@@ -227,6 +227,14 @@ def test_a_single_feature_space_is_remarked(root: Path):
     assert any("only one feature space" in remark for remark in study([root]).remarks)
 
 
+def test_waiting_for_data_and_encoders_stand_beside_the_training_that_they_are_part_of(root: Path, tmp_path: Path):
+    write_run(root, "repa", facts={"clock": {"train": 7200.0}, "train_parts": {"data": 360.0, "encoder": 1800.0}})
+    printed(root, tmp_path / "report")
+    text = (tmp_path / "report" / "compare.md").read_text()
+    assert "| method | total | train | of train: data | of train: encoder |" in text
+    assert "| repa | 8 | 2 | 0.1 | 0.5 |" in text
+
+
 def test_a_run_that_cuts_the_comparison_short_is_remarked(root: Path):
     for label, costs in (("plain", (1.0, 8.0)), ("repa", (1.0, 8.0)), ("tread", (1.0, 2.0))):
         write_run(root, label, costs=costs)

@@ -37,6 +37,7 @@ SHAPES: dict[str, Callable[[Any], bool]] = {
     "offline": is_mapping,
     "reference": lambda value: isinstance(value, dict) and is_numbers(value.get("floor") or {}),
     "clock": is_numbers,
+    "train_parts": is_numbers,
     "samples_per_second": is_number,
     "peak_memory_bytes": is_number,
     "cost": lambda value: value in COSTS,

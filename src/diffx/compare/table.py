@@ -23,6 +23,8 @@ from diffx.compare.read import plain_values
 from diffx.compare.study import Result, Study, floor_of
 from diffx.compare.target import COVERAGE, Reach, Speedup, Spread, spread
 
+CLOCKS = {"clock": "", "train_parts": "of train: "}  # entries of run.json in seconds, and how their columns begin
+
 
 @dataclass(frozen=True)
 class Table:
@@ -162,24 +164,28 @@ def sizes(study: Study) -> Table:
         rows.append(row)
     note = (
         "params: of the model that samples, training: with what only training needs; FLOPs: of a training "
-        "step; × FLOPs, × time: its FLOPs and measured cost over the baseline's; images/s: median over seeds; memory: largest peak"
+        "step; × FLOPs, × time: its FLOPs and measured cost over the baseline's; images/s: median over seeds; memory: "
+        "largest peak"
     )
     return Table("Size and speed", header, tuple(rows), note)
 
 
 def hours(study: Study) -> Table:
-    """Where the device-hours went, by the run's clocks."""
+    """Where the device-hours went, by the run's clocks; "of train" are parts of the training loop."""
     runs = [run for method in study.methods for run in method.runs]
-    clocks = list(dict.fromkeys(name for run in runs for name in run.facts.get("clock") or {}))
+    clocks = list(
+        dict.fromkeys((entry, name) for entry in CLOCKS for run in runs for name in run.facts.get(entry) or {})
+    )
     rows = []
     for method in study.methods:
         total = compact(middle(run.points[-1].cost for run in method.runs))
-        split = [compact(middle(device_hours(run.facts, name) for run in method.runs)) for name in clocks]
+        split = [compact(middle(device_hours(run.facts, *clock) for run in method.runs)) for clock in clocks]
         rows.append((study.marked(method.label), total, *split))
     note = (
         f"total: {study.cost_name} up to the last evaluation, as drawn; then device-hours by clock; median over seeds"
     )
-    return Table("Where the hours went", ("method", "total", *clocks), tuple(rows), note + offline(study))
+    header = ("method", "total", *(f"{CLOCKS[entry]}{name}" for entry, name in clocks))
+    return Table("Where the hours went", header, tuple(rows), note + offline(study))
 
 
 def offline(study: Study) -> str:
@@ -255,8 +261,8 @@ def times_of(ratio: float | None) -> str:
     return NONE if ratio is None else f"{ratio:.2f}×"
 
 
-def device_hours(facts: dict[str, Any], clock: str) -> float | None:
-    seconds = (facts.get("clock") or {}).get(clock)
+def device_hours(facts: dict[str, Any], entry: str, clock: str) -> float | None:
+    seconds = (facts.get(entry) or {}).get(clock)
     return None if seconds is None else float(seconds) * float((facts.get("device") or {}).get("count") or 1) / 3600
 
 
