@@ -206,3 +206,10 @@ def test_seeds_that_are_a_few_per_cent_apart_are_not_called_out(root: Path):
     for seed, slower in enumerate((1.0, 1.05, 1.09)):
         write_run(root, "plain", seed, costs=(1.0 * slower, 2.0 * slower))
     assert busy(methods(root)) == []
+
+
+def test_a_sweeps_many_methods_are_named_together_in_the_sentence_on_kinship(root: Path):
+    for weight in range(1, 7):
+        write_run(root, "repa", plugins={"repa": {"weight": weight}}, identity=f"w{weight}")
+    assert all(sentence.startswith("the 6 methods with repa are") for sentence in kinship(methods(root), METRICS))
+    assert kinship(methods(root), METRICS)

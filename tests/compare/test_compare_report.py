@@ -235,6 +235,15 @@ def test_waiting_for_data_and_encoders_stand_beside_the_training_that_they_are_p
     assert "| repa | 8 | 2 | 0.1 | 0.5 |" in text
 
 
+def test_the_first_table_shows_every_feature_space(root: Path, tmp_path: Path):
+    seeds(root, "plain", (100,), rate=0.2)
+    seeds(root, "fast", (100,), rate=0.4)
+    printed(root, tmp_path / "report")
+    text = (tmp_path / "report" / "compare.md").read_text()
+    assert "| method | FD embedded sup | gain | sooner | FD embedded ssl | gain | sooner |" in text
+    assert "| fast | 4.08 | 4.95× | 2× | 0.0815 | 4.95× | 2× |" in text
+
+
 def test_a_run_that_cuts_the_comparison_short_is_remarked(root: Path):
     for label, costs in (("plain", (1.0, 8.0)), ("repa", (1.0, 8.0)), ("tread", (1.0, 2.0))):
         write_run(root, label, costs=costs)

@@ -21,6 +21,7 @@ MADE = {
 }
 SAME_FLOOR = 0.01  # relative: another machine's rounding moves a floor by less, another network by more
 BUSY = 0.1  # relative: seeds of one configuration on an idle machine differ by less
+SEVERAL = 4  # more labels than this are not listed one by one
 MARK = " †"  # after the label of a method that is measured unlike the baseline
 
 
@@ -196,10 +197,20 @@ def kinship(methods: Sequence[Method], metrics: Sequence[str]) -> list[str]:
                     shown_in[title(metric)] = None
                     labels[method.label] = None
     return [
-        f"{join(labels)} {'is' if len(labels) == 1 else 'are'} aligned to {encoder}, which is {tie} {network}, the "
-        f"feature network of {join(shown_in)}: that distance may flatter {'it' if len(labels) == 1 else 'them'}."
+        f"{together(methods, labels)} {'is' if len(labels) == 1 else 'are'} aligned to {encoder}, which is {tie} "
+        f"{network}, the feature network of {join(shown_in)}: that distance may flatter {'it' if len(labels) == 1 else 'them'}."
         for (encoder, network, tie), (shown_in, labels) in ties.items()
     ]
+
+
+def together(methods: Sequence[Method], labels: Iterable[str]) -> str:
+    """Labels in a sentence; the many methods of a sweep by the plugins that they share."""
+    named = list(labels)
+    plugins = [set(method.plugins) for method in methods if method.label in named]
+    shared = "+".join(
+        name for name in next(m.plugins for m in methods if m.label in named) if all(name in p for p in plugins)
+    )
+    return f"the {len(named)} methods with {shared}" if len(named) > SEVERAL and shared else join(named)
 
 
 def relation(encoder: dict[str, Any], network: dict[str, Any]) -> str:

@@ -125,7 +125,8 @@ def panel(axis: Axes, study: Study, result: Result, looks: dict[str, dict]) -> N
     if floor is not None:
         name = f"real images {floor:.3g}" + ("" if drawn else ", below the panel")
         height = floor if drawn else axis.get_ylim()[0]
-        taken.append(level_name(axis, name, height, lines, taken))
+        level = Line("", "", np.geomspace(*axis.get_xlim()), np.full(50, result.targets[result.goal]))
+        taken.append(level_name(axis, name, height, [*lines, level], taken))
     end_labels(axis, [line._replace(name=f"{line.name}{factors.get(line.name, '')}") for line in lines], taken)
 
 

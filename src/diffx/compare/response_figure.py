@@ -88,7 +88,8 @@ def heat(axis: Axes, one: Response, study: Study) -> None:
     axis.tick_params(length=0)
     plain = baseline_value(one, study)
     if plain is not None and study.baseline is not None:
-        axis.text(1, 1.02, f"{study.baseline.label} {plain:.3g}", transform=axis.transAxes, ha="right", fontsize=7.5)
+        axis.text(1, -0.1, f"{study.baseline.label}: {plain:.3g}", transform=axis.transAxes, ha="right", va="top",
+                  fontsize=8)  # fmt: skip
 
 
 def baseline_value(one: Response, study: Study) -> float | None:

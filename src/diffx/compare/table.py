@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from diffx.compare.read import plain_values
 from diffx.compare.study import Result, Study, floor_of
 from diffx.compare.target import COVERAGE, Reach, Speedup, Spread, spread
 
+SAMPLES = re.compile(r" \(.* samples\)$")
 CLOCKS = {"clock": "", "train_parts": "of train: "}  # entries of run.json in seconds, and how their columns begin
 
 
@@ -54,9 +56,32 @@ class Table:
 
 
 def tables(study: Study) -> list[Table]:
-    """For each metric its values and time-to-target, then what the runs cost."""
+    """All metrics side by side, each one's values and time-to-target, then what the runs cost."""
     per_metric = [table(study, result) for result in study.results for table in (values, times)]
-    return [*per_metric, *others(study), *protocols(study), sizes(study), hours(study)]
+    return [*summary(study), *per_metric, *others(study), *protocols(study), sizes(study), hours(study)]
+
+
+def summary(study: Study) -> list[Table]:
+    """Every method in every feature space: its value at equal cost and how much sooner it met the baseline's end."""
+    if study.baseline is None or len(study.results) < 2:
+        return []
+    header = [part for result in study.results for part in (SAMPLES.sub("", title(result.metric)), "gain", "sooner")]
+    rows = []
+    for method in study.methods:
+        row = [method.label]
+        for result in study.results:
+            one = result.outcomes[method.label]
+            sooner = one.speedups[result.goal]
+            bound = "" if sooner is None or sooner.bound == "=" else f"{sooner.bound} "
+            row += [compact(one.equal.mean if one.equal else None), times_of(one.ratio)]
+            row.append(NONE if sooner is None else f"{bound}{sooner.ratio:.2g}×")
+        rows.append((study.marked(row[0]), *row[1:]))
+    costs = dict.fromkeys(f"{compact(result.equal_cost)} {study.unit_name}" for result in study.results)
+    note = (
+        f"mean over seeds after {' or '.join(costs)} each; gain: {study.baseline.label}'s value over it; sooner: "
+        f"{study.unit_name} of {study.baseline.label} to its final value over those of the method to the same value"
+    )
+    return [Table(f"Against {study.baseline.label} in every feature space", ("method", *header), tuple(rows), note)]
 
 
 def values(study: Study, result: Result) -> Table:
