@@ -244,6 +244,14 @@ def test_the_first_table_shows_every_feature_space(root: Path, tmp_path: Path):
     assert "| fast | 4.08 | 4.95× | 2× | 0.0815 | 4.95× | 2× |" in text
 
 
+def test_targets_that_no_two_methods_reach_are_remarked_and_the_rest_is_drawn(root: Path, tmp_path: Path):
+    seeds(root, "plain", (100,), rate=0.2)
+    seeds(root, "slow", (300,), rate=0.1)
+    text = printed(root, tmp_path / "report")
+    assert "FD embedded sup (1k samples): no target was reached by two methods" in " ".join(text.split())
+    assert (tmp_path / "report" / "compare.png").is_file()
+
+
 def test_a_run_that_cuts_the_comparison_short_is_remarked(root: Path):
     for label, costs in (("plain", (1.0, 8.0)), ("repa", (1.0, 8.0)), ("tread", (1.0, 2.0))):
         write_run(root, label, costs=costs)

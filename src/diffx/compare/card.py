@@ -166,7 +166,8 @@ def busy(methods: Sequence[Method]) -> list[str]:
     """A sentence for every seed whose steps cost more than its siblings': a neighbour on the machine slowed it down."""
     found = []
     for method in methods:
-        rates = {run.seed: cost_per_step(run) for run in method.runs}
+        steps = set.intersection(*({point.step for point in run.points} for run in method.runs))
+        rates = {run.seed: cost_per_step(run, max(steps, default=None)) for run in method.runs}
         fastest = min(rates.values())
         for seed, rate in rates.items():
             if rate > (1 + BUSY) * fastest:
@@ -178,9 +179,10 @@ def busy(methods: Sequence[Method]) -> list[str]:
     return found
 
 
-def cost_per_step(run: Run) -> float:
-    """Device-hours of training per step, up to the last evaluation."""
-    return run.points[-1].cost / max(run.points[-1].step, 1)
+def cost_per_step(run: Run, step: int | None = None) -> float:
+    """Device-hours of training per step, up to the evaluation at `step` or the last one."""
+    point = next((point for point in run.points if point.step == step), run.points[-1])
+    return point.cost / max(point.step, 1)
 
 
 def kinship(methods: Sequence[Method], metrics: Sequence[str]) -> list[str]:
@@ -196,11 +198,14 @@ def kinship(methods: Sequence[Method], metrics: Sequence[str]) -> list[str]:
                     shown_in, labels = ties.setdefault(key, ({}, {}))
                     shown_in[title(metric)] = None
                     labels[method.label] = None
-    return [
-        f"{together(methods, labels)} {'is' if len(labels) == 1 else 'are'} aligned to {encoder}, which is {tie} "
-        f"{network}, the feature network of {join(shown_in)}: that distance may flatter {'it' if len(labels) == 1 else 'them'}."
-        for (encoder, network, tie), (shown_in, labels) in ties.items()
-    ]
+    sentences = []
+    for (encoder, network, tie), (where, who) in ties.items():
+        verb, them = ("is", "it") if len(who) == 1 else ("are", "them")
+        sentences.append(
+            f"{together(methods, who)} {verb} aligned to {encoder}, which is {tie} {network}, the feature network of "
+            f"{join(where)}: that distance may flatter {them}."
+        )
+    return sentences
 
 
 def together(methods: Sequence[Method], labels: Iterable[str]) -> str:

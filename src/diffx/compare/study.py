@@ -6,7 +6,7 @@ from pathlib import Path
 
 from diffx.compare.card import MARK, UNITS, Difference, busy, check_measures, differences, kinship, odd_ones
 from diffx.compare.group import Method, choose_baseline, group
-from diffx.compare.metric import distances, network_of
+from diffx.compare.metric import distances, network_of, title
 from diffx.compare.number import compact
 from diffx.compare.protocol import under
 from diffx.compare.read import Run, read, short
@@ -112,16 +112,17 @@ def study(
     metrics = common_metrics(methods)
     if not metrics:
         raise DiffxError("the runs share no distance (fid_..., fd_...), so no axis can hold them.")
+    results = tuple(result(methods, chosen, metric, targets, axis) for metric in metrics)
     return Study(
         methods=tuple(methods),
         baseline=chosen,
-        results=tuple(result(methods, chosen, metric, targets, axis) for metric in metrics),
+        results=results,
         differences=tuple(differences(methods)),
         kinship=tuple(kinship(methods, metrics)),
         busy=tuple(busy(methods)),
         clashes=tuple(clashes),
         odd=frozenset(odd_ones(methods, chosen)) if clashes else frozenset(),
-        remarks=(*remarks, *said_of_baseline, *unevenness(methods, metrics)),
+        remarks=(*remarks, *said_of_baseline, *unevenness(methods, metrics), *unmet(results)),
         best_so_far=best,
         axis=axis,
         protocol=protocol,
@@ -246,6 +247,20 @@ def unevenness(methods: Sequence[Method], metrics: Sequence[str]) -> list[str]:
             "only one feature space was measured; a second one would show whether the metric flatters a method"
         )
     return remarks
+
+
+def unmet(results: Sequence[Result]) -> list[str]:
+    """A remark for each metric in which no target was reached by two methods, so that no times compare."""
+    found = []
+    for one in results:
+        met = [sum(reach.bound != ">" for reach in column) for column in zip(*reaches(one), strict=True)]
+        if len(one.outcomes) > 1 and max(met) < 2:
+            found.append(f"{title(one.metric)}: no target was reached by two methods, so no times to target compare")
+    return found
+
+
+def reaches(result: Result) -> list[tuple[Reach, ...]]:
+    return [outcome.reaches for outcome in result.outcomes.values()]
 
 
 def shortest(methods: Sequence[Method], metric: str) -> list[str]:
