@@ -28,6 +28,8 @@ def draw(facts: dict[str, Any], path: Path) -> None:
         name, place = f"encoder {facts['encoder']}", (0.99, ceiling)
         below = {"ha": "right", "va": "top", "fontsize": 7, "color": NOTE}
         left.annotate(name, place, (0, -2), ("axes fraction", "data"), "offset points", **below)
+        left.set_ylim(0, 104)
+        right.set_ylim(min(0.0, *(block["cknna"] for block in facts["blocks"])), right.get_ylim()[1])
         if len(_levels(facts)) > 1:
             right.legend(frameon=False, fontsize=7.5, handlelength=1.6)
         figure.text(0.012, 0.03, _caption(facts), fontsize=7, color="#444444", va="bottom", linespacing=1.3)
@@ -54,7 +56,6 @@ def _panel(axis: Axes, facts: dict[str, Any], key: str, unit: float, title: str)
             where, offset = ("data", "axes fraction"), (0, 2)
             said = f"{name} reads"
             axis.annotate(said, (depth, 1.0), offset, where, "offset points", fontsize=7, color=NOTE, ha="center")
-    axis.set_ylim(bottom=0)
     axis.set_xlabel("after block")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(axis="y", color="#E6E6E6", linewidth=0.6)
