@@ -25,6 +25,7 @@ BATCH_KEYS = ("x", "y", "image")
 COMPILE = ("none", "blocks", "step")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 STRATEGIES = ("ddp", "fsdp")
+TERMS = ("denoise", "total")
 NUMBER = (int, float)
 # What settings outside any class may be: their kinds, the least value, and what they stay below.
 RANGES: dict[str, tuple[tuple[type, ...], float, float]] = {
@@ -73,10 +74,12 @@ def build_model(config: DictConfig, device: torch.device | str = "cpu") -> Model
         backbone: DiT = make(config.backbone)
         objective: Objective = make(config.objective)
         check_fit(make(config.sampler), objective)
-        make(config.guidance)
+        _check_guided_channels(make(config.guidance), backbone)
         make(config.optimizer, params=[torch.nn.Parameter(torch.zeros(1))])
         plugins: dict[str, Plugin] = {}
         for name, settings in (config.get("plugins") or {}).items():
+            if name in TERMS:
+                raise DiffxError(f"A plugin cannot be called {name}, which is the name of a term of the loss.")
             # Its own seed: one plugin's modules start alike whatever stands beside it.
             torch.manual_seed(config.seed + 1)
             plugins[str(name)] = make(settings)
@@ -157,6 +160,14 @@ def _check_ema_decays(config: DictConfig) -> None:
         raise DiffxError(f"more_ema_decays={more} must be numbers below 1; type for instance more_ema_decays=[0.999].")
     if len({config.ema_decay, *more}) < 1 + len(more):
         raise DiffxError(f"ema_decay={config.ema_decay} and more_ema_decays={list(more)} name an average twice.")
+
+
+def _check_guided_channels(guidance: Any, backbone: DiT) -> None:
+    channels = getattr(guidance, "channels", None)
+    if channels is not None and channels > backbone.in_channels:
+        raise DiffxError(
+            f"guidance.channels={channels} and there are {backbone.in_channels}; type null for all of them."
+        )
 
 
 def _check_budget(budget: Any) -> None:

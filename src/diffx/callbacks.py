@@ -59,6 +59,13 @@ class Clock(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.meter.start()
+        self.meter.waits()
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        self.meter.got()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        self.meter.waits()
 
     def after_step(self, trainer: L.Trainer, module: DiffusionModule) -> None:
         self.meter.step()

@@ -57,7 +57,10 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         except HydraException as error:
             raise DiffxError(_explain(str(error))) from error
         except Exception as error:  # OmegaConf's own errors: a value of the wrong kind
-            raise DiffxError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error
+            reason = (
+                str(error).splitlines()[0].replace("Got NoneType", "Got null, where nothing is [], as in plugins=[]")
+            )
+            raise DiffxError(f"{' '.join(overrides)}: {reason}.") from error
         plain = compose("config", _without_additions(overrides))
         known = [*map(str, compose("config", [])), "plugins"]
         _leave_out_absent_plugins(config)
@@ -131,7 +134,10 @@ def _explain(message: str) -> str:
             name = key.split(".")[1]
             return f"{key} is a setting of {name}, which plugins= has not chosen; type plugins=[{name}]."
         return unknown_key(key, known)
-    return message.splitlines()[0]
+    first = message.splitlines()[0]
+    if found := re.match(r"\w+Exception: (.*)|(?:mismatched|extraneous|missing|no viable).*", first):
+        return f"{found.group(1) or message} cannot be read; type KEY=VALUE, quoted where it holds brackets or spaces."
+    return first
 
 
 def _no_such_choice(group: str, name: str) -> str:

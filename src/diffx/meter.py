@@ -3,6 +3,7 @@
 import copy
 import resource
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,7 +25,8 @@ from diffx.step import Draws, Streams, draw, losses
 
 
 class Meter:
-    """Seconds by section. Only "train" is the cost; "eval", "checkpoint" and "compile" are kept under their own names.
+    """Seconds by section. Only "train" is the cost; "eval", "checkpoint" and "compile" are kept under their own names,
+    and of "train" the parts that went into waiting for data and into encoders.
 
     On a GPU a second is wall-clock time, counted once for each device: data stalls, teachers, optimizer and logging are
     in it. On a CPU it is the processor time of this process, over all its threads: other processes' turns are not
@@ -36,9 +38,12 @@ class Meter:
     def __init__(self, device: torch.device, devices: int = 1) -> None:
         self.device, self.devices = device, devices
         self.seconds: dict[str, float] = {"train": 0.0, "eval": 0.0, "checkpoint": 0.0, "compile": 0.0}
+        self.parts: dict[str, float] = {"data": 0.0, "encoder": 0.0}  # of seconds["train"], about
+        self._events: deque[tuple[str, torch.cuda.Event, torch.cuda.Event]] = deque()
         self.device_seconds = 0.0  # of training, over all devices and starts, however many there were at each
         self._mark: float | None = None  # None outside training, whose time belongs to nobody
         self._steps = 0  # since this start
+        self._asked: float | None = None
 
     @property
     def unit(self) -> str:
@@ -79,8 +84,49 @@ class Meter:
             if not training:
                 self._mark = None
 
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time inside training that is also kept under a name of its own. On a GPU it is the device's own time, read
+        from events that have passed, so that nothing waits."""
+        if self.device.type == "cpu":
+            begun = time.process_time()
+            yield
+            self.parts[name] += time.process_time() - begun
+            return
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        yield
+        end.record()
+        self._events.append((name, begin, end))
+        while self._events and self._events[0][2].query():
+            passed, begin, end = self._events.popleft()
+            self.parts[passed] += begin.elapsed_time(end) / 1000
+
+    def timed(self, name: str, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """A function whose time counts as that part."""
+
+        def call(value: Tensor) -> Tensor:
+            with self.part(name):
+                return function(value)
+
+        return call
+
+    def waits(self) -> None:
+        """The next batch is asked for."""
+        self._asked = self._host()
+
+    def got(self) -> None:
+        """The next batch is there: what it took is the host's time, of which a GPU with work queued feels less."""
+        if self._asked is not None:
+            self.parts["data"] += self._host() - self._asked
+        self._asked = None
+
+    def _host(self) -> float:
+        return time.process_time() if self.device.type == "cpu" else time.perf_counter()
+
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": dict(self.seconds), "device_seconds": self.device_seconds, "unit": self.unit}
+        clock = {"seconds": dict(self.seconds), "parts": dict(self.parts)}
+        return clock | {"device_seconds": self.device_seconds, "unit": self.unit}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved clock. Raises DiffxError for one of the other kind of device: hours do not convert."""
@@ -90,6 +136,7 @@ class Meter:
                 "the kind of device it began on (trainer.accelerator=), or type resume=never."
             )
         self.seconds, self.device_seconds = dict(state["seconds"]), float(state["device_seconds"])
+        self.parts |= state.get("parts", {})
 
     def _train(self, seconds: float) -> None:
         self.seconds["train"] += seconds

@@ -49,6 +49,8 @@ def assemble(config: DictConfig) -> Parts:
     device = pick_device(config.trainer.accelerator)
     meter = Meter(device, ranks.world())
     _check_budget_unit(config, meter)
+    if config.trainer.precision == "16-mixed" and device.type == "cpu":
+        raise DiffxError("trainer.precision=16-mixed is for GPUs; type trainer.precision=bf16-mixed or 32-true.")
     data: Data = make(config.data.source)
     _check_shape(config, model, data)
     services = _services(config, model, data, device)

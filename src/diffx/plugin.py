@@ -124,5 +124,5 @@ class Plugin(nn.Module):
 
 def check_weight(owner: str, value: Any) -> None:
     """Refuse a λ that is negative or not a finite number."""
-    if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
         raise DiffxError(f"{owner}: weight={value} is not a finite number >= 0; type for instance weight=0.5.")

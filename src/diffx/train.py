@@ -98,7 +98,7 @@ def _prepare(config: DictConfig, run: RunDir, parts: Parts) -> Fit:
     checkpoints.last_is_good = path != run.previous_checkpoint
     ending = Ending(checkpoints, evaluations, stop)
     steps = Steps(*(part.after_step for part in (clock, stop, report, evaluations, checkpoints)))
-    trainer = _trainer(config, meter, [Agreement(run.path), clock, report, steps, ending])
+    trainer = _trainer(config, meter, [Agreement(run.path), report, steps, ending, clock])
     loader = _loader(config, parts.data, step)
     return Fit(module, trainer, loader, clock, evaluation, evaluations, ending, interruption, path, step)
 
@@ -112,7 +112,7 @@ def make_module(config: DictConfig, parts: Parts) -> DiffusionModule:
     return DiffusionModule(
         parts.model,
         lambda parameters: make(config.optimizer, params=parameters),
-        parts.services,
+        {name: parts.meter.timed("encoder", service) for name, service in parts.services.items()},
         seed=config.seed,
         label_dropout=config.label_dropout,
         ema_decay=config.ema_decay,
@@ -163,6 +163,7 @@ def _close(config: DictConfig, run: RunDir, meter: Meter, step: int, fit: Fit) -
     seconds = meter.seconds["train"]
     measured = {
         "clock": meter.seconds,
+        "train_parts": meter.parts,
         "samples_per_second": step * config.batch_size / seconds if seconds else 0.0,
         "peak_memory_bytes": peak_memory(meter.device),
         "skipped_steps": int(fit.module.guard.skipped),

@@ -7,7 +7,7 @@ import torch
 
 from diffx.backbone import DiT
 from diffx.errors import DiffxError
-from diffx.meter import Flops, Meter, count_flops
+from diffx.meter import Flops, Meter, count_flops, peak_memory
 from diffx.objective import Interpolant
 from diffx.plan import make_plan
 from diffx.plugin import Plugin
@@ -124,3 +124,25 @@ def test_teachers_count_as_training() -> None:
     with_teacher = count_flops(backbone, {"repa": plugin}, Interpolant(), plan, {"features/dinov2_vitb14": 1000})
     assert with_teacher.train == without.train + 1000
     assert with_teacher.forward == without.forward
+
+
+def test_parts_of_training_are_kept_beside_it_and_survive_a_resume() -> None:
+    meter = Meter(torch.device("cpu"))
+    meter.start()
+    square = meter.timed("encoder", lambda x: x @ x)
+    for _ in range(4):
+        meter.waits()
+        sum(range(100_000))
+        meter.got()
+        square(torch.ones(300, 300))
+        meter.step()
+    assert 0 < meter.parts["encoder"] < meter.seconds["train"] + meter.seconds["compile"]
+    assert 0 < meter.parts["data"] < meter.seconds["train"] + meter.seconds["compile"]
+    resumed = Meter(torch.device("cpu"))
+    resumed.load_state_dict(meter.state_dict())
+    assert resumed.parts == meter.parts
+
+
+def test_the_memory_of_this_process_is_at_least_what_a_tensor_in_it_takes() -> None:
+    held = torch.ones(2**24)
+    assert peak_memory(torch.device("cpu")) > held.nbytes

@@ -14,6 +14,17 @@ from diffx.tokens import Tokens, scatter
 LENGTHS = 4  # token counts that an interval of ratios is quantised to
 
 
+def _interval(mask_ratio: float | Sequence[float]) -> tuple[float, float]:
+    """The least and the greatest ratio."""
+    ends = [mask_ratio] * 2 if isinstance(mask_ratio, int | float) else list(mask_ratio)
+    if len(ends) == 2 and all(isinstance(end, int | float) for end in ends) and 0 < ends[0] <= ends[1] < 1:
+        return ends[0], ends[1]
+    raise DiffxError(
+        f"plugins.mdt.mask_ratio={mask_ratio} is the share of tokens removed, strictly between 0 and 1; "
+        "type 0.3, or [0.3,0.5] for a ratio drawn every step."
+    )
+
+
 class MDT(Plugin):
     """A second, masked pass over every batch: the encoder sees the kept tokens, a side-interpolater fills in the rest.
 
@@ -27,12 +38,7 @@ class MDT(Plugin):
 
     def __init__(self, mask_ratio: float | Sequence[float] = 0.3) -> None:
         super().__init__()
-        low, high = (mask_ratio, mask_ratio) if isinstance(mask_ratio, int | float) else mask_ratio
-        if not 0 < low <= high < 1:
-            raise DiffxError(
-                f"plugins.mdt.mask_ratio={mask_ratio} is the share of tokens removed, strictly between 0 and 1; "
-                "type 0.3, or [0.3,0.5] for a ratio drawn every step."
-            )
+        low, high = _interval(mask_ratio)
         steps = [(k + 0.5) / LENGTHS for k in range(LENGTHS)]
         self.rate = low if low == high else tuple(low + (high - low) * s for s in steps)
 
