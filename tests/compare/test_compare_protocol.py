@@ -14,6 +14,7 @@ from diffx.compare.protocol import measured
 from diffx.compare.read import read
 from diffx.compare.study import study
 from diffx.compare.table import tables
+from diffx.compare.words import everywhere
 from diffx.errors import DiffxError
 
 
@@ -53,6 +54,13 @@ def test_a_protocol_can_be_chosen_in_place_of_the_curves(root: Path, tmp_path: P
     assert "| repa | 2 | 10.5 [10 – 11] | 10.5 [10 – 11] | 1.95× |" in text
     assert "Protocol adm_50k: samples 50000" in text
     assert "Measured under" not in text
+
+
+def test_two_metrics_of_one_network_are_one_feature_space(root: Path):
+    four(root)
+    found = study([root], protocol="adm_50k")
+    assert "in the one feature space measured" in everywhere(found)
+    assert any("only one feature space" in remark for remark in found.remarks)
 
 
 def test_two_protocols_of_one_name_are_told_apart_by_hash_and_one_has_to_be_chosen(root: Path):

@@ -199,11 +199,11 @@ def kinship(methods: Sequence[Method], metrics: Sequence[str]) -> list[str]:
                     shown_in[title(metric)] = None
                     labels[method.label] = None
     sentences = []
-    for (encoder, network, tie), (where, who) in ties.items():
+    for (encoder_name, network_name, tie), (where, who) in ties.items():
         verb, them = ("is", "it") if len(who) == 1 else ("are", "them")
         sentences.append(
-            f"{together(methods, who)} {verb} aligned to {encoder}, which is {tie} {network}, the feature network of "
-            f"{join(where)}: that distance may flatter {them}."
+            f"{together(methods, who)} {verb} aligned to {encoder_name}, which is {tie} {network_name}, the feature "
+            f"network of {join(where)}: that distance may flatter {them}."
         )
     return sentences
 

@@ -24,8 +24,10 @@ from diffx.compare.labels import (
     end_labels,
     inside,
     level_name,
+    panel_width,
     points_high,
     ring_labels,
+    write,
 )
 from diffx.compare.metric import network_of, title
 from diffx.compare.number import compact
@@ -118,10 +120,10 @@ def panel(axis: Axes, study: Study, result: Result, looks: dict[str, dict]) -> N
     drawn = floor is not None and 0 < lowest <= FAR * floor
     if floor is not None and drawn:
         axis.axhline(floor, color="#888888", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-    published(axis, marks(study.published, study.methods, result.metric, study.axis))
+    taken = published(axis, marks(study.published, study.methods, result.metric, study.axis))
     ticks(axis)
     axis.set_xlabel(study.unit_name if study.axis != "cost" else f"{study.unit_name} of training")
-    taken, factors = goal(axis, study, result, looks, lines)
+    factors = goal(axis, study, result, looks, lines, taken)
     if floor is not None:
         name = f"real images {floor:.3g}" + ("" if drawn else ", below the panel")
         height = floor if drawn else axis.get_ylim()[0]
@@ -177,34 +179,37 @@ def pooled(series: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
     return grid, np.array([[value_at(one, float(cost)) for cost in grid] for one in series])
 
 
-def published(axis: Axes, found: Sequence[Mark]) -> None:
-    """Published numbers as grey diamonds with their names; the x-axis grows to hold them."""
+def published(axis: Axes, found: Sequence[Mark]) -> list[Box]:
+    """Published numbers as grey diamonds with their names, whose places are returned; the x-axis grows to hold them."""
     if not found:
-        return
+        return []
     low, high = axis.get_xlim()
     axis.set_xlim(min(low, *(mark.x * 0.93 for mark in found)), max(high, *(mark.x * 1.9 for mark in found)))
-    axis.plot([mark.x for mark in found], [mark.value for mark in found], "D", markersize=4, color="#999999",
-              markeredgewidth=0, linestyle="none", zorder=2)  # fmt: skip
+    axis.plot([mark.x for mark in found], [mark.value for mark in found], "D", markersize=4, color="#777777",
+              markeredgewidth=0, linestyle="none", zorder=6)  # fmt: skip
     axis.get_ylim()  # settles the limits, which the positions below depend on
+    boxes = []
     for x in dict.fromkeys(mark.x for mark in found):
         column = [mark for mark in found if mark.x == x]
         wanted = [float(inside(axis, x, mark.value)[1]) for mark in column]
         for mark, height in zip(column, apart(wanted, 0.75 * LINE / points_high(axis)), strict=True):
-            place = (float(inside(axis, x, mark.value)[0]), height)
-            axis.annotate(mark.name, place, xytext=(5, 0), xycoords="axes fraction", textcoords="offset points",
-                          va="center", fontsize=6.2, color="#808080")  # fmt: skip
+            left, middle = inside(axis, x, mark.value)[0] * panel_width(axis) + 5, height * points_high(axis)
+            boxes.append(Box(left - 9, middle - 5, left + 3.4 * len(mark.name), middle + 5))
+            write(axis, boxes[-1]._replace(left=left), mark.name, "#707070", fontsize=6.4)
+    return boxes
 
 
 def goal(
-    axis: Axes, study: Study, result: Result, looks: dict[str, dict], lines: Sequence[Line]
-) -> tuple[list[Box], dict[str, str]]:
+    axis: Axes, study: Study, result: Result, looks: dict[str, dict], lines: Sequence[Line], taken: list[Box]
+) -> dict[str, str]:
     """What the baseline ended with as a dotted line, a ring with its speed-up where each method meets it, and an arrow
     from the baseline to the soonest.
 
-    Returns where labels stand, and the speed-ups by line that found no room at their rings.
+    Adds to `taken` where labels stand; returns the speed-ups that belong at the ends of lines: those that found no room
+    at their rings, and the bounds of methods that met the value before their first evaluation.
     """
     if study.baseline is None:
-        return [], {}
+        return {}
     target = result.targets[result.goal]
     axis.axhline(target, color=BASELINE, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
     gained = {
@@ -218,9 +223,18 @@ def goal(
                   markeredgecolor=ring.colour, zorder=6)  # fmt: skip
     arrow(axis, result.outcomes[study.baseline.label].reaches[result.goal], rings, target)
     full = crowded(axis, rings, target)
-    taken = [] if full else ring_labels(axis, rings, target, lines)
+    taken += [] if full else ring_labels(axis, rings, target, lines)
     taken.append(level_name(axis, f"{study.baseline.label}'s final {target:.3g}", target, lines, taken))
-    return taken, {label: f"  {ring.text}" for label, ring in gained.items()} if full else {}
+    return bounds(study, result) | ({label: f"  {ring.text}" for label, ring in gained.items()} if full else {})
+
+
+def bounds(study: Study, result: Result) -> dict[str, str]:
+    """The least speed-up of the methods whose first evaluation was already beyond the baseline's final value."""
+    return {
+        study.marked(label): f"  > {factor(gain)}"
+        for label, outcome in result.outcomes.items()
+        if (gain := outcome.speedups[result.goal]) is not None and outcome.reaches[result.goal].bound == "<"
+    }
 
 
 def arrow(axis: Axes, start: Reach, rings: Sequence[Ring], target: float) -> None:

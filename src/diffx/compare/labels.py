@@ -54,7 +54,7 @@ def end_labels(axis: Axes, lines: Sequence[Line], taken: Sequence[Box]) -> None:
     outside = []
     for place, (line, path) in enumerate(zip(lines, paths, strict=True)):
         others = together(other for at, other in enumerate(paths) if at != place)
-        places = beside(path[-1], line.name) if path[-1][0] < 0.92 * width(axis) else ()
+        places = beside(path[-1], line.name) if path[-1][0] < 0.92 * panel_width(axis) else ()
         box = next((box for box in places if clear(axis, box, others, used)), None)
         if box is None:
             outside.append(line)
@@ -74,14 +74,14 @@ def beside(end: np.ndarray, name: str) -> Iterator[Box]:
 
 def write(axis: Axes, box: Box, text: str, colour: str, **font: Any) -> None:
     """A label in its box, with a white rim."""
-    middle = (box.left / width(axis), (box.bottom + 5) / points_high(axis))
+    middle = (box.left / panel_width(axis), (box.bottom + 5) / points_high(axis))
     axis.annotate(text, middle, xycoords="axes fraction", va="center", color=colour, path_effects=HALO,
                   zorder=8, **{"fontsize": 8, **font})  # fmt: skip
 
 
 def clear(axis: Axes, box: Box, lines: np.ndarray, taken: Sequence[Box]) -> bool:
     """Whether a label may stand there: inside the panel, on no line and no other label."""
-    inside_panel = box.left > 0 and box.right < width(axis) - 4 and box.bottom > 0 and box.top < points_high(axis)
+    inside_panel = box.left > 0 and box.right < panel_width(axis) - 4 and box.bottom > 0 and box.top < points_high(axis)
     wider = Box(box.left - 2, box.bottom - 1, box.right + 2, box.top + 1)
     return inside_panel and not wider.covered(lines) and not any(wider.meets(other) for other in taken)
 
@@ -120,11 +120,13 @@ def crowded(axis: Axes, rings: Sequence[Ring], height: float) -> bool:
 
 
 def level_name(axis: Axes, text: str, height: float, lines: Sequence[Line], taken: Sequence[Box]) -> Box:
-    """The name of a level below or above it, at the left or at the right."""
+    """The name of a level below or above it, as far left as there is room."""
     paths = together(points(axis, line.x, line.y) for line in lines)
     y = float(inside(axis, axis.get_xlim()[0], height)[1]) * points_high(axis)
     wide = 3.9 * len(text)
-    corners = [(left, bottom) for left in (2.0, width(axis) - wide - 2) for bottom in (y - 11, y + 1.5)]
+    corners = [
+        (left, bottom) for left in np.linspace(2, panel_width(axis) - wide - 2, 7) for bottom in (y - 11, y + 1.5)
+    ]
     box = freest(axis, [Box(left, bottom, left + wide, bottom + 10) for left, bottom in corners], paths, taken)
     write(axis, box, text, "#666666", fontsize=7)
     return box
@@ -135,7 +137,7 @@ def freest(axis: Axes, boxes: Sequence[Box], lines: np.ndarray, taken: Sequence[
 
     def cost(box: Box) -> tuple[bool, int]:
         blocked = any(box.meets(other) for other in taken)
-        return blocked or box.bottom < 0 or box.right > width(axis), box.covered(lines)
+        return blocked or box.bottom < 0 or box.right > panel_width(axis), box.covered(lines)
 
     return min(boxes, key=cost)
 
@@ -164,10 +166,10 @@ def inside(axis: Axes, x: float, y: float) -> np.ndarray:
 
 
 def size(axis: Axes) -> np.ndarray:
-    return np.array([width(axis), points_high(axis)])
+    return np.array([panel_width(axis), points_high(axis)])
 
 
-def width(axis: Axes) -> float:
+def panel_width(axis: Axes) -> float:
     return axis.bbox.width * 72 / axis.figure.dpi
 
 

@@ -240,13 +240,17 @@ def unevenness(methods: Sequence[Method], metrics: Sequence[str]) -> list[str]:
         listed = "; ".join(f"{method.label}: {' '.join(map(str, method.seeds))}" for method in methods)
         remarks.append(f"unequal seeds ({listed})")
     remarks += [short_run for metric in metrics[:1] for short_run in shortest(methods, metric)]
-    networks = methods[0].facts.get("feature_networks") or []
-    spaces = {str(network_of(metric, networks) or metric) for metric in metrics}
-    if len(spaces) < 2:
+    if len(spaces(methods, metrics)) < 2:
         remarks.append(
             "only one feature space was measured; a second one would show whether the metric flatters a method"
         )
     return remarks
+
+
+def spaces(methods: Sequence[Method], metrics: Sequence[str]) -> set[str]:
+    """The feature networks behind the metrics; a metric whose network is unknown counts as one of its own."""
+    networks = methods[0].facts.get("feature_networks") or []
+    return {str(network_of(metric, networks) or metric) for metric in metrics}
 
 
 def unmet(results: Sequence[Result]) -> list[str]:

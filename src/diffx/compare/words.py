@@ -8,7 +8,7 @@ from diffx.compare.metric import title
 from diffx.compare.number import compact
 from diffx.compare.published import marks
 from diffx.compare.read import plain_values
-from diffx.compare.study import ENOUGH, Outcome, Result, Study, beyond_spread
+from diffx.compare.study import ENOUGH, Outcome, Result, Study, beyond_spread, spaces
 from diffx.compare.target import least_chance
 
 CAPTION_SETTINGS = ("batch_size", "ema_decay")
@@ -99,16 +99,21 @@ def conclusion(study: Study, baseline: Method, others: Sequence[Method]) -> str:
         method.label: [call(result.outcomes[method.label], method, baseline) for result in study.results]
         for method in others
     }
-    count = len(study.results)
-    where = {1: "in the one feature space measured", 2: "in both feature spaces"}.get(
-        count, f"in all {count} feature spaces"
-    )
+    where = everywhere(study)
     winners = [label for label, said in calls.items() if set(said) == {"better"}]
     if winners:
         return f"At equal cost {join(winners)} beat{'s' if len(winners) == 1 else ''} {baseline.label} {where}."
     if any(set(said) <= {"better", "untold better"} for said in calls.values()):
         return f"With so few seeds no method can be said to beat {baseline.label}."
     return f"At equal cost no method beats {baseline.label} {where}."
+
+
+def everywhere(study: Study) -> str:
+    """In how many feature spaces the study asked."""
+    count = len(spaces(study.methods, [result.metric for result in study.results]))
+    if count == 1:
+        return "in the one feature space measured"
+    return "in both feature spaces" if count == 2 else f"in all {count} feature spaces"
 
 
 def verdict(study: Study, result: Result, baseline: Method, others: Sequence[Method]) -> str:
