@@ -1,6 +1,7 @@
 """One training run, from a resolved configuration to its run directory."""
 
 import logging
+import signal
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -258,6 +259,13 @@ def _whole(batch: Any) -> Any:
     return batch
 
 
+def _ignore_signals(worker: int) -> None:
+    """Slurm and terminals signal every process of a run, and a run that is to save needs its data until the last step.
+    Workers end when the loader tells them to, or when the run is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def _loader(config: DictConfig, data: Data, start: int) -> DataLoader[Any]:
     """Batches from step `start` on, without an end: the steps and the budget say when to stop."""
     world, parts = ranks.world(), config.trainer.accumulate
@@ -267,5 +275,6 @@ def _loader(config: DictConfig, data: Data, start: int) -> DataLoader[Any]:
         batch_sampler=sampler,  # type: ignore[arg-type]
         collate_fn=_whole,
         num_workers=config.data.workers,
+        worker_init_fn=_ignore_signals,
         pin_memory=torch.cuda.is_available(),
     )

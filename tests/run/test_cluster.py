@@ -92,6 +92,17 @@ def test_sigterm_saves_at_the_next_step_on_all_ranks(tmp_path: Path, devices: in
     assert saved_step(tmp_path) >= 4
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_every_process_of_a_run_leaves_it_its_data_until_it_has_saved(tmp_path: Path, number: int) -> None:
+    """As `scancel` and a terminal send it: to the processes that read batches too."""
+    with training(tmp_path, "data.workers=2") as process:
+        for pid in (*children(process.pid), process.pid):
+            os.kill(pid, number)
+        code, message = end_of(process)
+    assert code == 3, message
+    assert saved_step(tmp_path) >= 4
+
+
 def test_sigusr1_saves_and_puts_the_slurm_job_back_into_the_queue(tmp_path: Path) -> None:
     environment = inside_slurm(tmp_path, nodes=1)
     with training(tmp_path, "trainer.devices=2", environment=environment) as process:
