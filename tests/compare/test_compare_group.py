@@ -199,7 +199,15 @@ def test_a_seed_whose_steps_cost_more_than_its_siblings_is_called_out(root: Path
     write_run(root, "plain", 1, costs=(1.2, 2.4))
     write_run(root, "repa", 0, costs=(2.0, 4.0))
     (sentence,) = busy(methods(root))
-    assert "plain seed 1 cost 20% more CPU-hours than its fastest sibling's" in sentence
+    assert (
+        "Each step cost more than the fastest sibling's in plain seed 1 (+20%): at equal cost this seed is" in sentence
+    )
+
+
+def test_the_steps_of_a_run_of_seconds_are_not_timed(root: Path):
+    write_run(root, "plain", 0, costs=(0.001, 0.002))
+    write_run(root, "plain", 1, costs=(0.002, 0.004))
+    assert busy(methods(root)) == []
 
 
 def test_seeds_that_are_a_few_per_cent_apart_are_not_called_out(root: Path):

@@ -112,6 +112,34 @@ def test_a_ring_says_how_much_sooner_a_method_met_the_baselines_final_value(brow
 
 
 @pytest.mark.slow
+def test_a_published_number_names_its_source(browser: str, root: Path):
+    """experiments/published.csv has SiT + REPA XL/2 at 400,000 steps of 256 images."""
+    settings = {
+        "backbone": {"hidden_size": 1152, "depth": 28, "patch_size": 2},
+        "data": {"name": "imagenet256"},
+        "guidance": {"scale": 1.0},
+    }
+    for label in ("plain", "repa"):
+        folder = write_run(root, label, 0, {"fid_50k": falling(80, 0.1)}, config=settings)
+        curve = (
+            (folder / "curve.jsonl")
+            .read_text()
+            .replace('"step": 400, "images": 25600', '"step": 400000, "images": 102400000')
+        )
+        (folder / "curve.jsonl").write_text(curve)
+    page = compare([root], console=Console(file=io.StringIO())) / "compare.html"
+    script = """
+      document.querySelector('input[value="step"]').click();
+      const marks = [...document.querySelectorAll('.mark')];
+      marks.forEach((mark) => mark.dispatchEvent(new PointerEvent("pointerenter", { clientX: 9, clientY: 9 })));
+    """
+    said = run_in(browser, page, script, "[marks.length, ...[...tooltip.children].map((one) => one.textContent)]")
+    assert said[0] > 3
+    assert said[2].startswith("published: ")
+    assert "paper" in said[3] or "sources" in said[3]
+
+
+@pytest.mark.slow
 def test_a_line_can_be_walked_with_the_keyboard(browser: str, page: Path):
     script = """
       const line = document.querySelector('.curve[data-method="repa"]');

@@ -152,6 +152,12 @@ def test_words_say_that_the_feature_spaces_disagree(root: Path):
     assert "The feature spaces disagree about repa" in told(root)
 
 
+def test_words_say_when_nothing_was_measured_at_one_cost(root: Path):
+    write_run(root, "plain", costs=(1.0,))
+    write_run(root, "repa", costs=(2.0,))
+    assert told(root).startswith("No method was measured at a cost at which the baseline was too")
+
+
 def test_words_call_two_seeds_too_few(root: Path):
     seeds(root, "plain", (100, 101))
     seeds(root, "repa", (50, 51))
@@ -264,7 +270,7 @@ def test_a_slow_seed_stands_on_the_card_and_the_cost_of_a_step_beside_its_flops(
     write_run(root, "repa", 0, costs=(1.0, 3.45), facts={"flops": {"train_per_image": 4.5e8, "relative_forward": 1.2}})
     printed(root, tmp_path / "report")
     text = (tmp_path / "report" / "compare.md").read_text()
-    assert "- Timed on a busy machine? A step of plain seed 1 cost 30% more" in text
+    assert "- Timed on a busy machine? Each step cost more than the fastest sibling's in plain seed 1 (+30%)" in text
     assert "| 28.8G | 1.50× | 1.50× |" in text
 
 

@@ -72,10 +72,11 @@ def test_the_report_plots_every_distance_against_the_cost_that_runs_log_with_it(
 
 
 def test_the_report_is_built_without_a_server_and_pools_the_seeds_of_a_method(root: Path):
-    write_run(root, "plain")
+    write_run(root, "plain", config={"logger": {"project": "efficiency"}})
     report = build_report(study([root]), [], "A verdict.", Destination("p", "e"))
     assert report.blocks[0].text == "A verdict."
     (runs,) = report.blocks[1].runsets
+    assert (report.project, runs.project) == ("p", "efficiency")
     assert runs.groupby == ["config.card.label"]
     assert runs.filters == "Config('experiment') in ['demo']"
 

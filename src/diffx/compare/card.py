@@ -20,6 +20,7 @@ MADE = {
     "uncommitted changes": lambda run: (run.facts.get("git") or {}).get("dirty"),
 }
 SAME_FLOOR = 0.01  # relative: another machine's rounding moves a floor by less, another network by more
+TIMED = 30.0  # seconds of training from which on the cost of a step is more than noise
 BUSY = 0.1  # relative: seeds of one configuration on an idle machine differ by less
 SEVERAL = 4  # more labels than this are not listed one by one
 MARK = " †"  # after the label of a method that is measured unlike the baseline
@@ -163,20 +164,21 @@ def measured_alike(one: Run, other: Run) -> bool:
 
 
 def busy(methods: Sequence[Method]) -> list[str]:
-    """A sentence for every seed whose steps cost more than its siblings': a neighbour on the machine slowed it down."""
+    """A sentence on the seeds whose steps cost more than their siblings': another process slowed them down."""
     found = []
     for method in methods:
-        steps = set.intersection(*({point.step for point in run.points} for run in method.runs))
-        rates = {run.seed: cost_per_step(run, max(steps, default=None)) for run in method.runs}
-        fastest = min(rates.values())
-        for seed, rate in rates.items():
-            if rate > (1 + BUSY) * fastest:
-                found.append(
-                    f"Timed on a busy machine? A step of {method.label} seed {seed} cost {rate / fastest - 1:.0%} more "
-                    f"{UNITS.get(method.runs[0].unit, 'hours')} than its fastest sibling's: at equal cost it is behind "
-                    "by that much for no fault of the method; against steps it is comparable."
-                )
-    return found
+        timed = [run for run in method.runs if run.points[-1].cost >= TIMED / 3600]
+        steps = set.intersection(*({point.step for point in run.points} for run in timed)) if timed else set()
+        rates = {run.seed: cost_per_step(run, max(steps, default=None)) for run in timed}
+        excess = {seed: rate / min(rates.values()) - 1 for seed, rate in rates.items()}
+        found += [f"{method.label} seed {seed} (+{more:.0%})" for seed, more in excess.items() if more > BUSY]
+    if not found:
+        return []
+    return [
+        f"Timed on a busy machine? Each step cost more than the fastest sibling's in {join(found)}: at equal cost "
+        f"{'this seed is' if len(found) == 1 else 'these seeds are'} behind by that much for no fault of the method; "
+        "against steps it does not show."
+    ]
 
 
 def cost_per_step(run: Run, step: int | None = None) -> float:

@@ -145,11 +145,12 @@ function panel(metric) {
   across(svg, y, metric.goal, "goal", null);
   for (const mark of marks) published(svg, mark, x, y);
   for (const line of lines) curve(svg, line, x, y, metric);
-  const rings = (metric.rings[state.axis] || []).filter((ring) => !state.hidden.has(ring.label));
+  const gains = (metric.rings[state.axis] || []).filter((ring) => !state.hidden.has(ring.label));
+  const rings = gains.filter((ring) => !ring.bound);
   const places = rings.map((ring) => x.place(ring.x)).sort((a, b) => a - b);
   const crowded = places.some((place, index) => index > 0 && place - places[index - 1] < 30);
   for (const ring of rings) meeting(svg, ring, x, y, metric, crowded);
-  ends(svg, lines, x, y, crowded ? rings : []);
+  ends(svg, lines, x, y, gains.filter((gain) => crowded || gain.bound));
   figure.append(svg);
   return figure;
 }

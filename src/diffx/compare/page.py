@@ -79,13 +79,18 @@ def metrics(study: Study, axes: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def rings(study: Study, metric: str) -> list[dict[str, Any]]:
-    """Where each method meets the baseline's final value, and its speed-up in words."""
+    """Where each method meets the baseline's final value, and its speed-up in words.
+
+    A `bound` is a method whose first evaluation was beyond that value: it has no ring.
+    """
     (result,) = (one for one in study.results if one.metric == metric)
     found = []
     for label, outcome in result.outcomes.items():
         met, gain = outcome.reaches[result.goal], outcome.speedups[result.goal]
-        if met.bound == "=" and gain is not None:
-            found.append({"label": label, "x": met.cost, "factor": factor(gain), "interval": interval(gain.interval)})
+        if met.bound != ">" and gain is not None:
+            bound = "> " if met.bound == "<" else ""
+            ring = {"label": label, "x": met.cost, "factor": f"{bound}{factor(gain)}", "bound": bool(bound)}
+            found.append({**ring, "interval": interval(gain.interval)})
     return found
 
 

@@ -123,7 +123,7 @@ def build_report(study: Study, tables: Sequence[Table], verdict: str, where: Des
     entity, project = where.entity or "", str(where.project)
     runs = wr.Runset(
         entity=entity,
-        project=project,
+        project=project_of(study),
         name=name,
         filters=f"Config('experiment') in {experiments(study)}",
         groupby=["config.card.label"],

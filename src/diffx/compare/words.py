@@ -100,6 +100,8 @@ def conclusion(study: Study, baseline: Method, others: Sequence[Method]) -> str:
         for method in others
     }
     where = everywhere(study)
+    if all(result.outcomes[method.label].ratio is None for result in study.results for method in others):
+        return "No method was measured at a cost at which the baseline was too, so none is compared at equal cost."
     winners = [label for label, said in calls.items() if set(said) == {"better"}]
     if winners:
         return f"At equal cost {join(winners)} beat{'s' if len(winners) == 1 else ''} {baseline.label} {where}."
