@@ -26,6 +26,7 @@ from diffx.compare.labels import (
     level_name,
     panel_width,
     points_high,
+    ring_boxes,
     ring_labels,
     write,
 )
@@ -223,7 +224,7 @@ def goal(
                   markeredgecolor=ring.colour, zorder=6)  # fmt: skip
     arrow(axis, result.outcomes[study.baseline.label].reaches[result.goal], rings, target)
     full = crowded(axis, rings, target)
-    taken += [] if full else ring_labels(axis, rings, target, lines)
+    taken += ring_boxes(axis, rings, target) + ([] if full else ring_labels(axis, rings, target, lines))
     taken.append(level_name(axis, f"{study.baseline.label}'s final {target:.3g}", target, lines, taken))
     return bounds(study, result) | ({label: f"  {ring.text}" for label, ring in gained.items()} if full else {})
 

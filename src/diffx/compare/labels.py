@@ -113,10 +113,16 @@ def ring_labels(axis: Axes, rings: Sequence[Ring], height: float, lines: Sequenc
     return taken
 
 
+def ring_boxes(axis: Axes, rings: Sequence[Ring], height: float) -> list[Box]:
+    """What the rings themselves cover."""
+    centres = points(axis, np.array([ring.x for ring in rings]), np.full(len(rings), height))
+    return [Box(x - 4, y - 4, x + 4, y + 4) for x, y in centres]
+
+
 def crowded(axis: Axes, rings: Sequence[Ring], height: float) -> bool:
     """Whether rings stand too close together for a label each."""
     places = points(axis, np.array(sorted(ring.x for ring in rings)), np.full(len(rings), height))[:, 0]
-    return bool((np.diff(places) < 5.5 * LETTER).any())
+    return bool((np.diff(places) < 4 * LETTER).any())
 
 
 def level_name(axis: Axes, text: str, height: float, lines: Sequence[Line], taken: Sequence[Box]) -> Box:
@@ -133,11 +139,12 @@ def level_name(axis: Axes, text: str, height: float, lines: Sequence[Line], take
 
 
 def freest(axis: Axes, boxes: Sequence[Box], lines: np.ndarray, taken: Sequence[Box]) -> Box:
-    """The place that covers least of the lines; on another label or outside the panel only when all are."""
+    """The place that covers least of the lines; another label counts as much as a line of its width, or the edge."""
 
-    def cost(box: Box) -> tuple[bool, int]:
-        blocked = any(box.meets(other) for other in taken)
-        return blocked or box.bottom < 0 or box.right > panel_width(axis), box.covered(lines)
+    def cost(box: Box) -> float:
+        edge = box.left < 0 or box.bottom < 0 or box.right > panel_width(axis)
+        shared = sum(max(0.0, min(box.right, o.right) - max(box.left, o.left)) for o in taken if box.meets(o))
+        return box.covered(lines) + 2 * shared + 1000 * edge
 
     return min(boxes, key=cost)
 
@@ -154,10 +161,10 @@ def points(axis: Axes, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def dense(path: np.ndarray) -> np.ndarray:
-    """A line's points close enough together that none of its length passes through a label unseen."""
-    steps = np.arange(0, len(path) - 1 + 1e-9, 0.25) if len(path) > 1 else np.zeros(1)
-    places = np.arange(len(path))
-    return np.stack([np.interp(steps, places, path[:, 0]), np.interp(steps, places, path[:, 1])], 1)
+    """A line's points, one in each point (1/72 inch) of its length."""
+    lengths = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(path, axis=0).T))])
+    steps = np.arange(0, lengths[-1] + 1e-9)
+    return np.stack([np.interp(steps, lengths, path[:, 0]), np.interp(steps, lengths, path[:, 1])], 1)
 
 
 def inside(axis: Axes, x: float, y: float) -> np.ndarray:

@@ -148,7 +148,7 @@ function panel(metric) {
   const gains = (metric.rings[state.axis] || []).filter((ring) => !state.hidden.has(ring.label));
   const rings = gains.filter((ring) => !ring.bound);
   const places = rings.map((ring) => x.place(ring.x)).sort((a, b) => a - b);
-  const crowded = places.some((place, index) => index > 0 && place - places[index - 1] < 30);
+  const crowded = places.some((place, index) => index > 0 && place - places[index - 1] < 26);
   for (const ring of rings) meeting(svg, ring, x, y, metric, crowded);
   ends(svg, lines, x, y, gains.filter((gain) => crowded || gain.bound));
   figure.append(svg);
