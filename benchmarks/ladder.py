@@ -1,6 +1,7 @@
 """From the step as the field's public scripts take it to diffx's, one gain at a time, each on top of those before."""
 
 import logging
+import statistics
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -11,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 
 from benchmarks.feed import Source
-from benchmarks.measure import Seconds, in_turn, now, seconds_of, speed_ratio
+from benchmarks.measure import Seconds, in_turn, now, release, seconds_of, speed_ratio
 from benchmarks.training import LOG_EVERY, OPTIMIZERS, Pool, Recipe, Trainee
 from diffx.build import build_model
 from diffx.module import DiffusionModule
@@ -74,11 +75,12 @@ def climb(
 ) -> list[dict[str, Any]]:
     """Time all rungs in turn. `compiled`: the same source with compiled encoders, from the rung that compiles them on.
     `trainer`: with the last rung, Lightning's loop around diffx's module."""
+    release(device)
     variants: dict[str, Callable[[], float]] = {}
     recipes, pool = rungs(device, precision, bool(source.encoders)), Pool(device)
     for name, recipe in recipes.items():
         trainee = Trainee(config, recipe, source if recipe.encoder == "inline" else compiled, pool)
-        seconds_of(trainee.step, 2, device)
+        trainee.warm_up()
         variants[name] = lambda trainee=trainee: seconds_of(trainee.step, steps, device)  # type: ignore[misc]
     if trainer:
         trained = Trained(config, source if device.type == "cpu" else compiled, device, precision)
@@ -94,7 +96,7 @@ def rows(seconds: Seconds, batch_size: int) -> list[dict[str, Any]]:
     result, before = [], "peers"
     for name, times in seconds.items():
         over_peers, gain = speed_ratio(seconds["peers"], times), speed_ratio(seconds[before], times)
-        rate = batch_size * len(times) / sum(times)
+        rate = batch_size / statistics.median(times)
         result.append(
             {"name": name, "samples_per_second": rate, "over_peers": asdict(over_peers), "gain": asdict(gain)}
         )

@@ -13,7 +13,7 @@ from diffx.data.latents import Latents
 from diffx.prepare.repa import import_repa
 
 Read = Callable[[Tensor], dict[str, Tensor]]  # indices (B,) -> a batch
-CLASSES = 1000
+CLASSES, SCALE = 1000, 0.18215
 
 
 def write_layouts(root: Path, samples: int) -> None:
@@ -46,21 +46,21 @@ def shards(root: Path, images: bool) -> Read:
     return data.batch
 
 
-def files(root: Path, images: bool) -> Read:
+class Files:
     """Batches as REPA's loader makes them: one file or two opened and decoded for each sample."""
-    pictures = sorted((root / "repa" / "images").rglob("*.png"))
-    moments = sorted((root / "repa" / "vae-sd").rglob("*.npy"))
 
-    def read(indices: Tensor) -> dict[str, Tensor]:
-        rows = [torch.from_numpy(np.load(moments[i], allow_pickle=False)) for i in indices]
+    def __init__(self, root: Path, images: bool) -> None:
+        self.moments = sorted((root / "repa" / "vae-sd").rglob("*.npy"))
+        self.pictures = sorted((root / "repa" / "images").rglob("*.png")) if images else []
+
+    def __call__(self, indices: Tensor) -> dict[str, Tensor]:
+        rows = [torch.from_numpy(np.load(self.moments[i], allow_pickle=False)) for i in indices]
         mean, std = torch.stack(rows).chunk(2, dim=1)
-        batch = {"x": mean * 0.18215, "x_std": std * 0.18215, "y": indices % CLASSES}
-        if images:
-            seen = [torch.from_numpy(np.asarray(Image.open(pictures[i])).transpose(2, 0, 1).copy()) for i in indices]
-            batch["image"] = torch.stack(seen)
+        batch = {"x": mean * SCALE, "x_std": std * SCALE, "y": indices % CLASSES}
+        if self.pictures:
+            seen = [np.asarray(Image.open(self.pictures[i])).transpose(2, 0, 1) for i in indices]
+            batch["image"] = torch.stack([torch.from_numpy(image.copy()) for image in seen])
         return batch
 
-    return read
 
-
-LAYOUTS: dict[str, Callable[[Path, bool], Read]] = {"shards": shards, "files": files}
+LAYOUTS: dict[str, Callable[[Path, bool], Read]] = {"shards": shards, "files": Files}

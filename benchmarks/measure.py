@@ -1,6 +1,7 @@
 """Timing variants in turn, so that what else the machine does falls on all of them; ratios; what is written."""
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -70,6 +71,13 @@ def seconds_of(call: Callable[[], object], times: int, device: torch.device) -> 
     for _ in range(times):
         call()
     return (now(device) - start) / times
+
+
+def release(device: torch.device) -> None:
+    """Give back the memory of variants that are done with."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def in_turn(variants: Mapping[str, Callable[[], float]], rounds: int) -> Seconds:

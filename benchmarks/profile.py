@@ -53,7 +53,7 @@ def profiled(asked: argparse.Namespace, device: torch.device) -> dict[str, float
     with tempfile.TemporaryDirectory() as folder:
         write_layouts(Path(folder), SAMPLES)
         trainee = Trainee(config, recipe, Source(Path(folder), SAMPLES, 0, {}, {}), Pool(device))
-        seconds_of(trainee.step, 2, device)
+        trainee.warm_up()
         with profile(activities=activities) as profiler:
             seconds_of(trainee.step, asked.steps, device)
     times = {event.key: own_time(event, device) for event in profiler.key_averages()}

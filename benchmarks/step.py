@@ -8,6 +8,7 @@ temporary folder; ratios are what to compare, absolute figures belong to the mac
 
 import argparse
 import os
+import statistics
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -109,6 +110,7 @@ def plugin_sets(
     asked: argparse.Namespace, configs: dict[str, DictConfig], recipe: Recipe, root: Path, device: torch.device
 ) -> list[dict[str, Any]]:
     """All plugin sets of one backbone in turn."""
+    measure.release(device)
     trainees, first, memory, pool = {}, {}, {}, Pool(device)
     for names, config in configs.items():
         source = source_of(asked, config, root, device, compiled=recipe.compile != "none")
@@ -116,36 +118,37 @@ def plugin_sets(
             torch.cuda.reset_peak_memory_stats()
         trainees[names] = Trainee(config, recipe, source, pool)
         first[names] = seconds_of(trainees[names].step, 1, device)  # warm-up and compilation
-        seconds_of(trainees[names].step, 1, device)
+        trainees[names].warm_up()
         memory[names] = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
     calls: dict[str, Callable[[], float]] = {
         names: lambda one=one: seconds_of(one.step, asked.steps, device)  # type: ignore[misc]
         for names, one in trainees.items()
     }
     seconds = in_turn(calls, asked.rounds)
-    plain, rows = trainees[PLAIN], []
-    for names, one in trainees.items():
-        rate = configs[names].batch_size / sorted(seconds[names])[len(seconds[names]) // 2]
-        flops, peak = one.flops.train * rate, peak_flops(measure.device_name(device))
-        ratio, predicted = speed_ratio(seconds[PLAIN], seconds[names]), plain.flops.train / one.flops.train
-        rows.append(
-            {
-                "plugins": names,
-                "compile": recipe.compile,
-                "precision": recipe.precision,
-                "batch_size": configs[names].batch_size,
-                "samples_per_second": rate,
-                "tflops_per_second": flops / 1e12,
-                "mfu": flops / peak if peak and recipe.precision != "32-true" else None,
-                "peak_memory_bytes": memory[names],
-                "first_step_seconds": first[names],
-                "speed_over_plain": asdict(ratio),
-                "flops_predict": predicted,
-                "realised": ratio.median / predicted,
-                "split_seconds": split_of_step(one, asked.steps),
-            }
-        )
-    return rows
+    return [
+        {"plugins": names, "peak_memory_bytes": memory[names], "first_step_seconds": first[names]}
+        | speeds(one, seconds[names], trainees[PLAIN], seconds[PLAIN])
+        | {"split_seconds": split_of_step(one, asked.steps)}
+        for names, one in trainees.items()
+    ]
+
+
+def speeds(one: Trainee, times: list[float], plain: Trainee, plain_times: list[float]) -> dict[str, Any]:
+    """What a plugin set's seconds say, beside those of the plain step and what FLOPs predict."""
+    rate = one.config.batch_size / statistics.median(times)
+    flops, peak = one.flops.train * rate, peak_flops(measure.device_name(one.device))
+    ratio, predicted = speed_ratio(plain_times, times), plain.flops.train / one.flops.train
+    return {
+        "compile": one.recipe.compile,
+        "precision": one.recipe.precision,
+        "batch_size": one.config.batch_size,
+        "samples_per_second": rate,
+        "tflops_per_second": flops / 1e12,
+        "mfu": flops / peak if peak and one.recipe.precision != "32-true" else None,
+        "speed_over_plain": asdict(ratio),
+        "flops_predict": predicted,
+        "realised": ratio.median / predicted,
+    }
 
 
 def source_of(

@@ -127,6 +127,11 @@ class Trainee:
             with part("logging"):
                 self.read_back(terms)
 
+    def warm_up(self) -> None:
+        """The steps after which all are alike: compilation and, for CUDA graphs, recording are over."""
+        for _ in range(2 if self.recipe.compile == "none" else 4):
+            self.step()
+
     def read_back(self, terms: dict[str, Tensor]) -> None:
         self.read = {name: value.item() for name, value in terms.items()}
 
