@@ -1,8 +1,10 @@
 """The frame of a command that shares its work among all GPUs: arguments, processes, errors."""
 
 import argparse
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import takewhile
 
 from diffx.cli import calm_openmp, finish
 from diffx.devices import process_group, runs_here, start_processes
@@ -21,7 +23,7 @@ def on_all_devices(
     calm_openmp()
     parser.add_argument("--devices", type=int, help="processes to share the work (default: one for each GPU)")
     arguments = sys.argv[1:] if arguments is None else arguments
-    chosen = parser.parse_intermixed_args(arguments)
+    chosen = parser.parse_intermixed_args(settings_first(arguments))
 
     def share() -> None:
         if runs_here(chosen.devices):
@@ -31,3 +33,12 @@ def on_all_devices(
             start_processes(module, arguments, chosen.devices)
 
     finish(share)
+
+
+def settings_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments with every KEY=VALUE before the first option: `--guidance 1 1.5 eval.samples=8` would else ask for
+    a third scale."""
+    front = list(takewhile(lambda a: not a.startswith("-"), arguments))
+    rest = arguments[len(front) :]
+    settings = [a for a in rest if re.match(r"[\w.]+=", a)]
+    return [*front, *settings, *(a for a in rest if a not in settings)]

@@ -59,7 +59,7 @@ def test_averages_and_scales_are_measured_in_all_combinations_with_the_networks_
     run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = made_metrics(monkeypatch)
-    arguments = ["eval.samples=20", "--guidance", "1", "2.5", "--ema", "0.99", "0.5"]
+    arguments = ["--guidance", "1", "2.5", "--ema", "0.99", "0.5", "eval.samples=20"]
     main([str(run.path), *arguments])
     assert len(made) == 1
     found = {}

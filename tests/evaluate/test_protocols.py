@@ -10,9 +10,9 @@ PUBLISHED = {  # sampler, NFE, guidance scale, its interval's end, channels, pow
     "adm_50k": ("EulerMaruyama", 250, 1.0, 1.0, None, None, 50_000, "nearest"),
     "repa_cfg": ("EulerMaruyama", 250, 1.8, 0.7, None, None, 50_000, "truncate"),
     "dit_cfg": ("Ancestral", 250, 1.5, 1.0, 3, None, 50_000, "nearest"),
-    "mdt_power_cosine": ("Ancestral", 250, 3.8, 1.0, 3, 4, 50_000, "nearest"),
+    "mdt_power_cosine": ("Ancestral", 250, 3.8, 1.0, 3, 4, 50_000, "truncate"),
     "sit_ode": ("Heun", 249, 1.0, 1.0, None, None, 50_000, "nearest"),
-    "tread_edm": ("EDMHeun", 79, 1.0, 1.0, None, None, 50_000, "nearest"),
+    "tread_edm": ("EDMHeun", 79, 1.0, 1.0, None, None, 50_000, "truncate"),
     "curve": ("Euler", 50, 1.0, 1.0, None, None, 10_000, "nearest"),
 }
 

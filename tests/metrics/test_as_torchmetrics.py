@@ -151,9 +151,9 @@ def test_features_that_are_not_finite_are_refused(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
-@pytest.mark.parametrize("name", ["fd", "kd", "manifolds"])
+@pytest.mark.parametrize("name", every_metric())
 def test_no_images_at_all_are_said(name: str) -> None:
-    with pytest.raises(DiffxError, match=r"at least 2 images|more than 3 samples"):
+    with pytest.raises(DiffxError, match=r"at least . image|more than 3 samples"):
         every_metric()[name].compute()
 
 

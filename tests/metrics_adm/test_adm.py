@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -241,3 +242,18 @@ def test_two_ranks_have_the_values_of_all_samples(
     mp.spawn(on_one_rank, args=(str(virtual), str(weights), fake, str(tmp_path)), nprocs=2)
     for rank in range(2):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == pytest.approx(values, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_the_pages_example_for_other_training_code_has_the_suites_values(
+    virtual: Path, weights: Path, fake: torch.Tensor, values: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.setenv("DIFFX_INCEPTION_WEIGHTS", str(weights))
+    names = {"images": fake}
+    exec(example.replace("VIRTUAL_imagenet256", str(virtual)), names)
+    found = names["metrics"].compute()
+    assert {f"{name}_12": value.item() for name, value in found.items()} == pytest.approx(
+        {name: values[name] for name in ("fid_12", "kid_12")}, rel=1e-4
+    )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from diffx import ranks
+from diffx.errors import DiffxError
 from diffx.metrics.gather import all_reduced
 from diffx.metrics.image_metric import ImageMetric, Network
 
@@ -49,7 +50,9 @@ class InceptionScore(ImageMetric):
         self.seen = self.seen + len(rows)
 
     def compute(self) -> Tensor:
-        """() float64, between 1 and the number of classes."""
+        """() float64, between 1 and the number of classes. Raises DiffxError where there are no images."""
+        if not self.seen:
+            raise DiffxError("An Inception Score needs at least 1 image, and there are 0.")
         used = self.sums[self.sums[:, -1] > 0]
         count = used[:, -1:]
         marginal = used[:, :-2] / count

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffx.errors import DiffxError
 from diffx.metrics.gather import all_reduced
 from diffx.metrics.image_metric import ImageMetric
 
@@ -27,7 +28,9 @@ class NearestTraining(ImageMetric):
         self.sum = self.sum + self.features(images).to(self.sum).sum()
 
     def compute(self) -> Tensor:
-        """() float64."""
+        """() float64. Raises DiffxError where there are no images."""
+        if not self.n:
+            raise DiffxError("The distance to the nearest training image needs at least 1 image, and there are 0.")
         return self.sum / self.n
 
 
