@@ -28,6 +28,8 @@ def main(arguments: list[str] | None = None) -> None:
 def run(chosen: argparse.Namespace) -> None:
     """Probe, print a table, write probe.json and probe.png, and say where."""
     from diffx.block_probe import probe
+    from diffx.compare.write import write_text
+    from diffx.errors import DiffxError
     from diffx.probe_figure import draw
     from diffx.protocols import read_config, with_ema
     from diffx.run import RunDir
@@ -38,8 +40,11 @@ def run(chosen: argparse.Namespace) -> None:
     facts = {"run": str(chosen.run), "label": folder.read_card().get("label", "run"), **found}
     file = (chosen.out or chosen.run / "probe").with_suffix(".json")
     print_table(facts)
-    write(file, json.dumps(facts, indent=1) + "\n")
-    draw(facts, file.with_suffix(".png"))
+    try:
+        write_text(file, json.dumps(facts, indent=1) + "\n")
+        draw(facts, file.with_suffix(".png"))
+    except OSError as error:
+        raise DiffxError(f"{file} cannot be written ({error.strerror}); type -o and another place.") from error
     print(f"written to {file} and {file.with_suffix('.png')}")
 
 
@@ -53,18 +58,6 @@ def print_table(facts: dict[str, Any]) -> None:
         numbers = "".join(f"{block['linear_probe']:14.1%}{block['cknna']:14.3f}" for block in row)
         print(f"{depth:5d}{numbers}" + (f"  {reads[depth]} reads" if depth in reads else ""))
     print(f"{facts['encoder']} itself: {facts['encoder_linear_probe']:.1%}; all on {facts['images']['tested_on']}")
-
-
-def write(file: Path, text: str) -> None:
-    """Replace a file in one step. Raises DiffxError where it cannot be written."""
-    from diffx.errors import DiffxError
-
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        partial.write_text(text)
-        partial.replace(file)
-    except OSError as error:
-        raise DiffxError(f"{file} cannot be written ({error.strerror}); type -o and another place.") from error
 
 
 if __name__ == "__main__":

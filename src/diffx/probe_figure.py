@@ -1,6 +1,5 @@
 """The figure of a run's probes: accuracy and CKNNA by depth."""
 
-import os
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from diffx.compare.figure import BASELINE, COLOURS, STYLE
+from diffx.compare.write import replaced
 
 NOTE = "#777777"
 
@@ -33,9 +33,8 @@ def draw(facts: dict[str, Any], path: Path) -> None:
         if len(_levels(facts)) > 1:
             right.legend(frameon=False, fontsize=7.5, handlelength=1.6)
         figure.text(0.012, 0.03, _caption(facts), fontsize=7, color="#444444", va="bottom", linespacing=1.3)
-        partial = path.with_name(f".{path.name}.partial")
-        figure.savefig(partial, format="png")
-    os.replace(partial, path)
+        with replaced(path) as partial:
+            figure.savefig(partial, format="png")
 
 
 def _levels(facts: dict[str, Any]) -> list[float]:

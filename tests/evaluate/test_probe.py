@@ -118,7 +118,7 @@ def test_without_labelled_held_out_images_other_training_images_are_tested_on(
         (["run", "--encoder", "dinov2_vitb14"], "cannot be matched"),
         (["run", "--ema", "0.1"], "keeps the averages 0.99, 0.5"),
         (["nowhere"], "no run directory"),
-        (["run", "-o", "absent/probe"], "cannot be written"),
+        (["run", "-o", "run/config.yaml/probe"], "cannot be written"),
     ],
 )
 def test_bad_input_is_one_sentence(
