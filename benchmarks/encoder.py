@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -26,9 +27,9 @@ def random_encoder(name: str, side: int, device: torch.device) -> Callable[[Tens
     model = encoder_spec(name).model
     if model is None:
         raise DiffxError(f"plugins.repa.encoder={name} is none of timm's; type plugins.repa.encoder=dinov2_vitb14.")
-    size = {"img_size": model.patch * side} if name_takes_size(model.name) else {}
+    options: dict[str, Any] = {"img_size": model.patch * side} if name_takes_size(model.name) else {}
     architecture = model.name.partition(".")[0]
-    network = timm.create_model(architecture, pretrained=False, num_classes=0, **size, **dict(model.arguments))
+    network = timm.create_model(architecture, pretrained=False, num_classes=0, **options, **dict(model.arguments))
     weights = {model.keys + key: value for key, value in network.state_dict().items()}
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, DIFFX_WEIGHTS=folder):
         save_file(weights, Path(folder) / f"{name}.safetensors")

@@ -32,7 +32,7 @@ class Source:
         """Random batches without an end."""
         return DataLoader(
             _Rows(LAYOUTS[layout](self.root, images)),  # type: ignore[arg-type]
-            batch_sampler=_Order(self.samples, batch_size),  # type: ignore[arg-type]
+            batch_sampler=_Order(self.samples, batch_size),
             collate_fn=_whole,
             num_workers=self.workers,
             pin_memory=pinned,

@@ -130,7 +130,7 @@ class Trained:
         trainer = L.Trainer(
             accelerator=self.device.type,
             devices=1,
-            precision=self.precision,
+            precision=self.precision,  # type: ignore[arg-type]  # a name among Lightning's
             gradient_clip_val=1.0,
             max_steps=steps + 2,
             max_epochs=-1,
@@ -159,7 +159,9 @@ class Stopwatch(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         if trainer.global_step % LOG_EVERY == 0:
-            self.read = {name: value.item() for name, value in trainer.lightning_module.terms.items()}  # type: ignore[union-attr]
+            module = trainer.lightning_module
+            assert isinstance(module, DiffusionModule)
+            self.read = {name: value.item() for name, value in module.terms.items()}
         if trainer.global_step == 2:
             self.begun = now(self.device)
 

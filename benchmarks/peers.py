@@ -4,6 +4,7 @@ Written from what those scripts do (DiT, SiT and REPA share it), not from their 
 """
 
 from types import MethodType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ def as_peers_write_it(backbone: DiT) -> None:
         block.forward = MethodType(_block, block)
 
 
-def _embed_patches(self: nn.Module, x: Tensor) -> Tensor:
+def _embed_patches(self: Any, x: Tensor) -> Tensor:
     return self.proj(x).flatten(2).transpose(1, 2)
 
 
@@ -36,9 +37,7 @@ def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
 
 
-def _block(
-    self: nn.Module, x: Tensor, cond: Tensor, ids: Tensor | None = None, remembered: Tensor | None = None
-) -> Tensor:
+def _block(self: Any, x: Tensor, cond: Tensor, ids: Tensor | None = None, remembered: Tensor | None = None) -> Tensor:
     if remembered is not None:
         x = self.skip_linear(torch.cat([x, remembered], dim=-1))
     shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(cond).chunk(6, dim=1)

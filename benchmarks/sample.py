@@ -7,7 +7,9 @@ everywhere in diffx, and the rows that went through the network are counted besi
 
 import argparse
 import os
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported
@@ -112,13 +114,11 @@ def main() -> None:
 def guided_or_not(sampler: str, backbone: str, asked: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
     """A row without and one with guidance, each in turn with the network alone."""
     both = {scale: Sampled(sampler, backbone, asked, scale, device) for scale in (1.0, SCALE)}
-    calls = {f"{scale}": one for scale, one in both.items()}
+    calls: dict[str, Callable[[], object]] = {f"{scale}": one for scale, one in both.items()}
     calls |= {f"{scale} alone": one.network_alone for scale, one in both.items()}
     for call in calls.values():
         seconds_of(call, 1, device)
-    seconds = in_turn(
-        {name: lambda call=call: seconds_of(call, 1, device) for name, call in calls.items()}, asked.rounds
-    )  # type: ignore[misc]
+    seconds = in_turn({name: partial(seconds_of, call, 1, device) for name, call in calls.items()}, asked.rounds)
     rows = []
     for scale, one in both.items():
         times = sorted(seconds[f"{scale}"])

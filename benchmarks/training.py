@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.feed import Ahead, Source
 from benchmarks.peers import as_peers_write_it, ema_by_parameter
@@ -186,7 +186,7 @@ class Trainee:
         return batch if self.recipe.encoder == "ahead" else self._encode(batch)
 
 
-def narrow_stream(backbone: nn.Module, dtype: torch.dtype) -> None:
+def narrow_stream(backbone: Any, dtype: torch.dtype) -> None:
     """Make the residual stream of this type where it begins; in autocast it stays so."""
     embed = backbone.embed
 
