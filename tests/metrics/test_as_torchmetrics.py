@@ -17,7 +17,7 @@ from diffx.metrics.image_metric import Once
 from diffx.metrics.inception_score import InceptionScore
 from diffx.metrics.kernel_distance import KernelDistance
 from diffx.metrics.nearest import NearestTraining
-from diffx.metrics.precision_recall import PrecisionAndRecall
+from diffx.metrics.precision_recall import Precision, Recall
 
 WIDTH = 8
 
@@ -50,7 +50,8 @@ def every_metric(network=None) -> dict[str, Metric]:
         "fd": FrechetDistance(network, gaussian),
         "score": InceptionScore(network, split=10),
         "kd": KernelDistance(network, lambda: real),
-        "manifolds": PrecisionAndRecall(network, lambda: real),
+        "precision": Precision(network, lambda: real),
+        "recall": Recall(network, lambda: real),
         "nearest": NearestTraining(pictures(40, seed=1)),
     }
 
@@ -69,6 +70,34 @@ def metrics() -> MetricCollection:
 def test_a_collection_gives_every_value_by_name(metrics: MetricCollection) -> None:
     found = values(metrics, [pictures(30, seed=2)])
     assert set(found) == {"fd", "score", "kd", "precision", "recall", "nearest"}
+
+
+class Model(L.LightningModule):
+    """Somebody's training code, with the metrics as a part of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.metrics = nn.Linear(2, 2), MetricCollection(every_metric())
+
+    def validation_step(self, images: Tensor, index: int) -> None:
+        self.metrics.update(images)
+        self.log_dict(self.metrics)
+
+
+def test_lightning_logs_and_resets_them(tmp_path: Path) -> None:
+    trainer = L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        default_root_dir=tmp_path,
+    )
+    model, images = Model(), pictures(30, seed=2)
+    batches = torch.utils.data.DataLoader(images, batch_size=10)
+    expected = values(MetricCollection(every_metric()), [images])
+    for _ in range(2):
+        (logged,) = trainer.validate(model, batches, verbose=False)
+        assert logged == pytest.approx(expected, rel=1e-6)
 
 
 def test_batches_do_not_matter(metrics: MetricCollection) -> None:

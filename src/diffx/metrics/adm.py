@@ -22,7 +22,7 @@ from diffx.metrics.inception import load_inception
 from diffx.metrics.inception_score import InceptionScore
 from diffx.metrics.kernel_distance import KernelDistance
 from diffx.metrics.measure import measure, sample_count
-from diffx.metrics.precision_recall import PrecisionAndRecall
+from diffx.metrics.precision_recall import Precision, Recall
 from diffx.metrics.real_images import RealImages, training_images
 from diffx.metrics.reference import Reference, computed_reference, load_reference, reference_images
 
@@ -118,7 +118,8 @@ class ADMMetrics:
             metrics["sfid"] = FrechetDistance(lambda x: seen(x).spatial, known.spatial, **settings)
         metrics["is"] = InceptionScore(lambda x: seen(x).logits, **settings)
         if known.features is not None:
-            metrics["precision_recall"] = PrecisionAndRecall(lambda x: seen(x).pool, known.features, **settings)
+            metrics["precision"] = Precision(lambda x: seen(x).pool, known.features, **settings)
+            metrics["recall"] = Recall(lambda x: seen(x).pool, known.features, **settings)
             metrics["kid"] = KernelDistance(lambda x: seen(x).pool, known.features, **settings)
         if self._second is not None:
             name, network, known = self._second

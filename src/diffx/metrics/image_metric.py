@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from diffx.errors import DiffxError
+from diffx.metrics.gather import all_gathered
 
 Network = Callable[[Tensor], Tensor]
 
@@ -49,6 +50,32 @@ class ImageMetric(Metric):
         return super()._apply(moved, exclude_state)
 
 
+class KeptFeatures(ImageMetric):
+    """A metric that needs the features of all images at once, 8 KB an image in Inception, and those of real ones.
+
+    Args:
+        network: images to features (B, D).
+        reference: gives the features (M, D) of real images, when they are first needed.
+    """
+
+    seen: list[Tensor]
+
+    def __init__(self, network: Network, reference: Callable[[], Tensor], **settings: Any) -> None:
+        super().__init__(network, dist_sync_fn=all_gathered, **settings)
+        self._reference = reference
+        self.add_state("seen", [], "cat")
+
+    def update(self, images: Tensor) -> None:
+        """Add images. Raises DiffxError for features that are not finite."""
+        self.seen.append(self.features(images))
+
+    def rows(self) -> Tensor:
+        """(N, D): the features so far, which torchmetrics has joined already where there are several processes."""
+        if isinstance(self.seen, Tensor):
+            return self.seen
+        return torch.cat(self.seen) if self.seen else torch.zeros(0, 0)
+
+
 class Once:
     """A network that runs once for each batch, however many metrics ask for its features in turn."""
 
@@ -65,10 +92,3 @@ class Once:
             self._found = self._network(images)
             self._images, self._version = images, version
         return self._found
-
-
-def all_rows(parts: Tensor | list[Tensor]) -> Tensor:
-    """(N, D): the kept features of all batches, which torchmetrics has joined already where there are processes."""
-    if isinstance(parts, Tensor):
-        return parts
-    return torch.cat(parts) if parts else torch.zeros(0, 0)

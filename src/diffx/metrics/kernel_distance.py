@@ -1,41 +1,23 @@
 """The kernel distance of KID and KDD."""
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from diffx.errors import DiffxError
 from diffx.metrics.exact import exact_float32
-from diffx.metrics.gather import all_gathered
-from diffx.metrics.image_metric import ImageMetric, Network, all_rows
+from diffx.metrics.image_metric import KeptFeatures
 
 CHUNK = 1024
 
 
-class KernelDistance(ImageMetric):
-    """The kernel distance of images to real ones: KID in Inception's features, KDD in DINOv2's.
-
-    Args:
-        network: images to features (B, D), all of which are kept.
-        reference: gives the features (M, D) of real images, when they are first needed.
-    """
+class KernelDistance(KeptFeatures):
+    """The kernel distance of images to real ones: KID in Inception's features, KDD in DINOv2's."""
 
     higher_is_better = False
-    seen: list[Tensor]
-
-    def __init__(self, network: Network, reference: Callable[[], Tensor], **settings: Any) -> None:
-        super().__init__(network, dist_sync_fn=all_gathered, **settings)
-        self._reference = reference
-        self.add_state("seen", [], "cat")
-
-    def update(self, images: Tensor) -> None:
-        self.seen.append(self.features(images))
 
     def compute(self) -> Tensor:
         """() float64. Raises DiffxError for fewer than two images."""
-        return torch.tensor(kernel_distance(all_rows(self.seen), self._reference()), dtype=torch.float64)
+        return torch.tensor(kernel_distance(self.rows(), self._reference()), dtype=torch.float64)
 
 
 def kernel_distance(samples: Tensor, reference: Tensor) -> float:
