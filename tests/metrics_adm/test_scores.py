@@ -1,7 +1,6 @@
 """Inception Score, precision, recall and kernel distance: known answers, and torch-fidelity's."""
 
 import math
-import os
 from pathlib import Path
 
 import pytest
@@ -136,7 +135,6 @@ def test_the_kernel_distance_of_one_distribution_is_zero_on_average() -> None:
 
 
 def on_one_rank(rank: int, folder: str) -> None:
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2")
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     mine = normal(25, 10)[rank::2]
     found = InceptionScore(NO_NETWORK, split=10)

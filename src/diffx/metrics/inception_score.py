@@ -3,9 +3,9 @@
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from diffx import ranks
 from diffx.errors import DiffxError
 from diffx.metrics.gather import all_reduced
 from diffx.metrics.image_metric import ImageMetric, Network
@@ -42,7 +42,8 @@ class InceptionScore(ImageMetric):
         log_p = self.features(images).to(self.sums.device).double().log_softmax(dim=1)
         p = log_p.exp()
         rows = torch.cat([p, (p * log_p).sum(1, keepdim=True), torch.ones_like(p[:, :1])], dim=1)
-        rank, world = (ranks.rank(), ranks.world()) if self.sync_on_compute else (0, 1)
+        together = self.sync_on_compute and dist.is_initialized()
+        rank, world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
         places = (rank + world * (self.seen + torch.arange(len(rows), device=rows.device))) // self.split
         grown = torch.zeros(max(int(places.max()) + 1, len(self.sums)), rows.shape[1]).to(rows)
         grown[: len(self.sums), : self.sums.shape[1]] = self.sums
