@@ -4,8 +4,14 @@ import os
 from typing import Any
 
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.plugins.environments import ClusterEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
 from diffx import ranks
 
@@ -16,7 +22,7 @@ def make_strategy(name: str, device: torch.device) -> Strategy | str:
         return "auto"
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"  # metrics sum on the CPU too
     if name == "fsdp":
-        return ModelParallelStrategy(
+        return Sharded(
             data_parallel_size=ranks.world(),
             tensor_parallel_size=1,
             save_distributed_checkpoint=False,
@@ -24,6 +30,40 @@ def make_strategy(name: str, device: torch.device) -> Strategy | str:
         )
     # Buffers are tables and weights of losses, alike on all ranks.
     return DDPStrategy(process_group_backend=backend, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+class Sharded(ModelParallelStrategy):
+    """FSDP2 whose checkpoints are those of one process, down to the optimizer's, so that a run goes on under either."""
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Whole tensors on the CPU; every rank has to ask for them."""
+        plain = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+        return tree_map_only(DTensor, lambda part: part.full_tensor().cpu(), plain.state_dict())
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Every rank reads the file and keeps its part."""
+        checkpoint = torch.load(checkpoint_path, map_location="cpu", mmap=True, weights_only=True)
+        assert self.model is not None
+        set_model_state_dict(self.model, checkpoint["state_dict"], options=StateDictOptions(full_state_dict=True))
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            parts = {i: _like(parameters[i], values) for i, values in state["state"].items()}
+            optimizer.load_state_dict({**state, "state": parts})
+        return checkpoint
+
+
+def _like(parameter: Tensor, values: dict[str, Any]) -> dict[str, Any]:
+    """What an optimizer keeps of a parameter, spread over the ranks as the parameter is."""
+    if not isinstance(parameter, DTensor):
+        return values
+    mesh, placements = parameter.device_mesh, parameter.placements
+
+    def spread(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.shape != parameter.shape or not value.ndim:
+            return value
+        return distribute_tensor(value.to(parameter.device), mesh, placements, src_data_rank=None)
+
+    return {name: spread(value) for name, value in values.items()}
 
 
 class Ranks(ClusterEnvironment):

@@ -35,6 +35,8 @@ def train_on_rank(rank: int, folder: str, port: int) -> None:
         for plugins in SETS:
             train(config_of(strategy, plugins, "trainer.devices=2", f"trainer.strategy={strategy}"))
     train(config_of("fsdp", ("repa",), "trainer.devices=2", "trainer.strategy=fsdp", "max_steps=5"))
+    train(config_of("ddp-then-fsdp", ("repa", "tread"), "trainer.devices=2"))
+    train(config_of("ddp-then-fsdp", ("repa", "tread"), "trainer.devices=2", "trainer.strategy=fsdp", "max_steps=5"))
     train(config_of("fsdp-eased", (), "trainer.devices=2", "trainer.strategy=fsdp", *EASED))
 
 
@@ -93,6 +95,12 @@ def test_a_sharded_run_may_go_on_unsharded(folder: Path) -> None:
     path = RunDir.of(config_of("fsdp", ("mdt",))).last_checkpoint.absolute()
     on = train(config_of("on", ("mdt",), f"resume={path}", "trainer.accumulate=2", "max_steps=5"))
     whole = train(config_of("whole", ("mdt",), "trainer.accumulate=2", "max_steps=5"))
+    assert_close(state(on), state(whole))
+
+
+def test_a_run_may_go_on_sharded(folder: Path) -> None:
+    on = RunDir.of(config_of("ddp-then-fsdp", ("repa", "tread")))
+    whole = train(config_of("whole", ("repa", "tread"), "trainer.accumulate=2", "max_steps=5"))
     assert_close(state(on), state(whole))
 
 
