@@ -74,7 +74,7 @@ def build_model(config: DictConfig, device: torch.device | str = "cpu") -> Model
         backbone: DiT = make(config.backbone)
         objective: Objective = make(config.objective)
         check_fit(make(config.sampler), objective)
-        _check_guided_channels(make(config.guidance), backbone)
+        make(config.guidance)
         make(config.optimizer, params=[torch.nn.Parameter(torch.zeros(1))])
         plugins: dict[str, Plugin] = {}
         for name, settings in (config.get("plugins") or {}).items():
@@ -160,14 +160,6 @@ def _check_ema_decays(config: DictConfig) -> None:
         raise DiffxError(f"more_ema_decays={more} must be numbers below 1; type for instance more_ema_decays=[0.999].")
     if len({config.ema_decay, *more}) < 1 + len(more):
         raise DiffxError(f"ema_decay={config.ema_decay} and more_ema_decays={list(more)} name an average twice.")
-
-
-def _check_guided_channels(guidance: Any, backbone: DiT) -> None:
-    channels = getattr(guidance, "channels", None)
-    if channels is not None and channels > backbone.in_channels:
-        raise DiffxError(
-            f"guidance.channels={channels} and there are {backbone.in_channels}; type null for all of them."
-        )
 
 
 def _check_budget(budget: Any) -> None:

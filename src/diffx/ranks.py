@@ -1,4 +1,4 @@
-"""Which process of a run this is. torchrun and SLURM's launchers set RANK and WORLD_SIZE; without them there is one."""
+"""Which process of a run this is. diffx.processes and torchrun set RANK and WORLD_SIZE; without them there is one."""
 
 import os
 

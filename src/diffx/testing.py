@@ -330,6 +330,7 @@ def train_on_rank(rank: int, step: Step, draws: Draws, folder: str) -> None:
         wrapped(shard(draws, rank, 2)).backward()
     if rank == 0:
         torch.save({k: p.grad for k, p in step.named_parameters() if p.grad is not None}, f"{folder}/gradients.pt")
+    torch.distributed.barrier()  # a process that leaves early can abort the other
     torch.distributed.destroy_process_group()
 
 

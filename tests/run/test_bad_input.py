@@ -61,7 +61,6 @@ CASES = {
     "plugins that are nothing": (["plugins=null"], ["plugins=[]"]),
     "mask ratio that is a word": (["plugins=[mdt]", "plugins.mdt.mask_ratio=abc"], ["mask_ratio=abc", "0.3"]),
     "mask ratio of one end": (["plugins=[mdt]", "plugins.mdt.mask_ratio=[0.3]"], ["mask_ratio=[0.3]", "[0.3,0.5]"]),
-    "more guided channels than there are": (["guidance.channels=9"], ["guidance.channels=9", "null"]),
     "weight that is a truth value": (["plugins=[repa]", "plugins.repa.weight=true"], ["weight=True"]),
     "plugin called as a term": (["+plugins.denoise._target_=diffx_plugins.tread.TREAD"], ["denoise", "term"]),
     "half precision on a CPU": (["trainer.precision=16-mixed", "optimizer.fused=false"], ["16-mixed", "bf16-mixed"]),

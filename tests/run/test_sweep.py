@@ -108,7 +108,7 @@ def test_ctrl_c_stops_a_sweep_and_starts_no_other_run(tmp_path: Path) -> None:
                 break
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the group
         _, message = process.communicate(timeout=120)
-    assert process.returncode == 2
+    assert process.returncode == 3
     assert "type the same command again to go on" in message
     assert len(list(tmp_path.glob("runs/digits/*/s*"))) == 1
     assert list(tmp_path.glob("runs/digits/*/s0/checkpoints/last.ckpt"))

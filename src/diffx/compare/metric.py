@@ -25,7 +25,7 @@ def title(metric: str) -> str:
 def network_of(metric: str, networks: Iterable[Mapping[str, Any]]) -> dict[str, str] | None:
     """The feature network behind a metric, among those that `run.json` lists; None when the name does not tell.
 
-    FID is measured in Inception features by definition, and a name with DINOv2 in it in that, so they are known even
+    FID and KID are measured in Inception features by definition, and a name with DINOv2 in it in that, so they are known even
     when no network is listed.
     """
     bare = SAMPLES.sub("", metric)
@@ -33,7 +33,7 @@ def network_of(metric: str, networks: Iterable[Mapping[str, Any]]) -> dict[str, 
     named = [network for network in listed if squash(network.get("name", "")) in squash(bare)]
     if named:
         return max(named, key=lambda network: len(network.get("name", "")))
-    if re.match(r"^s?fid(_|$)", metric):
+    if re.match(r"^(s?fid|kid)(_|$)", metric):
         inception = {"name": "inception", "family": "inception", "training": "supervised"}
         return next((network for network in listed if "inception" in network.get("name", "").lower()), inception)
     if "dinov2" in bare:
