@@ -25,8 +25,8 @@ def title(metric: str) -> str:
 def network_of(metric: str, networks: Iterable[Mapping[str, Any]]) -> dict[str, str] | None:
     """The feature network behind a metric, among those that `run.json` lists; None when the name does not tell.
 
-    FID and KID are measured in Inception features by definition, and a name with DINOv2 in it in that, so they are known even
-    when no network is listed.
+    FID and KID are measured in Inception features by definition, and a name with DINOv2 in it in that, so they are
+    known even when no network is listed.
     """
     bare = SAMPLES.sub("", metric)
     listed = [{str(k): str(v) for k, v in network.items()} for network in networks]
