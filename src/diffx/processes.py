@@ -32,6 +32,8 @@ class Children:
     def __enter__(self) -> "Children":
         for number in PASSED_ON:
             self._previous[number] = signal.signal(number, self._pass_on)
+        # A shell's background jobs ignore Ctrl-C unless told otherwise; the runs hear it, so this one has to.
+        self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
         return self
 
     def __exit__(self, *_: object) -> None:
