@@ -30,12 +30,12 @@ def start_processes(module: str, arguments: Sequence[str], devices: int | None) 
 @contextmanager
 def process_group() -> Iterator[None]:
     """The processes that start_processes or torchrun started can wait for each other inside this block."""
-    if ranks.world() == 1:
-        yield
-        return
     import torch
     import torch.distributed as dist
 
+    if ranks.world() == 1 or dist.is_initialized():
+        yield
+        return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)

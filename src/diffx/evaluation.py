@@ -3,7 +3,6 @@ model; it is hashed and stored with every number."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +14,7 @@ from diffx.backbone import DiT
 from diffx.build import make
 from diffx.errors import DiffxError
 from diffx.images import check_rounding
-from diffx.logger import define_axis
+from diffx.logger import Sink
 from diffx.objective import Objective
 from diffx.picture import save_grid
 from diffx.run import RunDir, short_hash
@@ -24,8 +23,6 @@ from diffx.sampler.guidance import AnyGuidance
 from diffx.step import Streams
 
 if TYPE_CHECKING:
-    from lightning.pytorch.loggers import WandbLogger
-
     from diffx.module import DiffusionModule
     from diffx.parts import Parts
 
@@ -109,7 +106,7 @@ class Evaluation:
 
     def __init__(self, config: DictConfig, run: RunDir, parts: "Parts") -> None:
         self.config, self.run, self.parts = config, run, parts
-        self.logger: WandbLogger | None = None  # made after the run's folder, which everything else is checked before
+        self.logger = Sink(None)  # the run's is made after its folder, which everything else is checked before
         self.sampling = Sampling(config, parts.model.objective)
         self.protocol_hash = short_hash(parts.protocol)
 
@@ -123,8 +120,8 @@ class Evaluation:
         save_grid(torch.cat(shown)[:SHOWN], picture)
         self._append(values, step)
         print(f"step {step} · " + " · ".join(f"{name} {value:.3g}" for name, value in values.items()), flush=True)
-        if self.logger is not None:
-            self._log(self.logger, values, picture, step)
+        meter = self.parts.meter
+        self.logger.evaluation(values, picture, (meter.unit, meter.hours), step)
 
     def _samples(self, module: "DiffusionModule", indices: range, shown: list[Tensor]) -> Iterator[Tensor]:
         """This rank's samples as uint8 batches on the CPU; the first ones are kept in `shown`."""
@@ -149,10 +146,3 @@ class Evaluation:
                 "ema_decay": self.config.ema_decay,
             }
         )
-
-    def _log(self, logger: "WandbLogger", values: dict[str, float], picture: Path, step: int) -> None:
-        """The values in one row with the cost, which is their x-axis."""
-        meter = self.parts.meter
-        define_axis(logger, values, meter.unit)
-        logger.log_metrics({f"eval/{k}": v for k, v in values.items()} | {meter.unit: meter.hours}, step=step)
-        logger.log_image("samples", [str(picture)], step=step)

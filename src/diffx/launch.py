@@ -32,10 +32,11 @@ def launch(config: DictConfig) -> None:
         Stopped: a signal came, and the run was saved.
     """
     devices, nodes = config.trainer.devices, config.trainer.num_nodes
-    node = slurm.this_node() if slurm.is_task() and ranks.world() == 1 else Node()
     if devices * nodes == 1 or ranks.world() > 1:
         run_here(config)
-    elif nodes == node.nodes:
+        return
+    node = slurm.this_node() if slurm.is_task() else Node()
+    if nodes == node.nodes:
         with _config_file(config) as file:
             _judge(run_ranks(this_python("diffx.worker", str(file)), devices, node), config)
     elif slurm.in_job() and not slurm.is_task():

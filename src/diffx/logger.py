@@ -3,7 +3,8 @@
 import netrc
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
@@ -20,10 +21,43 @@ HIGHER_IS_BETTER = ("is", "precision", "recall")
 NAMES, MODES = ("wandb", "none"), ("auto", "online", "offline")
 
 
-def make_logger(config: DictConfig, run: RunDir, plan: str) -> "WandbLogger | None":
-    """The logger of this run, or None where there is to be none; only the first process logs."""
+class Sink:
+    """Where a run's numbers go beside its folder. W&B's own process may die (of the signal that stops a job, say) or
+    its disk be full: that is said once, and the run goes on without it.
+    """
+
+    def __init__(self, logger: "WandbLogger | None") -> None:
+        self._logger = logger
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """One row."""
+        self._try(lambda logger: logger.log_metrics(values, step=step))
+
+    def evaluation(self, values: Mapping[str, float], picture: Path, cost: tuple[str, float], step: int) -> None:
+        """The values of an evaluation in one row with the cost (unit, hours), which is their x-axis, and a picture."""
+        unit, hours = cost
+        self._try(lambda logger: define_axis(logger, values, unit))
+        self.metrics({f"eval/{name}": value for name, value in values.items()} | {unit: hours}, step)
+        self._try(lambda logger: logger.log_image("samples", [str(picture)], step=step))
+
+    def finish(self) -> None:
+        """Wait until everything is written."""
+        self._try(lambda logger: logger.experiment.finish())
+
+    def _try(self, act: Callable[["WandbLogger"], object]) -> None:
+        if self._logger is None:
+            return
+        try:
+            act(self._logger)
+        except Exception as error:  # W&B's own kinds, and those of its sockets and files
+            self._logger = None
+            print(f"W&B failed ({type(error).__name__}: {error}); the run's folder has everything.", flush=True)
+
+
+def make_logger(config: DictConfig, run: RunDir, plan: str) -> Sink:
+    """The logger of this run; only the first process logs."""
     if config.logger.name == "none" or not ranks.is_first():
-        return None
+        return Sink(None)
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
     from lightning.pytorch.loggers import WandbLogger
@@ -42,7 +76,7 @@ def make_logger(config: DictConfig, run: RunDir, plan: str) -> "WandbLogger | No
     )
     logger = WandbLogger(experiment=experiment)
     logger.experiment.define_metric("train/*", step_metric="trainer/global_step")
-    return logger
+    return Sink(logger)
 
 
 def check_logger(config: DictConfig) -> None:

@@ -18,6 +18,7 @@ from diffx.backbone.dit import DiT
 from diffx.build import Model
 from diffx.guard import Guard
 from diffx.plugin import Batch
+from diffx.strategy import with_settings_of
 
 MOST_GRAPHS = 64  # of a compiled block: all its numbers of tokens, with and without gradients, skips and ids
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -154,6 +155,8 @@ class DiffusionModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.guard.skipped.fill_(checkpoint.get("skipped", 0))
+        optimizer = self._make_optimizer([p for p in self.parameters() if p.requires_grad])
+        checkpoint["optimizer_states"] = [with_settings_of(optimizer, s) for s in checkpoint["optimizer_states"]]
         # Lightning counts micro-batches, whose number in a step may be another one now.
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (progress["total"], progress["current"]):

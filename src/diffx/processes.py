@@ -92,13 +92,19 @@ def run_ranks(command: Sequence[str], devices: int, node: Node | None = None) ->
             }
             environment = os.environ | {key: str(value) for key, value in numbers.items()}
             ranks.append(children.start(command, env=environment))
-        return _wait(ranks, children.send)
+        return _told(children, _wait(ranks, children.send))
 
 
 def run_one(command: Sequence[str]) -> int:
     """Run a command that starts the rest by itself, such as srun, and wait for it; returns its exit code."""
     with Children() as children:
-        return _wait([children.start(command)], children.send)
+        return _told(children, _wait([children.start(command)], children.send))
+
+
+def _told(children: Children, code: int) -> int:
+    """A process that SIGUSR1 killed while it was starting, before it could listen, has nothing to save."""
+    killed = (-signal.SIGUSR1, 128 + signal.SIGUSR1)
+    return STOPPED[1] if signal.SIGUSR1 in children.received and code in killed else code
 
 
 def this_python(module: str, *arguments: str) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from diffx.logger import Sink
 from diffx.meter import Meter, peak_memory
 from diffx.module import DiffusionModule
 
@@ -23,6 +24,7 @@ class Report(L.Callback):
     def __init__(self, meter: Meter, every: int, images_per_step: int, max_steps: int, budget: float | None) -> None:
         self.meter, self.every, self.images_per_step = meter, every, images_per_step
         self.max_steps, self.budget = max_steps, budget
+        self.logger = Sink(None)
         self.progress = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}"), TimeElapsedColumn()
         )
@@ -43,9 +45,7 @@ class Report(L.Callback):
             return
         module.guard.check(step)
         terms = {name: value.item() for name, value in module.terms.items()}
-        trainer.logger and trainer.logger.log_metrics(
-            {f"train/{name}": value for name, value in terms.items()} | self._measured(step, module), step=step
-        )
+        self.logger.metrics({f"train/{name}": v for name, v in terms.items()} | self._measured(step, module), step)
         self._show(trainer, step, terms, int(module.guard.skipped))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -133,27 +133,26 @@ class RunDir:
     def start_anew(self) -> None:
         """Forget an earlier training in this folder, whose user asked for that with resume=never."""
         weights = (self.path / "checkpoints").glob("ema*.safetensors")
-        for file in (self.last_checkpoint, self.previous_checkpoint, *weights, self.curve, self.path / "run.json"):
+        curves = self.path.glob("curve*.jsonl")
+        for file in (self.last_checkpoint, self.previous_checkpoint, *weights, *curves, self.path / "run.json"):
             file.unlink(missing_ok=True)
 
-    def last_point(self) -> int:
-        """The step of the curve's last point, -1 if it has none."""
-        lines = self.curve.read_text().splitlines() if self.curve.exists() else []
-        return int(json.loads(lines[-1])["step"]) if lines else -1
+    def last_point(self, step: int) -> int:
+        """The step of the curve's last point up to `step`, -1 if it has none."""
+        return max((point["step"] for point in self._points() if point["step"] <= step), default=-1)
+
+    def _points(self) -> Iterator[dict[str, Any]]:
+        """The points of the curve, without a line that a kill cut short."""
+        for line in self.curve.read_text().splitlines() if self.curve.exists() else []:
+            with suppress(json.JSONDecodeError):
+                yield json.loads(line)
 
     def forget_after(self, step: int) -> None:
         """Drop points of the curve beyond `step`, and a line that a kill cut short: a resume makes them again."""
         if not self.curve.exists():
             return
-        kept = []
-        for line in self.curve.read_text().splitlines():
-            try:
-                point = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if point["step"] <= step:
-                kept.append(line)
-        self.write("curve.jsonl", "".join(line + "\n" for line in kept))
+        kept = [point for point in self._points() if point["step"] <= step]
+        self.write("curve.jsonl", "".join(json.dumps(point) + "\n" for point in kept))
 
 
 def versions() -> dict[str, str]:

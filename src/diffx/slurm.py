@@ -1,4 +1,4 @@
-"""Inside a Slurm job: which node this is, and asking for another turn."""
+"""Inside a Slurm job, or a step of one: which node this is, and asking for another turn."""
 
 import os
 import subprocess
@@ -22,12 +22,14 @@ def is_task() -> bool:
 def this_node() -> Node:
     """This machine among those of the job. The port follows from the job's number, so that all agree on it."""
     job, tasks = int(os.environ["SLURM_JOB_ID"]), int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
-    count = int(os.environ["SLURM_JOB_NUM_NODES"])
+    count = int(os.environ.get("SLURM_STEP_NUM_NODES") or os.environ["SLURM_JOB_NUM_NODES"])
     if tasks > count:
         raise DiffxError(
             f"Slurm started {tasks} tasks on {count} nodes, and diffx starts the processes of a node itself; "
             "type --ntasks-per-node=1."
         )
+    if count == 1:
+        return Node()
     return Node(int(os.environ["SLURM_NODEID"]), count, _first_host(), 20_000 + job % 20_000)
 
 
@@ -60,7 +62,15 @@ def _requeue() -> None:
     print(f"job {job} is back in the queue", flush=True)
 
 
+def restarts() -> int:
+    """How often this job went back into the queue."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", 0))
+
+
 def _first_host() -> str:
-    listed = os.environ["SLURM_JOB_NODELIST"]
+    listed = os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_JOB_NODELIST"]
     command = ["scontrol", "show", "hostnames", listed]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[0]
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise DiffxError(f"`{' '.join(command)}`, which names the first node, failed: {error}.") from error

@@ -48,8 +48,17 @@ class Sharded(ModelParallelStrategy):
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             parts = {i: _like(parameters[i], values) for i, values in state["state"].items()}
-            optimizer.load_state_dict({**state, "state": parts})
+            optimizer.load_state_dict(with_settings_of(optimizer, {**state, "state": parts}))
         return checkpoint
+
+
+def with_settings_of(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A saved state with this optimizer's settings (learning rate and the like), which a resume may have changed."""
+    ours = optimizer.state_dict()["param_groups"]
+    groups = [
+        theirs | own | {"params": theirs["params"]} for theirs, own in zip(state["param_groups"], ours, strict=True)
+    ]
+    return {**state, "param_groups": groups}
 
 
 def _like(parameter: Tensor, values: dict[str, Any]) -> dict[str, Any]:

@@ -10,21 +10,21 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from diffx import ranks
+from diffx import ranks, slurm
 from diffx.build import make
 from diffx.callbacks import Agreement, Checkpoints, Clock, Ending, Evaluations, Interruption, Steps, Stop
 from diffx.card import card
 from diffx.checkpoint.native import check_belongs, check_optimizer, newest_checkpoint, read_checkpoint
 from diffx.data import Data, StepBatches
+from diffx.devices import process_group
 from diffx.errors import DiffxError, Stopped
 from diffx.evaluation import Evaluation
-from diffx.logger import check_logger, make_logger
+from diffx.logger import Sink, check_logger, make_logger
 from diffx.meter import Meter, peak_memory
 from diffx.module import DiffusionModule
 from diffx.parts import Parts, assemble
@@ -64,8 +64,7 @@ def train(config: DictConfig) -> RunDir:
         try:
             _train(config, run, parts, fit, logger)
         finally:
-            if logger is not None:
-                logger.experiment.finish()
+            logger.finish()
     return run
 
 
@@ -77,6 +76,7 @@ class Fit:
     trainer: L.Trainer
     loader: DataLoader[Any]
     clock: Clock
+    report: Report
     evaluation: Evaluation
     evaluations: Evaluations
     ending: Ending
@@ -101,7 +101,7 @@ def _prepare(config: DictConfig, run: RunDir, parts: Parts) -> Fit:
     steps = Steps(*(part.after_step for part in (clock, stop, report, evaluations, checkpoints)))
     trainer = _trainer(config, meter, [Agreement(run.path), report, steps, ending, clock])
     loader = _loader(config, parts.data, step)
-    return Fit(module, trainer, loader, clock, evaluation, evaluations, ending, interruption, path, step)
+    return Fit(module, trainer, loader, clock, report, evaluation, evaluations, ending, interruption, path, step)
 
 
 def make_module(config: DictConfig, parts: Parts) -> DiffusionModule:
@@ -126,13 +126,12 @@ def make_module(config: DictConfig, parts: Parts) -> DiffusionModule:
     )
 
 
-def _train(config: DictConfig, run: RunDir, parts: Parts, fit: Fit, logger: WandbLogger | None) -> None:
+def _train(config: DictConfig, run: RunDir, parts: Parts, fit: Fit, logger: Sink) -> None:
     """Train to the end of the steps or of the budget, evaluate, and keep run.json truthful about how it ended."""
     if fit.path and ranks.is_first():
         console.print(f"going on from step {fit.step} ({fit.path})")
-    fit.evaluation.logger = logger
-    fit.trainer.loggers = [logger] if logger else []
-    fit.evaluations.done = run.last_point()
+    fit.evaluation.logger = fit.report.logger = logger
+    fit.evaluations.done = run.last_point(fit.step) if fit.path else -1
     step = fit.step
     try:
         with fit.interruption:
@@ -156,7 +155,8 @@ def _finish(fit: Fit, parts: Parts) -> None:
     assert fit.path is not None
     fit.module.load_state_dict(read_checkpoint(fit.path)["state_dict"])
     fit.module.to(parts.meter.device)
-    fit.evaluations.run(fit.module, fit.step)
+    with process_group():  # which fit() makes otherwise, and over which metrics are summed
+        fit.evaluations.run(fit.module, fit.step)
 
 
 def _close(config: DictConfig, run: RunDir, meter: Meter, step: int, fit: Fit) -> None:
@@ -186,7 +186,7 @@ def _checkpoint(config: DictConfig, run: RunDir, module: DiffusionModule, meter:
     path, state = found
     check_belongs(state, module, path)
     check_optimizer(state, module.configure_optimizers(), path)
-    if config.resume != "auto" and run.last_checkpoint.exists() and not path.samefile(run.last_checkpoint):
+    if not _is_own(path, run) and run.last_checkpoint.exists():
         raise DiffxError(
             f"resume={path}: {run.path} has a checkpoint of its own, which would be lost; "
             "type resume=auto to go on from that, or another runs_dir."
@@ -197,6 +197,8 @@ def _checkpoint(config: DictConfig, run: RunDir, module: DiffusionModule, meter:
 
 def _find_checkpoint(config: DictConfig, run: RunDir) -> tuple[Path, dict[str, Any]] | None:
     """What config.resume asks for."""
+    if slurm.restarts() and (found := newest_checkpoint(run)):
+        return found  # another turn of one job: never and FILE were for its first
     if config.resume == "never":
         return None
     if config.resume != "auto":
@@ -205,6 +207,11 @@ def _find_checkpoint(config: DictConfig, run: RunDir) -> tuple[Path, dict[str, A
     if found and found[0] == run.previous_checkpoint and ranks.is_first():
         console.print(f"{run.last_checkpoint} is damaged or missing; this is the one before it.")
     return found
+
+
+def _is_own(path: Path, run: RunDir) -> bool:
+    """Whether a checkpoint is one of this run's."""
+    return path.resolve() in (run.last_checkpoint.resolve(), run.previous_checkpoint.resolve())
 
 
 def _length(config: DictConfig) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from diffx.launch import gpu_groups
+from diffx.processes import run_ranks
 from tests.run.conftest import SMALL, SMALL_PLUGINS
 
 LONG = [*SMALL, "max_steps=100000", "log_every=1", "eval.first=1", "trainer.threads=1"]
@@ -181,6 +182,47 @@ def test_a_sweep_over_a_weight_on_two_processes_trains_both_ranks_with_the_same(
     assert {card["status"] for card in cards} == {"complete"}
 
 
+def test_a_step_of_one_node_in_a_larger_job_is_one_node(tmp_path: Path) -> None:
+    step = {"SLURM_SRUN_COMM_HOST": "x", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_NUM_NODES": "1", "SLURM_NODEID": "0"}
+    command = [sys.executable, "-m", "diffx", *SMALL, "max_steps=2", "trainer.devices=2"]
+    environment = inside_slurm(tmp_path, nodes=4) | step
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_rank_that_sigusr1_kills_before_it_listens_asks_for_another_turn() -> None:
+    starting = [sys.executable, "-c", "import os, time; os.kill(os.getppid(), 10); time.sleep(30)"]
+    assert run_ranks(starting, devices=2) == 75
+
+
+def test_a_run_of_two_processes_that_lacks_its_last_evaluation_gets_that_of_all_samples(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "diffx", *SMALL, "max_steps=2", "trainer.devices=2"]
+    assert subprocess.run(command, cwd=tmp_path, check=False).returncode == 0
+    (run,) = tmp_path.glob("runs/digits/*/s0")
+    wanted = json.loads((run / "curve.jsonl").read_text())
+    (run / "curve.jsonl").unlink()
+    (run / "run.json").write_text(json.dumps(json.loads((run / "run.json").read_text()) | {"finished_with": None}))
+    assert subprocess.run(command, cwd=tmp_path, check=False).returncode == 0
+    assert json.loads((run / "curve.jsonl").read_text())["values"] == wanted["values"]
+
+
+def test_a_signal_that_takes_wandbs_process_along_leaves_the_save(tmp_path: Path) -> None:
+    settings = [*LONG, "logger=wandb", "logger.mode=offline", "trainer.devices=2"]
+    command = [sys.executable, "-u", "-m", "diffx", *settings]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "step 4 " in line:
+                break
+        for pid in everyone_below(process.pid):
+            os.kill(pid, signal.SIGTERM)
+        code, message = end_of(process)
+    assert code == 3, message
+    assert saved_step(tmp_path) >= 4
+
+
 def test_the_gpus_of_a_node_are_dealt_out_to_runs_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")
@@ -193,6 +235,11 @@ def children(pid: int) -> list[int]:
     """Processes that `pid` has started and that are alive."""
     file = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(child) for child in file.read_text().split()] if file.exists() else []
+
+
+def everyone_below(pid: int) -> list[int]:
+    """A process and all that it and they have started, the youngest first."""
+    return [below for child in children(pid) for below in everyone_below(child)] + [pid]
 
 
 def environ(pid: int) -> bytes:

@@ -85,6 +85,7 @@ def test_the_last_checkpoint_stays_when_a_run_diverges(run: Run) -> None:
         run(*chosen, "max_steps=20", "checkpoint_minutes=0")
     (path,) = Path().glob("runs/digits/*/s0")
     assert all(torch.equal(good[key], value) for key, value in weights(RunDir(path)).items())
+    assert torch.load(RunDir(path).last_checkpoint, weights_only=True)["global_step"] == 4
     assert RunDir(path).read_card()["status"] == "failed"
 
 

@@ -108,6 +108,35 @@ def test_a_run_killed_after_its_last_step_is_only_evaluated(run: Run) -> None:
     assert directory.read_card()["status"] == "complete"
 
 
+def test_the_last_point_is_looked_for_up_to_the_checkpoint(run: Run) -> None:
+    directory = run("max_steps=4")
+    with directory.curve.open("a") as file:
+        file.write('{"step": 6, "values": {}}\n{"step": 7, "va')
+    assert directory.last_point(4) == 4
+    assert directory.last_point(6) == 6
+    assert directory.last_point(3) == -1
+
+
+def test_settings_of_the_optimizer_are_those_that_were_typed_last(run: Run) -> None:
+    first = run("max_steps=2").last_checkpoint.absolute()
+    second = run(f"resume={first}", "runs_dir=slower", "optimizer.lr=1e-5", "max_steps=4")
+    (state,) = torch.load(second.last_checkpoint, weights_only=True)["optimizer_states"]
+    assert [group["lr"] for group in state["param_groups"]] == [1e-5]
+    assert float(state["state"][0]["step"]) == 4
+
+
+@pytest.mark.parametrize("resume", ["never", "file"])
+def test_another_turn_of_a_slurm_job_goes_on_whatever_its_first_was_to_do(
+    run: Run, monkeypatch: pytest.MonkeyPatch, resume: str
+) -> None:
+    file = run("max_steps=2", "runs_dir=elsewhere").last_checkpoint.absolute()
+    chosen = f"resume={file if resume == 'file' else 'never'}"
+    first = run(chosen, "max_steps=4")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    run(chosen, "max_steps=6")
+    assert [json.loads(line)["step"] for line in first.curve.read_text().splitlines()][-2:] == [4, 6]
+
+
 def test_starting_anew_forgets_the_earlier_run_at_once(run: Run) -> None:
     directory = run()
     old = weights(directory)

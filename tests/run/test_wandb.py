@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from diffx.logger import online
+from diffx.logger import Sink, online
 from diffx.run import RunDir
 
 
@@ -66,3 +66,19 @@ def find(node: Any, key: str) -> list[dict[str, Any]]:
     if not isinstance(node, dict):
         return []
     return ([node] if key in node else []) + [hit for value in node.values() for hit in find(value, key)]
+
+
+def test_wandb_that_fails_is_dropped_with_a_line_and_ends_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    class Broken:
+        calls = 0
+
+        def log_metrics(self, values: dict[str, float], step: int) -> None:
+            Broken.calls += 1
+            raise ConnectionResetError("gone")
+
+    sink = Sink(Broken())  # type: ignore[arg-type]
+    sink.metrics({"a": 1.0}, 1)
+    sink.metrics({"a": 1.0}, 2)
+    sink.finish()
+    assert Broken.calls == 1
+    assert capsys.readouterr().out.count("W&B failed (ConnectionResetError: gone)") == 1

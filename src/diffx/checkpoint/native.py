@@ -37,7 +37,10 @@ def save_checkpoint(trainer: L.Trainer, run: RunDir, keep_last: bool = True) -> 
                 _keep(last, run.previous_checkpoint)
             os.replace(partial, last)
     except (OSError, SafetensorError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
+        if trainer.is_global_zero:
+            partial.unlink(missing_ok=True)
+        if isinstance(error, RuntimeError) and "writ" not in str(error):
+            raise  # torch says so when the disk is full; this is something else
         raise DiffxError(
             f"The checkpoint {last} cannot be written ({error}); the one before it is kept. "
             "Free some space and type the same command to go on from it."
