@@ -1,8 +1,10 @@
 """Steps whose gradient is not finite: skipped, counted, and explained when there are too many in a row."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from diffx.errors import DiffxError
@@ -36,11 +38,11 @@ class Guard:
         return bad
 
     def check(self, step: int) -> None:
-        """Read the counts. Raises DiffxError, naming what broke, where the last `limit` steps were all skipped."""
+        """Read the counts; every rank has to. Raises DiffxError if the last `limit` steps were skipped."""
         row = int(self.row)
         if row < self.limit:
             return
-        terms = _chosen(self._terms)
+        terms = _on_any_rank(_chosen(self._terms))
         where = (
             f"the loss {', '.join(term for term in terms if term != 'total')} is not finite"
             if terms
@@ -51,6 +53,15 @@ class Guard:
             f"{_summary(_chosen(self._parameters))}. The last checkpoint is kept. Type a lower optimizer.lr, "
             "trainer.precision=32-true, or a smaller weight of the plugin that is named."
         )
+
+
+def _on_any_rank(names: list[str]) -> list[str]:
+    """A loss is a rank's own, where gradients are everyone's."""
+    if not dist.is_initialized():
+        return names
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, names)
+    return list(dict.fromkeys(name for names in found for name in names))
 
 
 def _chosen(marked: tuple[Sequence[str], Tensor]) -> list[str]:

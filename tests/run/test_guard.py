@@ -1,5 +1,8 @@
 """A step without a finite gradient changes nothing, is counted, and too many of them end the run with a diagnosis."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,23 +10,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from diffx import ranks
 from diffx.errors import DiffxError
 from diffx.guard import Guard
 from diffx.plugin import Aux, Batch, Plugin
 from diffx.run import RunDir
 from diffx.tokens import Tokens
+from tests.run.conftest import small
 
 Run = Callable[..., RunDir]
 POISON = ["+plugins.poison._target_=tests.run.test_guard.Poison"]
 
 
 class Poison(Plugin):
-    """A loss that is not a number for `count` steps from step `start` on, counted by its weight's schedule."""
+    """A loss that is not a number for `count` steps from step `start` on, on one rank or on all."""
 
     reads = (1,)
 
-    def __init__(self, start: int = 3, count: int = 1) -> None:
+    def __init__(self, start: int = 3, count: int = 1, rank: int | None = None) -> None:
         super().__init__(weight=self._weight_at)
+        self.poisons_here = rank is None or rank == ranks.rank()
         self.first, self.count, self.step = start, count, 0
         self.scale = nn.Parameter(torch.ones(()))
 
@@ -32,7 +38,7 @@ class Poison(Plugin):
         return 1.0
 
     def prepare(self, batch: Batch, rng: torch.Generator) -> Aux:
-        bad = self.first <= self.step < self.first + self.count
+        bad = self.poisons_here and self.first <= self.step < self.first + self.count
         return {"factor": torch.tensor(float("nan") if bad else 0.0)}
 
     def loss(self, seen: dict[int, Tokens], out: Tensor, aux: Aux) -> Tensor:
@@ -76,6 +82,16 @@ def test_a_skipped_step_leaves_the_optimizers_memory_alone(run: Run) -> None:
 def test_too_many_in_a_row_end_the_run_and_name_the_loss_and_the_parameters(run: Run) -> None:
     with pytest.raises(DiffxError, match=r"last 4 steps up to step 8 .* loss poison is not .* plugins\.poison \(1 ten"):
         run(*POISON, "+plugins.poison.count=100", "+plugins.poison.start=4", "max_skipped_steps=4", "max_steps=40")
+
+
+def test_the_diagnosis_names_a_loss_that_broke_on_another_rank(tmp_path: Path) -> None:
+    poison = [*POISON, "+plugins.poison.rank=1", "+plugins.poison.count=100", "max_skipped_steps=3", "max_steps=40"]
+    command = [sys.executable, "-m", "diffx", *small(*poison), "trainer.devices=2"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "the loss poison is not finite" in result.stderr
+    assert "losses are finite" not in result.stderr
 
 
 def test_the_last_checkpoint_stays_when_a_run_diverges(run: Run) -> None:
