@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from diffx.whole_file import write_text
+
 Seconds = dict[str, list[float]]  # by variant, one for each round
 
 # Dense bf16 FLOP/s that NVIDIA states, by how the driver's name of the device begins.
@@ -115,8 +117,5 @@ def add_common(parser: argparse.ArgumentParser, out: str, rounds: int = 5) -> No
 
 def write(out: Path, result: Mapping[str, Any]) -> None:
     """Write the result as JSON, whole or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    partial.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(partial, out)
+    write_text(out, json.dumps(result, indent=1) + "\n")
     print(f"written to {out}")

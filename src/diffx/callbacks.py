@@ -8,8 +8,8 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
-import torch
 
+from diffx import ranks
 from diffx.checkpoint.native import save_checkpoint
 from diffx.errors import DiffxError
 from diffx.meter import Meter
@@ -43,12 +43,9 @@ class Agreement(L.Callback):
         self.run = run
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.world_size == 1:
-            return
-        runs: list[Any] = [None] * trainer.world_size
-        torch.distributed.all_gather_object(runs, str(self.run))
-        if len(set(runs)) > 1:
-            raise DiffxError(f"The processes of this run disagree about it: {', '.join(sorted(set(runs)))}.")
+        runs = set(ranks.everyones(str(self.run)))
+        if len(runs) > 1:
+            raise DiffxError(f"The processes of this run disagree about it: {', '.join(sorted(runs))}.")
 
 
 class Clock(L.Callback):
@@ -121,16 +118,15 @@ class Stop:
 
     def interrupted(self, trainer: L.Trainer) -> bool:
         """Whether a signal reached any of the ranks."""
-        received = bool(self.interruption.received)
-        return received if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(received, all=False)
+        return trainer.strategy.reduce_boolean_decision(bool(self.interruption.received), all=False)
 
 
 class Checkpoints:
     """Writes the last checkpoint every so many minutes of wall-clock time, but not while steps are being skipped."""
 
-    def __init__(self, run: RunDir, meter: Meter, minutes: float) -> None:
+    def __init__(self, run: RunDir, meter: Meter, minutes: float, last_is_good: bool) -> None:
         self.run, self.meter, self.minutes = run, meter, minutes
-        self.last_is_good = True  # False: resuming fell back to the one before, which then has to stay
+        self.last_is_good = last_is_good  # if not, resuming fell back to the one before, which then has to stay
         self._last = time.monotonic()
 
     def after_step(self, trainer: L.Trainer, module: DiffusionModule) -> None:

@@ -5,6 +5,9 @@ class DiffxError(ValueError):
     """Bad input. The command line prints the message alone and exits with code 2; nothing has been written."""
 
 
+STOPPED, REQUEUE = 3, 75  # exit codes: saved after a signal; saved, and wants to be started again (EX_TEMPFAIL)
+
+
 class Stopped(DiffxError):
     """A run was told to end, and has saved. requeue: it wants to be started again (Slurm's SIGUSR1)."""
 
@@ -14,5 +17,4 @@ class Stopped(DiffxError):
 
     @property
     def exit_code(self) -> int:
-        """3, or 75 (EX_TEMPFAIL) where it wants to be started again."""
-        return 75 if self.requeue else 3
+        return REQUEUE if self.requeue else STOPPED

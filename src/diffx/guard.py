@@ -1,12 +1,11 @@
 """Steps whose gradient is not finite: skipped, counted, and explained when there are too many in a row."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from diffx import ranks
 from diffx.errors import DiffxError
 
 
@@ -42,7 +41,8 @@ class Guard:
         row = int(self.row)
         if row < self.limit:
             return
-        terms = _on_any_rank(_chosen(self._terms))
+        # A loss is a rank's own, where gradients are everyone's.
+        terms = list(dict.fromkeys(name for names in ranks.everyones(_chosen(self._terms)) for name in names))
         where = (
             f"the loss {', '.join(term for term in terms if term != 'total')} is not finite"
             if terms
@@ -53,15 +53,6 @@ class Guard:
             f"{_summary(_chosen(self._parameters))}. The last checkpoint is kept. Type a lower optimizer.lr, "
             "trainer.precision=32-true, or a smaller weight of the plugin that is named."
         )
-
-
-def _on_any_rank(names: list[str]) -> list[str]:
-    """A loss is a rank's own, where gradients are everyone's."""
-    if not dist.is_initialized():
-        return names
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, names)
-    return list(dict.fromkeys(name for names in found for name in names))
 
 
 def _chosen(marked: tuple[Sequence[str], Tensor]) -> list[str]:

@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Event, Lock
+from threading import Lock
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from diffx import ranks, slurm
-from diffx.errors import DiffxError, Stopped
-from diffx.processes import STOPPED, Children, Node, run_one, run_ranks, this_python
+from diffx.errors import REQUEUE, DiffxError, Stopped
+from diffx.processes import SAVED, Children, Node, run_one, run_ranks, this_python
 from diffx.run import RunDir
 
 
@@ -52,8 +52,8 @@ def launch(config: DictConfig) -> None:
 
 def _judge(code: int, config: DictConfig) -> None:
     """What the exit code of other processes means for this one."""
-    if code in STOPPED:
-        raise Stopped(requeue=code == Stopped(requeue=True).exit_code)
+    if code in SAVED:
+        raise Stopped(requeue=code == REQUEUE)
     if code:
         raise DiffxError(f"A process of {RunDir.of(config).path} failed (exit code {code}); its message stands above.")
 
@@ -83,23 +83,19 @@ def run_all(configs: Sequence[DictConfig], at_a_time: int | None) -> list[str]:
     free: SimpleQueue[str] = SimpleQueue()
     for slot in range(at_a_time):
         free.put(places[slot % len(places)])
-    talk, stopped = Lock(), Event()
+    talk = Lock()
 
     with Children() as children, ThreadPoolExecutor(at_a_time) as pool:
 
         def one(config: DictConfig) -> str | None:
             gpus = free.get()
             try:
-                return None if stopped.is_set() or children.received else _run_process(config, gpus, talk, children)
+                return None if children.received else _run_process(config, gpus, talk, children)
             finally:
                 free.put(gpus)
 
-        failures: list[str] = []
-        try:
-            failures = [failure for failure in pool.map(one, configs) if failure]
-        except KeyboardInterrupt:
-            stopped.set()
-    if stopped.is_set() or children.received:
+        failures = [failure for failure in pool.map(one, configs) if failure]
+    if children.received:
         requeue = signal.SIGUSR1 in children.received
         raise Stopped(
             "The sweep was stopped and its runs saved; type the same command again to go on.", requeue=requeue
@@ -142,4 +138,4 @@ def _run_process(config: DictConfig, gpus: str, talk: Lock, children: Children) 
                 last = line.rstrip() or last
                 with talk:
                     print(f"[{name}] {line}", end="", flush=True)
-    return None if process.returncode in (0, *STOPPED) else f"{run.path}: {last}"
+    return None if process.returncode in (0, *SAVED) else f"{run.path}: {last}"

@@ -89,9 +89,9 @@ class Meter:
         """Time inside training that is also kept under a name of its own. On a GPU it is the device's own time, read
         from events that have passed, so that nothing waits."""
         if self.device.type == "cpu":
-            begun = time.process_time()
+            begun = self._host()
             yield
-            self.parts[name] += time.process_time() - begun
+            self.parts[name] += self._host() - begun
             return
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
@@ -148,11 +148,9 @@ class Meter:
         return elapsed
 
     def _now(self) -> float:
-        if self.device.type == "cpu":
-            return time.process_time()
-        if self._steps < 3:
+        if self.device.type == "cuda" and self._steps < 3:
             torch.cuda.synchronize(self.device)  # the first steps are charged one by one; later ones only in sum
-        return time.perf_counter()
+        return self._host()
 
 
 def peak_memory(device: torch.device) -> int:

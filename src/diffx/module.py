@@ -77,12 +77,7 @@ class DiffusionModule(L.LightningModule):
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
         if compile == "step":
             self._losses = torch.compile(step.losses, fullgraph=True, dynamic=False)
-        for block in self.backbone.blocks.children():
-            if compile == "blocks":  # they share one graph
-                block.forward = torch.compile(block.forward, fullgraph=True, dynamic=False)
-            if activation_checkpointing:
-                # Blocks draw nothing at random, so that there is no random state to keep.
-                block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+        _wrap_blocks(self.backbone, compile == "blocks", activation_checkpointing)
 
     def configure_model(self) -> None:
         """Shard the weights, where they are to be."""
@@ -155,7 +150,7 @@ class DiffusionModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.guard.skipped.fill_(checkpoint.get("skipped", 0))
-        optimizer = self._make_optimizer([p for p in self.parameters() if p.requires_grad])
+        optimizer = self.configure_optimizers()
         checkpoint["optimizer_states"] = [with_settings_of(optimizer, s) for s in checkpoint["optimizer_states"]]
         # Lightning counts micro-batches, whose number in a step may be another one now.
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
@@ -174,6 +169,16 @@ class DiffusionModule(L.LightningModule):
         whole = copy.deepcopy(self._whole[0]).to(self.device)
         whole.load_state_dict({key: _whole(value) for key, value in ema.state_dict().items()})
         return whole
+
+
+def _wrap_blocks(backbone: DiT, compiled: bool, rerun: bool) -> None:
+    """Compile each block by itself; have it run a second time in the backward pass."""
+    for block in backbone.blocks.children():
+        if compiled:  # they share one graph
+            block.forward = torch.compile(block.forward, fullgraph=True, dynamic=False)
+        if rerun:
+            # Blocks draw nothing at random, so that there is no random state to keep.
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
 
 
 def _average_of(backbone: DiT) -> DiT:

@@ -1,11 +1,12 @@
 """Grids of samples as PNG files."""
 
-import os
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
+
+from diffx.whole_file import replaced
 
 
 def save_grid(images: Tensor, path: Path, columns: int = 10, least_width: int = 480) -> None:
@@ -21,6 +22,5 @@ def save_grid(images: Tensor, path: Path, columns: int = 10, least_width: int = 
     picture = Image.fromarray(grid.contiguous().numpy())
     scale = max(1, -(-least_width // picture.width))
     picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-    partial = path.with_name(f".{path.name}.partial")
-    picture.save(partial, format="png")
-    os.replace(partial, path)
+    with replaced(path) as partial:
+        picture.save(partial, format="png")

@@ -28,11 +28,11 @@ def main(arguments: list[str] | None = None) -> None:
 def run(chosen: argparse.Namespace) -> None:
     """Probe, print a table, write probe.json and probe.png, and say where."""
     from diffx.block_probe import probe
-    from diffx.compare.write import write_text
     from diffx.errors import DiffxError
     from diffx.probe_figure import draw
     from diffx.protocols import read_config, with_ema
     from diffx.run import RunDir
+    from diffx.whole_file import write_text
 
     folder = RunDir(chosen.run)
     config, weights = with_ema(read_config(chosen.run), folder, chosen.ema)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from diffx.compare.figure import BASELINE, COLOURS, STYLE
-from diffx.compare.write import replaced
+from diffx.whole_file import replaced
 
 NOTE = "#777777"
 

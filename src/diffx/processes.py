@@ -11,14 +11,15 @@ from threading import Lock
 from types import FrameType
 from typing import Any, NamedTuple
 
-GRACE = 30.0  # seconds that the other ranks get to end after one has failed
-PASSED_ON = (signal.SIGTERM, signal.SIGUSR1)
+from diffx.errors import REQUEUE, STOPPED
 
-STOPPED = (3, 75)  # exit codes of diffx.errors.Stopped
+GRACE = 30.0  # seconds that the other ranks get to end after one has failed
+SAVED = (STOPPED, REQUEUE)
 
 
 class Children:
-    """Processes that hear the SIGTERM and SIGUSR1 that this one gets. Ctrl-C they hear from the terminal.
+    """Processes that hear the SIGTERM and SIGUSR1 that this one gets. Ctrl-C they hear from the terminal, and this one
+    goes on to wait for them, also in the background, where shells make commands deaf to it.
 
     received: the signals so far.
     """
@@ -30,10 +31,8 @@ class Children:
         self._lock = Lock()
 
     def __enter__(self) -> "Children":
-        for number in PASSED_ON:
-            self._previous[number] = signal.signal(number, self._pass_on)
-        # A shell's background jobs ignore Ctrl-C unless told otherwise; the runs hear it, so this one has to.
-        self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -57,9 +56,10 @@ class Children:
             if process.poll() is None:
                 process.send_signal(number)
 
-    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received.append(number)
-        self.send(number)
+        if number != signal.SIGINT:
+            self.send(number)
 
 
 class Node(NamedTuple):
@@ -104,7 +104,7 @@ def run_one(command: Sequence[str]) -> int:
 def _told(children: Children, code: int) -> int:
     """A process that SIGUSR1 killed while it was starting, before it could listen, has nothing to save."""
     killed = (-signal.SIGUSR1, 128 + signal.SIGUSR1)
-    return STOPPED[1] if signal.SIGUSR1 in children.received and code in killed else code
+    return REQUEUE if signal.SIGUSR1 in children.received and code in killed else code
 
 
 def this_python(module: str, *arguments: str) -> list[str]:
@@ -121,15 +121,12 @@ def _wait(processes: Sequence[subprocess.Popen[Any]], send: Callable[[int], None
         failed = next((code for code in codes if code), None)
         if failed and not first:
             first = failed
-            if failed not in STOPPED:
+            if failed not in SAVED:
                 send(signal.SIGTERM)
-            deadline = time.monotonic() + (GRACE if failed not in STOPPED else 10 * GRACE)
+            deadline = time.monotonic() + (GRACE if failed not in SAVED else 10 * GRACE)
         if time.monotonic() > deadline:
             send(signal.SIGKILL)
-        try:
-            time.sleep(0.05)
-        except KeyboardInterrupt:
-            continue  # the processes have heard it too and are saving
+        time.sleep(0.05)
     codes = [process.returncode for process in processes]
     return first or next((code for code in codes if code), 0)
 

@@ -1,6 +1,9 @@
 """Which process of a run this is. diffx.processes and torchrun set RANK and WORLD_SIZE; without them there is one."""
 
 import os
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -16,3 +19,14 @@ def world() -> int:
 def is_first() -> bool:
     """Whether this process is the one that writes and prints."""
     return rank() == 0
+
+
+def everyones(value: T) -> list[T]:
+    """What all processes bring, in the order of their numbers; every one has to call it, inside a process group."""
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        return [value]
+    found: list[T] = [value] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found

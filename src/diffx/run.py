@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from diffx.errors import DiffxError
+from diffx.whole_file import write_text
 
 # Keys that say where, how long and on what a run goes, not what it is: they leave its identity alone.
 NAMES = ("seed", "experiment", "runs_dir", "data.source.root", "logger")
@@ -110,9 +111,7 @@ class RunDir:
 
     def write(self, name: str, text: str) -> None:
         """Replace file `name` in one step."""
-        partial = self.path / f".{name}.partial"
-        partial.write_text(text)
-        os.replace(partial, self.path / name)
+        write_text(self.path / name, text)
 
     def read_card(self) -> dict[str, Any]:
         """run.json, or {} before it is written."""

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from diffx.image_files import write_npz
 from diffx.images import levels
 from diffx.parts import pick_device
 from diffx.picture import save_grid
+from diffx.whole_file import replaced, write_text
 
 SHOWN = 100
 
@@ -118,9 +118,7 @@ class SampleSet:
         shown = torch.cat([_load(file) for file in files[: -(-SHOWN // self.config.eval.batch_size)]])
         write_npz(self.out, self.count, (_load(file) for file in files))
         save_grid(shown[:SHOWN], self._beside(".png"))
-        partial = self.out.with_name(f".{self.out.stem}.json.partial")
-        partial.write_text(json.dumps(facts, indent=1) + "\n")
-        os.replace(partial, self._beside(".json"))
+        write_text(self._beside(".json"), json.dumps(facts, indent=1) + "\n")
         shutil.rmtree(folder)
 
 
@@ -141,13 +139,10 @@ def refuse_non_finite(x: Tensor, start: int) -> None:
 
 
 def _save(file: Path, images: Tensor) -> None:
-    partial = file.with_name(f".{file.name}.partial")
     try:
-        with partial.open("wb") as opened:
+        with replaced(file) as temporary, temporary.open("wb") as opened:
             np.save(opened, images.cpu().numpy())
-        os.replace(partial, file)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise DiffxError(f"{file} cannot be written ({error.strerror}); what is drawn is kept.") from error
 
 

@@ -95,8 +95,7 @@ def _prepare(config: DictConfig, run: RunDir, parts: Parts) -> Fit:
     report = Report(meter, config.log_every, config.batch_size, config.max_steps, budget)
     evaluation = Evaluation(config, run, parts)
     evaluations = Evaluations(evaluation, meter, config.eval.first, config.eval.per_doubling)
-    checkpoints = Checkpoints(run, meter, config.checkpoint_minutes)
-    checkpoints.last_is_good = path != run.previous_checkpoint
+    checkpoints = Checkpoints(run, meter, config.checkpoint_minutes, last_is_good=path != run.previous_checkpoint)
     ending = Ending(checkpoints, evaluations, stop)
     steps = Steps(*(part.after_step for part in (clock, stop, report, evaluations, checkpoints)))
     trainer = _trainer(config, meter, [Agreement(run.path), report, steps, ending, clock])
@@ -196,17 +195,17 @@ def _checkpoint(config: DictConfig, run: RunDir, module: DiffusionModule, meter:
 
 
 def _find_checkpoint(config: DictConfig, run: RunDir) -> tuple[Path, dict[str, Any]] | None:
-    """What config.resume asks for."""
-    if slurm.restarts() and (found := newest_checkpoint(run)):
-        return found  # another turn of one job: never and FILE were for its first
-    if config.resume == "never":
+    """What config.resume asks for. In another turn of one Slurm job that is "auto": the rest was for its first."""
+    if config.resume == "auto" or slurm.restarts():
+        found = newest_checkpoint(run)
+        if found and found[0] == run.previous_checkpoint and ranks.is_first():
+            console.print(f"{run.last_checkpoint} is damaged or missing; this is the one before it.")
+        if found:
+            return found
+    if config.resume in ("auto", "never"):
         return None
-    if config.resume != "auto":
-        return Path(str(config.resume)), read_checkpoint(Path(str(config.resume)))
-    found = newest_checkpoint(run)
-    if found and found[0] == run.previous_checkpoint and ranks.is_first():
-        console.print(f"{run.last_checkpoint} is damaged or missing; this is the one before it.")
-    return found
+    path = Path(str(config.resume))
+    return path, read_checkpoint(path)
 
 
 def _is_own(path: Path, run: RunDir) -> bool:

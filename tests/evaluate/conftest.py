@@ -1,5 +1,6 @@
-"""A small trained run."""
+"""A small trained run, and commands that refuse."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,23 @@ from diffx.compose import compose_config
 from diffx.run import RunDir
 from diffx.train import train
 from tests.run.conftest import small
+
+Refusal = Callable[[Callable[[list[str]], None], list[str]], str]
+
+
+@pytest.fixture
+def refusal(capsys: pytest.CaptureFixture[str]) -> Refusal:
+    """What a command says that ends with exit code 2 and one sentence."""
+
+    def refusal(main: Callable[[list[str]], None], arguments: list[str]) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        message = capsys.readouterr().err
+        assert stopped.value.code == 2
+        assert message.count("\n") == 1
+        return message
+
+    return refusal
 
 
 @pytest.fixture(scope="session")

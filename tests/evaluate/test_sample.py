@@ -14,6 +14,7 @@ from diffx.protocols import read_config
 from diffx.run import RunDir
 from diffx.sample import main
 from diffx.sample_set import SampleSet
+from tests.evaluate.conftest import Refusal
 
 
 def draw(run: RunDir, out: str, **settings: object) -> np.ndarray:
@@ -109,12 +110,5 @@ def test_weights_that_are_not_finite_are_said(run: RunDir) -> None:
         (["run", "eval.rounding=up"], "eval.rounding=nearest or truncate"),
     ],
 )
-def test_bad_input_is_one_sentence(
-    run: RunDir, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(arguments)
-    message = capsys.readouterr().err
-    assert stopped.value.code == 2
-    assert words in message
-    assert message.count("\n") == 1
+def test_bad_input_is_one_sentence(run: RunDir, arguments: list[str], words: str, refusal: Refusal) -> None:
+    assert words in refusal(main, arguments)

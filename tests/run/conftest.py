@@ -1,6 +1,9 @@
 """Runs small enough for a test: two blocks, sixteen tokens, a cheap sampler, no W&B."""
 
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,7 @@ SMALL = [
     "max_steps=8",
     "log_every=4",
 ]
+LONG = [*SMALL, "max_steps=100000", "log_every=1", "eval.first=1", "trainer.threads=1"]
 SMALL_PLUGINS = {
     "repa": ["plugins.repa.projector_dim=32"],
     "mdt": ["backbone.decoder_layers=1"],
@@ -33,6 +37,29 @@ def small(*overrides: str, plugins: tuple[str, ...] = ()) -> list[str]:
     """The command line of a small run with these plugins."""
     chosen = [f"plugins=[{','.join(plugins)}]", *SMALL, *(s for name in plugins for s in SMALL_PLUGINS[name])]
     return [*chosen, *overrides]
+
+
+@contextmanager
+def training(
+    folder: Path, *settings: str, environment: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A run, or a sweep, that has taken its fourth step; a process group of its own, as a terminal makes them."""
+    command = [sys.executable, "-u", "-m", "diffx", *LONG, *settings]
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "step 4 " in line:
+                break
+        yield process
+        process.kill()
 
 
 @pytest.fixture

@@ -7,18 +7,17 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from diffx import processes
+from diffx.compose import compose_config
 from diffx.launch import gpu_groups
 from diffx.processes import run_ranks
-from tests.run.conftest import SMALL, SMALL_PLUGINS
-
-LONG = [*SMALL, "max_steps=100000", "log_every=1", "eval.first=1", "trainer.threads=1"]
+from tests.run.conftest import SMALL, SMALL_PLUGINS, training
 
 
 def script(folder: Path, name: str, text: str) -> None:
@@ -53,23 +52,6 @@ def inside_slurm(folder: Path, nodes: int) -> dict[str, str]:
     path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
     job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NUM_NODES": str(nodes), "SLURM_JOB_NODELIST": "here"}
     return os.environ | job | {"PATH": path}
-
-
-@contextmanager
-def training(
-    folder: Path, *settings: str, environment: dict[str, str] | None = None
-) -> Iterator[subprocess.Popen[str]]:
-    """A run that has taken its fourth step."""
-    command = [sys.executable, "-u", "-m", "diffx", *LONG, *settings]
-    with subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if "step 4 " in line:
-                break
-        yield process
-        process.kill()
 
 
 def end_of(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -195,6 +177,39 @@ def test_a_rank_that_sigusr1_kills_before_it_listens_asks_for_another_turn() -> 
     assert run_ranks(starting, devices=2) == 75
 
 
+def test_a_rank_that_does_not_listen_is_killed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "GRACE", 1.0)
+    deaf = (
+        "import os, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        " time.sleep(0.5); sys.exit(9) if os.environ['RANK'] == '0' else time.sleep(60)"
+    )
+    started = time.monotonic()
+    assert run_ranks([sys.executable, "-c", deaf], devices=2) == 9
+    assert time.monotonic() - started < 30
+
+
+def test_ranks_with_different_configurations_end_before_the_first_step(tmp_path: Path) -> None:
+    for rank in (0, 1):
+        config = compose_config(
+            [*SMALL, "trainer.devices=2", f"runs_dir={tmp_path}/runs", f"batch_size={16 * (1 + rank)}"]
+        )
+        (tmp_path / f"{rank}.yaml").write_text(OmegaConf.to_yaml(config))
+    own = "import os, runpy, sys; sys.argv[1:] = [os.environ['RANK'] + '.yaml']"
+    command = [sys.executable, "-c", f"{own}; runpy.run_module('diffx.worker', run_name='__main__')"]
+    ranks = [
+        subprocess.Popen(command, cwd=tmp_path, env=as_rank(rank), stderr=subprocess.PIPE, text=True) for rank in (0, 1)
+    ]
+    messages = [process.communicate(timeout=120)[1] for process in ranks]
+    assert all("disagree about it" in message for message in messages)
+    assert not list(tmp_path.glob("runs/**/last.ckpt"))
+
+
+def as_rank(rank: int) -> dict[str, str]:
+    """The environment of one of two processes."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": 29517}
+    return os.environ | {"MASTER_ADDR": "127.0.0.1"} | {key: str(value) for key, value in numbers.items()}
+
+
 def test_a_run_of_two_processes_that_lacks_its_last_evaluation_gets_that_of_all_samples(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "diffx", *SMALL, "max_steps=2", "trainer.devices=2"]
     assert subprocess.run(command, cwd=tmp_path, check=False).returncode == 0
@@ -207,15 +222,7 @@ def test_a_run_of_two_processes_that_lacks_its_last_evaluation_gets_that_of_all_
 
 
 def test_a_signal_that_takes_wandbs_process_along_leaves_the_save(tmp_path: Path) -> None:
-    settings = [*LONG, "logger=wandb", "logger.mode=offline", "trainer.devices=2"]
-    command = [sys.executable, "-u", "-m", "diffx", *settings]
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if "step 4 " in line:
-                break
+    with training(tmp_path, "logger=wandb", "logger.mode=offline", "trainer.devices=2") as process:
         for pid in everyone_below(process.pid):
             os.kill(pid, signal.SIGTERM)
         code, message = end_of(process)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from diffx.errors import DiffxError
 from diffx.run import RunDir
-from tests.run.conftest import small
+from tests.run.conftest import small, training
 
 Run = Callable[..., RunDir]
 
@@ -277,12 +277,7 @@ def test_a_plain_backbone_loads_the_ema_weights_strictly(run: Run) -> None:
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-u", "-m", "diffx", *small("max_steps=100000", "log_every=1", "eval.first=1")]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("step 4"):
-                break
+    with training(tmp_path) as process:
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         _, message = process.communicate(timeout=120)

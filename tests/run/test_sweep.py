@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.run.conftest import SMALL, SMALL_PLUGINS
+from tests.run.conftest import SMALL, SMALL_PLUGINS, training
 
 
 def diffx(folder: Path, *arguments: str, module: str = "diffx") -> subprocess.CompletedProcess[str]:
@@ -97,15 +97,7 @@ def test_the_plan_says_what_happens_where_and_what_it_costs(tmp_path: Path) -> N
 
 
 def test_ctrl_c_stops_a_sweep_and_starts_no_other_run(tmp_path: Path) -> None:
-    settings = [*SMALL, "max_steps=100000", "log_every=1", "eval.first=1", "sweep_jobs=1", "seed=0,1,2"]
-    command = [sys.executable, "-u", "-m", "diffx", "-m", *settings]
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if "step 4 " in line:
-                break
+    with training(tmp_path, "-m", "sweep_jobs=1", "seed=0,1,2") as process:
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the group
         _, message = process.communicate(timeout=120)
     assert process.returncode == 3

@@ -6,7 +6,6 @@ its outputs are equal.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from diffx.checkpoint.architecture import check_layout
 from diffx.checkpoint.tensors import refuse_existing, write_tensors
+from diffx.whole_file import write_text
 
 CONFIG, TENSORS = "config.json", "diffusion_pytorch_model.safetensors"
 OUTER = {
@@ -48,9 +48,7 @@ def write_diffusers(
     for name in (CONFIG, TENSORS):
         refuse_existing(folder / name)
     write_tensors(diffusers_tensors(backbone, settings["depth"]), folder / TENSORS)
-    partial = folder / f".{CONFIG}.partial"
-    partial.write_text(json.dumps(diffusers_config(settings), indent=2) + "\n")
-    os.replace(partial, folder / CONFIG)
+    write_text(folder / CONFIG, json.dumps(diffusers_config(settings), indent=2) + "\n")
     return [folder / CONFIG, folder / TENSORS]
 
 

@@ -6,7 +6,6 @@ unused.safetensors     what diffx has no place for, kept so that an export is co
 config.yaml            backbone and objective as settings, and where the weights came from
 """
 
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from diffx.backbone import DiT
 from diffx.checkpoint.official import Weights
 from diffx.checkpoint.tensors import describe_mismatch, read_tensors, refuse_existing, write_tensors
 from diffx.errors import DiffxError
+from diffx.whole_file import write_text
 
 BACKBONE, PLUGIN, UNUSED, CONFIG = "backbone.safetensors", "plugin.safetensors", "unused.safetensors", "config.yaml"
 DIT = "diffx.backbone.DiT"
@@ -49,9 +49,7 @@ def write_model(model: Model, folder: Path) -> list[Path]:
         "objective": dict(model.objective),
         "source": dict(model.source),
     }
-    partial = folder / f".{CONFIG}.partial"
-    partial.write_text(OmegaConf.to_yaml(OmegaConf.create(facts)))
-    os.replace(partial, folder / CONFIG)
+    write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(facts)))
     return [*written, folder / CONFIG]
 
 

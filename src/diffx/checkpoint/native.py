@@ -48,6 +48,7 @@ def save_checkpoint(trainer: L.Trainer, run: RunDir, keep_last: bool = True) -> 
 
 
 def _write_weights(state: dict[str, Tensor], path: Path) -> None:
+    # Large, and written often: under one temporary name, so that kills leave one leftover and not many.
     partial = path.with_name(f".{path.name}.partial")
     try:
         save_file({key: value.contiguous() for key, value in state.items()}, partial)

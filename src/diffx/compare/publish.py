@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from diffx.compare.metric import title
 from diffx.compare.study import Study
 from diffx.compare.table import Table
-from diffx.compare.write import write_text
 from diffx.errors import DiffxError
+from diffx.whole_file import write_text
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report

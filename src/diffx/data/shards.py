@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffx.errors import DiffxError
+from diffx.whole_file import write_text
 
 FORMAT = 1
 
@@ -195,6 +196,4 @@ def read_json(file: Path) -> Any:
 
 def write_json(file: Path, facts: Any) -> None:
     """Replace `file` in one step."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(facts) + "\n")
-    os.replace(partial, file)
+    write_text(file, json.dumps(facts) + "\n")
