@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffx.encoder import encoder_spec, make_encoder
+from diffx.assemble.services import make_encoder
 from diffx.errors import DiffxError
-from diffx.vision import name_takes_size
+from diffx.frozen.encoder import encoder_spec
+from diffx.frozen.vision import name_takes_size
 
 
 def random_encoder(name: str, side: int, device: torch.device) -> Callable[[Tensor], Tensor]:

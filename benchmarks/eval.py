@@ -17,8 +17,8 @@ from torch import Tensor
 
 from benchmarks import measure
 from benchmarks.measure import Ratio, in_turn, seconds_of, speed_ratio
+from diffx.features.inception import POOL_DIM, Inception
 from diffx.metrics.frechet import Moments, frechet_distance
-from diffx.metrics.inception import POOL_DIM, Inception
 
 BATCH = 64
 

@@ -14,8 +14,8 @@ from omegaconf import DictConfig
 from benchmarks.feed import Source
 from benchmarks.measure import Seconds, in_turn, now, release, seconds_of, speed_ratio
 from benchmarks.training import LOG_EVERY, OPTIMIZERS, Pool, Recipe, Trainee
-from diffx.build import build_model
-from diffx.module import DiffusionModule
+from diffx.assemble.model import build_model
+from diffx.train.module import DiffusionModule
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from diffx.whole_file import write_text
+from diffx.store.whole_file import write_text
 
 Seconds = dict[str, list[float]]  # by variant, one for each round
 

@@ -20,7 +20,7 @@ from benchmarks.feed import Source
 from benchmarks.layouts import write_layouts
 from benchmarks.measure import seconds_of
 from benchmarks.training import Pool, Recipe, Trainee
-from diffx.compose import compose_config
+from diffx.config.compose import compose_config
 
 SAMPLES = 64
 

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from benchmarks import measure
 from benchmarks.measure import Ratio, in_turn, seconds_of, speed_ratio
-from diffx.build import build_model, make
-from diffx.compose import compose_config
+from diffx.assemble.model import build_model
+from diffx.config.compose import compose_config
+from diffx.config.target import make
 from diffx.sampler import Field, Guidance, SampleNoise
 
 # The settings that a sampler needs; nfe is set to the nearest one that it can take.

@@ -29,9 +29,9 @@ from benchmarks.layouts import write_layouts
 from benchmarks.measure import in_turn, peak_flops, seconds_of, speed_ratio
 from benchmarks.report import print_ladder, print_split, print_steps, print_tokens
 from benchmarks.training import Pool, Recipe, Trainee, split_of_step
-from diffx.build import build_model, encoder_names
-from diffx.compose import compose_config
-from diffx.meter import flops_of
+from diffx.assemble.flops import flops_of
+from diffx.assemble.model import build_model, encoder_names
+from diffx.config.compose import compose_config
 
 PLAIN = "plain"
 BATCH = {

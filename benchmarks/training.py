@@ -16,13 +16,13 @@ from torch import Tensor
 from benchmarks.feed import Ahead, Source
 from benchmarks.peers import as_peers_write_it, ema_by_parameter
 from diffx import step
+from diffx.assemble.flops import count_flops
+from diffx.assemble.model import build_model
 from diffx.backbone import DiT
-from diffx.build import build_model
-from diffx.encoder import encoder_spec
-from diffx.meter import count_flops
-from diffx.module import update_ema
+from diffx.frozen.encoder import encoder_spec
 from diffx.plugin import Batch
 from diffx.step import Draws
+from diffx.train.ema import update_ema
 
 PARTS = ("data", "encoder", "draw", "forward", "backward", "optimizer", "ema", "logging")
 LOG_EVERY = 20

@@ -5,11 +5,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from diffx import embedded
+from diffx.assemble.services import make_encoder
 from diffx.data import Digits, Shapes
 from diffx.embedded import TokenEncoder
-from diffx.encoder import encoder_spec, make_encoder
+from diffx.embedded import networks as embedded
 from diffx.errors import DiffxError
+from diffx.frozen.encoder import encoder_spec
 
 MAKERS = [embedded.encoder, embedded.supervised, embedded.self_supervised]
 each_network = pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from diffx import embedded
 from diffx.data import Digits
+from diffx.embedded import networks as embedded
 
 pytestmark = pytest.mark.slow
 

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from diffx.encoder import SPECS, EncoderSpec, check_grid, encoder_spec, make_encoder
+from diffx.assemble.services import make_encoder
 from diffx.errors import DiffxError
-from diffx.vision import CLIP, IMAGENET, VisionModel
+from diffx.frozen.encoder import SPECS, EncoderSpec, check_grid, encoder_spec
+from diffx.frozen.vision import CLIP, IMAGENET, VisionModel
 
 DINO_LIKE = {"img_size": 56, "patch_size": 14, "embed_dim": 32, "depth": 2, "num_heads": 2, "init_values": 1e-1}
 

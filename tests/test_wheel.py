@@ -52,7 +52,7 @@ def run(python: Path, folder: Path, *arguments: str) -> str:
 
 
 def test_the_wheel_is_what_is_imported_and_carries_its_configuration(python: Path, tmp_path: Path) -> None:
-    code = "import diffx, diffx_plugins, diffx.compose as c; print(diffx.__file__); print(c.config_dir())"
+    code = "import diffx, diffx_plugins, diffx.config.compose as c; print(diffx.__file__); print(c.config_dir())"
     package, conf = run(python, tmp_path, "-c", code).split()
     assert str(ROOT / "src") not in package
     assert Path(conf) == Path(package).parent / "conf"
@@ -62,7 +62,7 @@ def test_the_wheel_is_what_is_imported_and_carries_its_configuration(python: Pat
 def test_every_config_of_the_wheel_composes_and_plans_from_any_directory(python: Path, tmp_path: Path) -> None:
     code = (
         f"partners = {PARTNERS}\n"
-        "from diffx.compose import compose_config, config_dir; from diffx.build import build_model\n"
+        "from diffx.config.compose import compose_config, config_dir; from diffx.assemble.model import build_model\n"
         "for file in sorted(config_dir().glob('*/*.yaml')):\n"
         "    group, name = file.parent.name, file.stem\n"
         "    value = f'[{name}]' if group == 'plugins' else name\n"

@@ -1,3 +1,6 @@
-from diffx.cli import main
+"""`python -m diffx`: train a configuration, or sweep and compare. A door: nothing imports it."""
 
-main()
+from diffx.commands.train import main
+
+if __name__ == "__main__":
+    main()

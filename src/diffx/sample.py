@@ -1,50 +1,6 @@
-"""python -m diffx.sample RUN: draw samples from a run's EMA weights, as a PNG grid and a uint8 .npz, on all GPUs.
+"""`python -m diffx.sample`: draw samples from a run. A door: nothing imports it."""
 
-Sample i depends on the seed and i alone. A set that was cut off goes on when the same command is typed again.
-"""
-
-import argparse
-from pathlib import Path
-
-from diffx.command import on_all_devices
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m diffx.sample", description=__doc__)
-    parser.add_argument("run", type=Path, help="a run directory, with config.yaml and checkpoints/ema.safetensors")
-    parser.add_argument("settings", nargs="*", help="KEY=VALUE settings of eval, sampler and guidance")
-    parser.add_argument("--protocol", help="a file of conf/eval: its sampler, guidance, labels and number of samples")
-    parser.add_argument("-n", "--count", type=int, help="how many samples (default 100, or the protocol's number)")
-    parser.add_argument("-o", "--out", type=Path, help="the .npz to write (default RUN/samples/PROTOCOL.npz)")
-    parser.add_argument("--nfe", type=int, help="network forwards, instead of the sampler's setting")
-    parser.add_argument("--guidance", type=float, help="guidance scale, instead of the setting")
-    parser.add_argument("--ema", type=float, metavar="DECAY", help="one of more_ema_decays, instead of ema_decay")
-    parser.add_argument("--label", type=int, help="one label for all samples, instead of eval.labels")
-    parser.add_argument("--seed", type=int, help="seed of noise and labels, instead of eval.seed")
-    on_all_devices("diffx.sample", parser, sample, arguments)
-
-
-def sample(chosen: argparse.Namespace) -> None:
-    """Draw, decode, write, and say where."""
-    from diffx import ranks
-    from diffx.errors import DiffxError
-    from diffx.protocols import read_config, with_ema, with_protocol
-    from diffx.run import RunDir
-    from diffx.sample_set import SampleSet
-
-    flags = {"sampler.nfe": chosen.nfe, "guidance.scale": chosen.guidance, "eval.seed": chosen.seed}
-    settings = [f"{key}={value}" for key, value in flags.items() if value is not None]
-    own, weights = with_ema(read_config(chosen.run), RunDir(chosen.run), chosen.ema)
-    config = with_protocol(own, chosen.protocol, [*chosen.settings, *settings])
-    count = chosen.count if chosen.count is not None else config.eval.samples if chosen.protocol else 100
-    if count < 1:
-        raise DiffxError(f"--count {count}: type a number of at least 1.")
-    out = (chosen.out or chosen.run / "samples" / (chosen.protocol or "samples")).with_suffix(".npz")
-    SampleSet(weights, config, count, out, chosen.label).draw()
-    if ranks.is_first():
-        print(f"{count} samples: {out} (arr_0, uint8, NxHxWxC) and {out.with_suffix('.png')}")
-
+from diffx.commands.sample import main
 
 if __name__ == "__main__":
     main()

@@ -3,9 +3,7 @@
 `draw` is eager and holds everything random and every teacher; `losses` is pure and can be compiled as one graph.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -14,8 +12,9 @@ from torch import Tensor
 from diffx.backbone.dit import DiT
 from diffx.errors import DiffxError
 from diffx.objective import Objective
-from diffx.plan import MAIN, Plan, View
+from diffx.planner import MAIN, Plan, View
 from diffx.plugin import Aux, Batch, Plugin
+from diffx.streams import Streams
 from diffx.tokens import Tokens, random_subset
 
 Plugins = Mapping[str, Plugin]
@@ -34,33 +33,6 @@ class Draws(NamedTuple):
     noise: dict[str, Tensor]
     y: dict[str, Tensor]
     aux: dict[str, Aux]
-
-
-@dataclass(frozen=True)
-class Streams:
-    """The random generators of one step: one for each consumer, a function of (run seed, step, rank, consumer).
-
-    So switching a plugin on changes no other draw: runs of one seed see the same batches, times, noise and dropped
-    labels. And nothing has to be saved to resume exactly.
-    """
-
-    seed: int
-    step: int
-    rank: int = 0
-    device: torch.device | str = "cpu"
-
-    def own(self, consumer: str) -> torch.Generator:
-        """This rank's generator."""
-        return self._generator(f"{self.seed}/{self.step}/{self.rank}/{consumer}", self.device)
-
-    def shared(self, consumer: str) -> torch.Generator:
-        """A generator that draws alike on all ranks, on the CPU."""
-        return self._generator(f"{self.seed}/{self.step}/shared/{consumer}", "cpu")
-
-    @staticmethod
-    def _generator(key: str, device: torch.device | str) -> torch.Generator:
-        digest = hashlib.blake2b(key.encode(), digest_size=7).digest()
-        return torch.Generator(device).manual_seed(int.from_bytes(digest, "big"))
 
 
 @torch.no_grad()

@@ -1,22 +1,6 @@
-"""python -m diffx.worker FILE: train one resolved configuration. Sweeps start it; it never runs Hydra."""
+"""`python -m diffx.worker`: train one resolved configuration. A door: nothing imports it."""
 
-import sys
-from pathlib import Path
-
-from diffx.cli import calm_openmp, finish
-
-
-def work(file: Path) -> None:
-    """Train the configuration in a YAML file."""
-    from omegaconf import DictConfig, OmegaConf
-
-    from diffx.launch import launch
-
-    config = OmegaConf.load(file)
-    assert isinstance(config, DictConfig)
-    launch(config)
-
+from diffx.commands.worker import main
 
 if __name__ == "__main__":
-    calm_openmp()
-    finish(lambda: work(Path(sys.argv[1])))
+    main()

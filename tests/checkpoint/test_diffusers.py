@@ -6,8 +6,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2
 from official_files import assert_agrees, official
 
 from diffx.checkpoint import export_model, import_file
-from diffx.checkpoint.__main__ import main
 from diffx.checkpoint.diffusers import use_official_frequencies
+from diffx.commands.checkpoint import main
 from diffx.errors import DiffxError
 
 

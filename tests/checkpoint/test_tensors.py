@@ -5,8 +5,8 @@ import pickle
 import pytest
 import torch
 
-from diffx.checkpoint.__main__ import main
 from diffx.checkpoint.tensors import read_tensors, write_tensors
+from diffx.commands.checkpoint import main
 from diffx.errors import DiffxError
 
 

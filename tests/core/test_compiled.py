@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch._dynamo import reset
 
-from diffx.build import Model
-from diffx.module import DiffusionModule
+from diffx.assemble.model import Model
 from diffx.step import losses
 from diffx.testing import TinyRun, make_registered, registered, tiny_backbone
+from diffx.train.module import DiffusionModule
 from diffx_plugins.mdt import MDT
 from diffx_plugins.tread import TREAD
 

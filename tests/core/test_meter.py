@@ -5,12 +5,13 @@ import time
 import pytest
 import torch
 
+from diffx.assemble.flops import Flops, count_flops
 from diffx.backbone import DiT
 from diffx.errors import DiffxError
-from diffx.meter import Flops, Meter, count_flops, peak_memory
 from diffx.objective import Interpolant
-from diffx.plan import make_plan
+from diffx.planner import make_plan
 from diffx.plugin import Plugin
+from diffx.train.clock import Meter, peak_memory
 from diffx_plugins.mdt import MDT
 from diffx_plugins.repa import REPA
 from diffx_plugins.tread import TREAD

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from diffx.backbone import DiT
 from diffx.errors import DiffxError
-from diffx.plan import Action, Plan, make_plan
+from diffx.planner import Action, Plan, make_plan
 from diffx.plugin import Plugin, Span
 
 BLOCKS, TOKENS = 6, 16

@@ -5,7 +5,8 @@ import torch
 
 from diffx.errors import DiffxError
 from diffx.plugin import Plugin, Span
-from diffx.step import Streams, draw, walk
+from diffx.step import draw, walk
+from diffx.streams import Streams
 from diffx.testing import TinyRun, tiny_backbone, tiny_batch
 from diffx_plugins.mdt import MDT
 from diffx_plugins.repa import REPA

@@ -22,11 +22,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from diffx import step
-from diffx.build import Model
-from diffx.module import DiffusionModule, update_ema
+from diffx.assemble.model import Model
 from diffx.objective import DDPM, EDM, Interpolant
-from diffx.step import Streams
+from diffx.streams import Streams
 from diffx.testing import TinyRun, make_registered, registered, tiny_backbone
+from diffx.train.ema import update_ema
+from diffx.train.module import DiffusionModule
 
 SETS = [names for count in range(4) for names in itertools.combinations(registered(), count)]
 OBJECTIVES = {"linear": Interpolant(), "cosine": Interpolant("cosine", "noise", "lognormal"), "edm": EDM()}

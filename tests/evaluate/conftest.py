@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from diffx.compose import compose_config
-from diffx.run import RunDir
-from diffx.train import train
+from diffx.config.compose import compose_config
+from diffx.run.folder import RunDir
+from diffx.train.loop import train
 from tests.run.conftest import small
 
 Refusal = Callable[[Callable[[list[str]], None], list[str]], str]

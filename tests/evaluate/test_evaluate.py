@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffx.evaluate import main
-from diffx.metrics.features import EmbeddedMetrics
-from diffx.run import RunDir
+from diffx.commands.evaluate import main
+from diffx.metrics.embedded import EmbeddedMetrics
+from diffx.run.folder import RunDir
 
 
 def lines(file: Path) -> list[dict]:
@@ -115,7 +115,7 @@ def test_missing_weights_are_said_before_anything_is_sampled(
 def test_training_without_the_weights_stops_before_the_first_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from diffx import cli
+    from diffx.commands import train as cli
     from tests.run.conftest import small
 
     (tmp_path / "work").mkdir()

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffx import evaluate, probe, sample
-from diffx.run import RunDir
+from diffx.commands import evaluate, probe, sample
+from diffx.run.folder import RunDir
 
 PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
 COMMANDS = {"diffx.sample": sample.main, "diffx.evaluate": evaluate.main, "diffx.probe": probe.main}

@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from diffx import block_probe
-from diffx.block_probe import block_outputs, time_at
-from diffx.compose import compose_config
+from diffx.commands.probe import main
+from diffx.config.compose import compose_config
+from diffx.evaluation import block_probe
+from diffx.evaluation.block_probe import block_outputs, time_at
 from diffx.objective import DDPM, EDM, Interpolant
-from diffx.probe import main
-from diffx.run import RunDir
-from diffx.train import train
+from diffx.run.folder import RunDir
+from diffx.train.loop import train
 from tests.evaluate.conftest import Refusal
 from tests.run.conftest import small
 
@@ -76,7 +76,7 @@ def test_runs_of_every_method_are_probed_as_they_sample(
 
 def test_the_last_blocks_output_is_what_the_head_reads_in_a_forward(trained: RunDir) -> None:
     """With MDT's decoder position and skips too: the walk is the backbone's own."""
-    from diffx.build import build_model
+    from diffx.assemble.model import build_model
 
     model = build_model(compose_config(["backbone.decoder_layers=2", "backbone.skips=true", "backbone.depth=6"]))
     backbone = model.backbone.eval()

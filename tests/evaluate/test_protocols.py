@@ -2,9 +2,9 @@
 
 import pytest
 
-from diffx.compose import compose_config
+from diffx.config.compose import compose_config
+from diffx.config.protocol import with_protocol
 from diffx.errors import DiffxError
-from diffx.protocols import with_protocol
 
 PUBLISHED = {  # sampler, NFE, guidance scale, its interval's end, channels, power, samples, rounding
     "adm_50k": ("EulerMaruyama", 250, 1.0, 1.0, None, None, 50_000, "nearest"),
@@ -71,7 +71,7 @@ def test_an_unknown_protocol_is_named_with_those_there_are() -> None:
 
 @pytest.mark.parametrize("name", ["sit_xl", "repa_xl", "mdt_xl", "tread_xl"])
 def test_the_papers_experiments_draw_curves_of_ten_thousand_samples(name: str) -> None:
-    from diffx.build import build_model
+    from diffx.assemble.model import build_model
 
     config = compose_config([f"+experiment={name}"])
     build_model(config, "meta")

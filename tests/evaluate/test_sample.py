@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffx import sample_set
+from diffx.commands.sample import main
+from diffx.config.protocol import read_config
 from diffx.errors import DiffxError
-from diffx.protocols import read_config
-from diffx.run import RunDir
-from diffx.sample import main
-from diffx.sample_set import SampleSet
+from diffx.evaluation import sample_set
+from diffx.evaluation.sample_set import SampleSet
+from diffx.run.folder import RunDir
 from tests.evaluate.conftest import Refusal
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from diffx.backbone import DiT
 from diffx.objective import Interpolant
-from diffx.plan import make_plan
+from diffx.planner import make_plan
 from diffx.sampler import Euler, EulerMaruyama, Field, Guidance, Heun
 from diffx.step import walk
 from diffx_plugins.repa import REPA

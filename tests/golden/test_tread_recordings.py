@@ -5,7 +5,7 @@ import torch
 from recordings import Recording, assert_agrees, load, plain_backbone
 
 from diffx.backbone import DiT
-from diffx.plan import make_plan
+from diffx.planner import make_plan
 from diffx.step import walk
 from diffx_plugins.tread import TREAD
 

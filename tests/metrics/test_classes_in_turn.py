@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffx.data import Digits
-from diffx.metrics.features import classes_in_turn
+from diffx.metrics.embedded import classes_in_turn
 
 labels = st.lists(st.integers(0, 4), min_size=1, max_size=60).map(torch.tensor)
 

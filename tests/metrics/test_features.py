@@ -9,12 +9,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from diffx import embedded
 from diffx.data import Digits
-from diffx.encoder import encoder_spec
+from diffx.embedded import networks as embedded
 from diffx.errors import DiffxError
-from diffx.metrics.features import EmbeddedMetrics
-from diffx.metrics.measure import checksum, sample_count
+from diffx.frozen.encoder import encoder_spec
+from diffx.metrics.embedded import EmbeddedMetrics
+from diffx.metrics.measure import sample_count
+from diffx.store.digest import checksum
 
 DISTANCES = ("fd_embedded_sup", "fd_embedded_ssl")
 

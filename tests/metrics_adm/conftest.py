@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diffx.data import Shapes
-from diffx.metrics.inception import Conv, Inception
+from diffx.features.inception import Conv, Inception
 
 
 def calibrate(network: Inception, images: Tensor) -> None:
@@ -68,6 +68,6 @@ def weights(home: Path, real: Tensor, fake: Tensor) -> Path:
 
 @pytest.fixture(scope="session")
 def network(weights: Path) -> Inception:
-    from diffx.metrics.inception import load_inception
+    from diffx.features.inception import load_inception
 
     return load_inception(str(weights))[0]

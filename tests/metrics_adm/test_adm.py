@@ -17,9 +17,9 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 
 from diffx.data import Shapes
 from diffx.errors import DiffxError
+from diffx.features.inception import Inception, InceptionFeatures
 from diffx.metrics.adm import ADMMetrics
 from diffx.metrics.frechet import Gaussian, frechet_distance
-from diffx.metrics.inception import Inception, InceptionFeatures
 from diffx.metrics.reference import load_reference
 
 

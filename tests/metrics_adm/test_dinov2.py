@@ -10,13 +10,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from diffx.data import Shapes
-from diffx.encoder import SPECS, EncoderSpec
 from diffx.errors import DiffxError
+from diffx.features.dinov2 import DINOv2, resampled, resize_like_pillow
+from diffx.features.inception import Inception
+from diffx.frozen.encoder import SPECS, EncoderSpec
+from diffx.frozen.vision import IMAGENET, VisionModel
 from diffx.metrics.adm import ADMMetrics
-from diffx.metrics.dinov2 import DINOv2, resampled, resize_like_pillow
-from diffx.metrics.inception import Inception
 from diffx.metrics.reference import reference_images
-from diffx.vision import IMAGENET, VisionModel
 
 TINY = {"patch_size": 14, "embed_dim": 32, "depth": 2, "num_heads": 2, "init_values": 1.0}
 

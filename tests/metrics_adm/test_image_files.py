@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from diffx.errors import DiffxError
-from diffx.image_files import FolderImages, NpzImages, open_images, write_npz
+from diffx.pixels.files import FolderImages, NpzImages, open_images, write_npz
 
 
 @pytest.fixture

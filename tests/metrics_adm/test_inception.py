@@ -8,7 +8,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
 from diffx.errors import DiffxError
-from diffx.metrics.inception import NAMES, Inception, find_weights, load_inception, resize_like_tensorflow
+from diffx.features.inception import NAMES, Inception, find_weights, load_inception, resize_like_tensorflow
 
 
 def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:

@@ -12,10 +12,10 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from diffx.errors import DiffxError
-from diffx.metrics.gather import all_gathered, all_reduced
 from diffx.metrics.inception_score import InceptionScore
 from diffx.metrics.kernel_distance import kernel_distance
 from diffx.metrics.precision_recall import precision, recall
+from diffx.processes.gather import all_gathered, all_reduced
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from diffx.compose import compose_config
+from diffx.config.compose import compose_config
 from diffx.errors import DiffxError
 from diffx.sampler import Field, check_fit
 from diffx.testing import tiny_backbone

@@ -5,8 +5,9 @@ import torch
 
 from diffx.errors import DiffxError
 from diffx.objective import DDPM, EDM, Interpolant
-from diffx.sampler import Ancestral, Dopri5, Field, Guidance, RoutedGuidance, SampleNoise
+from diffx.sampler import Ancestral, Dopri5, Field, Guidance, SampleNoise
 from diffx.testing import tiny_backbone
+from diffx_plugins.tread.guidance import RoutedGuidance
 
 
 def test_the_power_cosine_schedule_has_the_full_scale_at_the_data_and_none_at_the_noise():

@@ -9,14 +9,15 @@ import torch
 from diffusers import AutoencoderDC, AutoencoderKL
 from safetensors.torch import save_file
 
-from diffx.autoencoder import load_autoencoder
+from diffx.assemble.services import make_encoder
 from diffx.data.latents import Latents
 from diffx.data.shards import open_shards
-from diffx.encoder import SPECS, EncoderSpec, make_encoder
 from diffx.errors import DiffxError
+from diffx.frozen.autoencoder import load_autoencoder
+from diffx.frozen.encoder import SPECS, EncoderSpec
+from diffx.frozen.vision import VisionModel
 from diffx.prepare.encode import prepare_features, prepare_latents
 from diffx.prepare.images import prepare_images
-from diffx.vision import VisionModel
 
 
 @pytest.fixture

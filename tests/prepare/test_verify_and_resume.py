@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from made_sources import CLASSES, image_folder
 
+from diffx.commands.prepare import main
 from diffx.data.shards import ShardWriter, open_shards
 from diffx.errors import DiffxError
-from diffx.prepare.__main__ import main
 from diffx.prepare.encode import prepare_latents
 from diffx.prepare.images import prepare_images
 from diffx.prepare.verify import verify

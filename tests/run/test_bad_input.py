@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from diffx import cli
+from diffx.commands import train as cli
 from tests.run.conftest import small
 
 CASES = {

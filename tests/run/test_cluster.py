@@ -13,10 +13,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from diffx import processes
-from diffx.compose import compose_config
-from diffx.launch import gpu_groups
-from diffx.processes import run_ranks
+from diffx.commands.launch import gpu_groups
+from diffx.config.compose import compose_config
+from diffx.processes import children as processes
+from diffx.processes.children import run_ranks
 from tests.run.conftest import SMALL, SMALL_PLUGINS, training
 
 

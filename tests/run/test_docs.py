@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from diffx import cli
-from diffx.build import build_model
-from diffx.compose import compose_config, split_sweep
+from diffx.assemble.model import build_model
+from diffx.commands import train as cli
+from diffx.config.compose import compose_config, split_sweep
 from tests.run.conftest import SMALL
 
 ROOT = Path(__file__).parents[2]

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from diffx.build import build_model
-from diffx.compose import compose_config, config_dir, split_sweep
+from diffx.assemble.flops import count_flops
+from diffx.assemble.model import build_model
+from diffx.config.compose import compose_config, config_dir, split_sweep
+from diffx.config.protocol import protocol
 from diffx.errors import DiffxError
-from diffx.evaluation import protocol
-from diffx.meter import count_flops
-from diffx.train import train
+from diffx.train.loop import train
 from tests.prepare.made_sources import tiny_autoencoder
 from tests.run.made_latents import NARROW, SMALL_LATENTS, made_latents
 
@@ -89,7 +89,7 @@ def test_an_experiment_trains_two_steps_and_samples(name: str, latents: Path, tm
             [f"+experiment={name}", *NARROW, *SMALL_LATENTS, f"data.source.root={latents}", f"runs_dir={tmp_path}"]
         )
     )
-    card = run.read_card()
+    card = run.read_record()
     assert (card["status"], card["plugins"], card["precision"]) == (
         "complete", METHODS[name.rpartition("_")[0]][0], "bf16-mixed",
     )  # fmt: skip

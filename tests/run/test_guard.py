@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from diffx import ranks
 from diffx.errors import DiffxError
-from diffx.guard import Guard
 from diffx.plugin import Aux, Batch, Plugin
-from diffx.run import RunDir
+from diffx.run.folder import RunDir
 from diffx.tokens import Tokens
+from diffx.train.guard import Guard
 from tests.run.conftest import small
 
 Run = Callable[..., RunDir]
@@ -56,13 +56,13 @@ def test_a_step_without_a_finite_gradient_changes_no_weight_and_is_counted(run: 
     before = weights(run(*chosen, "runs_dir=before", "max_steps=3"))
     after = run(*chosen, "runs_dir=after", "max_steps=4")
     assert all(torch.equal(before[key], value) for key, value in weights(after).items())
-    assert after.read_card()["skipped_steps"] == 1
+    assert after.read_record()["skipped_steps"] == 1
 
 
 def test_training_goes_on_after_a_skipped_step_and_the_count_survives_a_resume(run: Run) -> None:
     at = weights(run(*POISON, "max_steps=4"))
     on = run(*POISON, "max_steps=8")
-    assert on.read_card()["skipped_steps"] == 1
+    assert on.read_record()["skipped_steps"] == 1
     moved = weights(on)
     assert any(not torch.equal(at[key], moved[key]) for key in at)
     assert all(value.isfinite().all() for value in moved.values())
@@ -102,7 +102,7 @@ def test_the_last_checkpoint_stays_when_a_run_diverges(run: Run) -> None:
     (path,) = Path().glob("runs/digits/*/s0")
     assert all(torch.equal(good[key], value) for key, value in weights(RunDir(path)).items())
     assert torch.load(RunDir(path).last_checkpoint, weights_only=True)["global_step"] == 4
-    assert RunDir(path).read_card()["status"] == "failed"
+    assert RunDir(path).read_record()["status"] == "failed"
 
 
 def test_the_guard_counts_in_all_and_in_a_row() -> None:

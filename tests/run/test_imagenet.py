@@ -15,10 +15,10 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from diffx.compose import compose_config
+from diffx.commands.prepare import main, parser
+from diffx.config.compose import compose_config
 from diffx.data.shards import open_shards
-from diffx.prepare.__main__ import main, parser
-from diffx.train import train
+from diffx.train.loop import train
 from tests.prepare.made_sources import image_folder, tiny_autoencoder
 from tests.run.made_latents import NARROW, SIDE
 

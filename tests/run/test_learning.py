@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from diffx.compose import compose_config
-from diffx.guard import Guard
-from diffx.train import train
+from diffx.config.compose import compose_config
+from diffx.train.guard import Guard
+from diffx.train.loop import train
 
 SHORT = [
     "backbone.patch_size=4",

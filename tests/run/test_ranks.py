@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffx.build import build_model
-from diffx.compose import compose_config
-from diffx.run import RunDir
-from diffx.train import train
+from diffx.assemble.model import build_model
+from diffx.config.compose import compose_config
+from diffx.run.folder import RunDir
+from diffx.train.loop import train
 from tests.run.conftest import small
 
 SETS = [(), ("repa",), ("mdt",), ("tread",), ("repa", "tread"), ("repa", "mdt")]
@@ -128,12 +128,13 @@ def test_checkpointed_activations_change_no_bit(folder: Path) -> None:
 
 
 def test_checkpointed_blocks_keep_less_for_the_backward_pass() -> None:
-    from diffx.parts import assemble
-    from diffx.train import make_module
+    from diffx.assemble.parts import assemble
+    from diffx.train.clock import Meter
+    from diffx.train.loop import make_module
 
     def kept(*settings: str) -> int:
         config = config_of("memory", (), *settings)
-        module = make_module(config, assemble(config))
+        module = make_module(config, assemble(config), Meter(torch.device("cpu")))
         backbone, total = module.backbone, 0
 
         def count(tensor: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from diffx.run import RunDir
+from diffx.run.folder import RunDir
 
 Run = Callable[..., RunDir]
 
@@ -19,7 +19,7 @@ def test_after_a_hundred_steps_the_hours_of_the_whole_run_and_its_end_are_foreca
         r"forecast at step 100: (\S+) cpu-hours of training in all, until about \d{4}-\d\d-\d\d \d\d:\d\d", line
     )
     assert found
-    spent = directory.read_card()["clock"]["train"] / 3600
+    spent = directory.read_record()["clock"]["train"] / 3600
     assert 0.3 * spent < float(found.group(1)) < 3 * spent
 
 
@@ -35,7 +35,7 @@ def test_a_run_that_ends_before_is_not_forecast(run: Run, capsys: pytest.Capture
 
 
 def test_a_finished_run_says_where_its_time_and_memory_went(run: Run) -> None:
-    card = run(plugins=("repa",)).read_card()
+    card = run(plugins=("repa",)).read_record()
     assert card["peak_memory_bytes"] > 2**26
     assert 0 < card["train_parts"]["encoder"] < card["clock"]["train"] + card["clock"]["compile"]
     assert card["train_parts"]["data"] > 0

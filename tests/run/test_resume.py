@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from diffx.errors import DiffxError
-from diffx.run import RunDir
+from diffx.run.folder import RunDir
 from tests.run.conftest import small, training
 
 Run = Callable[..., RunDir]
@@ -99,13 +99,13 @@ def test_a_run_killed_after_its_last_step_is_only_evaluated(run: Run) -> None:
     directory = run()
     before = json.loads(directory.curve.read_text().splitlines()[-1])
     directory.curve.unlink()
-    directory.write_card(finished_with=None, status="running")
+    directory.write_record(finished_with=None, status="running")
     run()
     (after,) = [json.loads(line) for line in directory.curve.read_text().splitlines()]
     assert after["step"] == before["step"]
     assert after["values"] == before["values"]
     assert after["cpu_hours"] == pytest.approx(before["cpu_hours"], rel=0.05)
-    assert directory.read_card()["status"] == "complete"
+    assert directory.read_record()["status"] == "complete"
 
 
 def test_the_last_point_is_looked_for_up_to_the_checkpoint(run: Run) -> None:
@@ -268,8 +268,8 @@ def test_a_full_disk_ends_the_run_with_the_last_good_checkpoint_intact(tmp_path:
 
 
 def test_a_plain_backbone_loads_the_ema_weights_strictly(run: Run) -> None:
-    from diffx.build import build_model
-    from diffx.compose import compose_config
+    from diffx.assemble.model import build_model
+    from diffx.config.compose import compose_config
 
     directory = run(plugins=("repa", "tread"))
     plain = build_model(compose_config(small())).backbone

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from diffx.logger import Sink, online
-from diffx.run import RunDir
+from diffx.run.folder import RunDir
+from diffx.run.sink import Sink, online
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffx.backbone import DiT
-from diffx.encoder import encoder_spec
 from diffx.errors import DiffxError
+from diffx.frozen.encoder import encoder_spec
 from diffx.plugin import Aux, Batch, Plugin, Schedule
 from diffx.tokens import Tokens, gather
 

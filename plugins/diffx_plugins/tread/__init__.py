@@ -3,6 +3,9 @@
 from diffx.backbone import DiT
 from diffx.errors import DiffxError
 from diffx.plugin import Plugin, Span
+from diffx_plugins.tread.guidance import RoutedGuidance
+
+__all__ = ["TREAD", "RoutedGuidance"]
 
 
 class TREAD(Plugin):

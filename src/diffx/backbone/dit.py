@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffx.backbone.conditioning import BlockTable, HeadTable, SharedModulation
+from diffx.backbone.modulation import BlockTable, HeadTable, SharedModulation
 from diffx.backbone.position import RelativePositionBias, Rotary, add_position, sincos_table
 from diffx.errors import DiffxError
 from diffx.tokens import Tokens

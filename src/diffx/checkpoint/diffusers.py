@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diffx.checkpoint.architecture import check_layout
 from diffx.checkpoint.tensors import refuse_existing, write_tensors
-from diffx.whole_file import write_text
+from diffx.store.whole_file import write_text
 
 CONFIG, TENSORS = "config.json", "diffusion_pytorch_model.safetensors"
 OUTER = {

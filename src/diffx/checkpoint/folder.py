@@ -16,7 +16,7 @@ from diffx.backbone import DiT
 from diffx.checkpoint.official import Weights
 from diffx.checkpoint.tensors import describe_mismatch, read_tensors, refuse_existing, write_tensors
 from diffx.errors import DiffxError
-from diffx.whole_file import write_text
+from diffx.store.whole_file import write_text
 
 BACKBONE, PLUGIN, UNUSED, CONFIG = "backbone.safetensors", "plugin.safetensors", "unused.safetensors", "config.yaml"
 DIT = "diffx.backbone.DiT"

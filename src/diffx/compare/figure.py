@@ -35,7 +35,7 @@ from diffx.compare.number import compact
 from diffx.compare.published import Mark, marks
 from diffx.compare.study import Result, Study, curves, sound_curves
 from diffx.compare.target import Curve, Reach, Speedup, value_at
-from diffx.whole_file import replaced
+from diffx.store.whole_file import replaced
 
 # Okabe and Ito's colours, told apart with every common colour blindness; their black is left to the baseline.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#7A4FB5")

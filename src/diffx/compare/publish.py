@@ -16,7 +16,7 @@ from diffx.compare.metric import title
 from diffx.compare.study import Study
 from diffx.compare.table import Table
 from diffx.errors import DiffxError
-from diffx.whole_file import write_text
+from diffx.store.whole_file import write_text
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report
@@ -44,7 +44,7 @@ def check_extra() -> None:
 
 def publish(study: Study, folder: Path, tables: Sequence[Table], verdict: str, where: Destination) -> list[str]:
     """Logs what lies in the report's folder and publishes the W&B report. Returns sentences that say where it is."""
-    from diffx.logger import online
+    from diffx.run.sink import online
 
     check_extra()
     live, project = online("auto"), where.project or project_of(study)

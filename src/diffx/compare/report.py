@@ -17,7 +17,7 @@ from diffx.compare.response import Response, response_table, responses
 from diffx.compare.response_figure import draw_responses
 from diffx.compare.study import Study, along, study
 from diffx.compare.table import Table, comma_separated, tables
-from diffx.whole_file import write_text
+from diffx.store.whole_file import write_text
 
 FILES = {"step": "steps", "images": "images", "train_flops": "flops"}  # compare_steps.png, ...
 

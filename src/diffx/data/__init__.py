@@ -7,9 +7,10 @@ from torch import Tensor
 
 from diffx.data.batches import StepBatches
 from diffx.data.digits import Digits
+from diffx.data.latents import Latents
 from diffx.data.shapes import Shapes
 
-__all__ = ["Data", "Digits", "LabelledReference", "Shapes", "StepBatches"]
+__all__ = ["Data", "Digits", "LabelledReference", "Latents", "Shapes", "StepBatches"]
 
 
 class Data(Protocol):

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from diffx.data.cache import digest
 from diffx.errors import DiffxError
-from diffx.images import levels, signed
+from diffx.pixels.values import signed, to_uint8
+from diffx.store.digest import digest
 
 SIZES = (8, 16, 32)
 HELD_OUT_PER_CLASS = 50
@@ -66,7 +66,7 @@ class Digits:
 
     def decode(self, x: Tensor, rounding: str = "nearest") -> Tensor:
         """Values in [-1, 1] to uint8."""
-        return levels(x, rounding)
+        return to_uint8(x, rounding)
 
 
 def _resize(scans: Tensor, size: int) -> Tensor:

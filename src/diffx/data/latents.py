@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffx.data.cache import digest
 from diffx.data.shards import Shards, join, open_shards
 from diffx.errors import DiffxError
-from diffx.images import levels
+from diffx.pixels.values import to_uint8
+from diffx.store.digest import digest
 
 if TYPE_CHECKING:
-    from diffx.autoencoder import Autoencoder
+    from diffx.frozen.autoencoder import Autoencoder
 
 
 class Latents:
@@ -130,12 +130,12 @@ class Latents:
             DiffxError: the autoencoder's weights cannot be found.
         """
         if self._autoencoder is None:
-            from diffx.autoencoder import load_autoencoder
+            from diffx.frozen.autoencoder import load_autoencoder
 
             self._autoencoder = load_autoencoder(self.decoder or self._latents[0].manifest["facts"]["autoencoder"])
         self._autoencoder.to(x.device)
         raw = x.float() / self._scale.to(x.device) + self._shift.to(x.device)
-        return levels(self._autoencoder.decode(raw), rounding)
+        return to_uint8(self._autoencoder.decode(raw), rounding)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_autoencoder": None}

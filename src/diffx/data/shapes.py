@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffx.data import cache
 from diffx.data.drawing import OUTLINES, UNIFORMS, draw
 from diffx.errors import DiffxError
-from diffx.images import levels, signed
+from diffx.pixels.values import signed, to_uint8
+from diffx.store import cache
+from diffx.store.digest import digest
 
 VERSION = 1  # of the drawing: a change makes all cached images anew
 REFERENCE_COUNT = 10_000
@@ -47,7 +48,7 @@ class Shapes:
             raise DiffxError(f"data.size={size}: shapes are drawn in 8, 12, 16, ... 256 pixels. Type data.size=32.")
         self.count, self.seed, self.size = count, seed, size
         self.shape = (3, size, size)
-        self.identity = cache.digest(self._facts(TRAIN, count))
+        self.identity = digest(self._facts(TRAIN, count))
         self._paths: dict[int, Path] = {}
 
     def __len__(self) -> int:
@@ -72,7 +73,7 @@ class Shapes:
 
     def decode(self, x: Tensor, rounding: str = "nearest") -> Tensor:
         """Values in [-1, 1] to uint8."""
-        return levels(x, rounding)
+        return to_uint8(x, rounding)
 
     def _facts(self, stream: int, count: int) -> dict[str, Any]:
         facts = {"name": self.name, "version": VERSION, "stream": stream, "seed": self.seed}
@@ -81,7 +82,7 @@ class Shapes:
     def _images(self, stream: int, count: int) -> NDArray[np.uint8]:
         if stream not in self._paths:
             facts = self._facts(stream, count)
-            path = cache.home() / "data" / f"shapes-{cache.digest(facts)}.npy"
+            path = cache.home() / "data" / f"shapes-{digest(facts)}.npy"
             cache.entry(path, facts, lambda fresh: self._write(fresh, stream, count))
             self._paths[stream] = path
         # Opened anew each time (0.1 ms): an open memory map would be copied into every worker that is spawned.

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffx.errors import DiffxError
-from diffx.whole_file import write_text
+from diffx.store.whole_file import write_text
 
 FORMAT = 1
 

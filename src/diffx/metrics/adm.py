@@ -12,19 +12,20 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from diffx.data.cache import digest, entry, home
 from diffx.errors import DiffxError
-from diffx.metrics.dinov2 import DINOv2
+from diffx.features.dinov2 import DINOv2
+from diffx.features.inception import load_inception
 from diffx.metrics.frechet import FrechetDistance
-from diffx.metrics.gather import total
 from diffx.metrics.image_metric import Once
-from diffx.metrics.inception import load_inception
 from diffx.metrics.inception_score import InceptionScore
 from diffx.metrics.kernel_distance import KernelDistance
 from diffx.metrics.measure import measure, sample_count
 from diffx.metrics.precision_recall import Precision, Recall
 from diffx.metrics.real_images import RealImages, training_images
 from diffx.metrics.reference import Reference, computed_reference, load_reference, reference_images
+from diffx.processes.gather import total
+from diffx.store.cache import entry, home
+from diffx.store.digest import digest
 
 if TYPE_CHECKING:
     from diffx.data import Data

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from diffx.errors import DiffxError
-from diffx.metrics.gather import all_gathered
+from diffx.processes.gather import all_gathered
 
 Network = Callable[[Tensor], Tensor]
 

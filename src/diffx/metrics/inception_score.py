@@ -7,8 +7,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from diffx.errors import DiffxError
-from diffx.metrics.gather import all_reduced
 from diffx.metrics.image_metric import ImageMetric, Network
+from diffx.processes.gather import all_reduced
 
 SPLIT = 5000
 

@@ -1,6 +1,5 @@
 """Measuring a stream of images, and what names a measurement: the number of images and the networks' weights."""
 
-import zlib
 from collections.abc import Iterable
 
 from torch import Tensor
@@ -25,11 +24,3 @@ def measure(metrics: MetricCollection, batches: Iterable[Tensor], batch_size: in
 def sample_count(n: int) -> str:
     """1000 -> "1k", 2048 -> "2048": the suffix of a metric's name."""
     return f"{n // 1000}k" if n and n % 1000 == 0 else str(n)
-
-
-def checksum(weights: Iterable[Tensor]) -> str:
-    """CRC-32 of tensors: which networks these are, since one thread more can train slightly others."""
-    value = 0
-    for tensor in weights:
-        value = zlib.crc32(tensor.contiguous().numpy().tobytes(), value)
-    return f"{value:08x}"

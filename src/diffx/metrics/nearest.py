@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from diffx.errors import DiffxError
-from diffx.metrics.gather import all_reduced
 from diffx.metrics.image_metric import ImageMetric
+from diffx.processes.gather import all_reduced
 
 
 class NearestTraining(ImageMetric):

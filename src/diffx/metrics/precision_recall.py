@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diffx.errors import DiffxError
-from diffx.metrics.exact import exact_float32
+from diffx.features.exact import exact_float32
 from diffx.metrics.image_metric import KeptFeatures
 
 NEIGHBOURS = 3

@@ -18,12 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffx.data.cache import digest, entry, home
 from diffx.errors import DiffxError
-from diffx.image_files import KEY, NpzImages
+from diffx.features.inception import POOL_DIM, SPATIAL_DIM
 from diffx.metrics.frechet import Gaussian, Moments
-from diffx.metrics.inception import POOL_DIM, SPATIAL_DIM
 from diffx.metrics.real_images import RealImages, training_images
+from diffx.pixels.files import KEY, NpzImages
+from diffx.store.cache import entry, home
+from diffx.store.digest import digest
 
 if TYPE_CHECKING:
     from diffx.data import Data

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffx.autoencoder import load_autoencoder
+from diffx.assemble.services import make_encoder
 from diffx.data.shards import Shards, open_shards, read_note
-from diffx.encoder import check_grid, encoder_spec, make_encoder
 from diffx.errors import DiffxError
+from diffx.frozen.autoencoder import load_autoencoder
+from diffx.frozen.encoder import check_grid, encoder_spec
 from diffx.prepare.job import Array, Job, Process, Put, Row
 
 Network = Callable[[Tensor], Tensor]

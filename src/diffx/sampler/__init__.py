@@ -4,7 +4,7 @@ from diffx.sampler.ancestral import Ancestral
 from diffx.sampler.dopri5 import Dopri5
 from diffx.sampler.edm import EDMHeun
 from diffx.sampler.field import Field, check_fit
-from diffx.sampler.guidance import AnyGuidance, Guidance, RoutedGuidance
+from diffx.sampler.guidance import AnyGuidance, Guidance
 from diffx.sampler.noise import SampleNoise
 from diffx.sampler.ode import Euler, Heun
 from diffx.sampler.sde import EulerMaruyama
@@ -19,7 +19,6 @@ __all__ = [
     "Field",
     "Guidance",
     "Heun",
-    "RoutedGuidance",
     "SampleNoise",
     "check_fit",
 ]

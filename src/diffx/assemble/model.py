@@ -1,0 +1,69 @@
+"""What is trained and how: backbone, plugins, objective and plan, from the settings alone."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from omegaconf import DictConfig
+
+from diffx.backbone import DiT
+from diffx.config.check import check
+from diffx.config.target import make
+from diffx.errors import DiffxError
+from diffx.frozen.encoder import check_grid, encoder_spec
+from diffx.objective import Objective
+from diffx.planner import Plan, make_plan
+from diffx.plugin import Plugin
+from diffx.sampler.field import check_fit
+
+BATCH_KEYS = ("x", "y", "image")
+
+
+TERMS = ("denoise", "total")
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is trained and how: built from the configuration alone, with no data and no weights of others."""
+
+    backbone: DiT
+    plugins: dict[str, Plugin]
+    objective: Objective
+    plan: Plan
+
+
+def build_model(config: DictConfig, device: torch.device | str = "cpu") -> Model:
+    """Backbone, plugins, objective and plan, initialised from config.seed, without touching global random state.
+
+    On device "meta" nothing is allocated. Raises DiffxError for anything that cannot work.
+    """
+    check(config)
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        torch.manual_seed(config.seed)
+        backbone: DiT = make(config.backbone)
+        objective: Objective = make(config.objective)
+        check_fit(make(config.sampler), objective)
+        make(config.guidance)
+        make(config.optimizer, params=[torch.nn.Parameter(torch.zeros(1))])
+        plugins: dict[str, Plugin] = {}
+        for name, settings in (config.get("plugins") or {}).items():
+            if name in TERMS:
+                raise DiffxError(f"A plugin cannot be called {name}, which is the name of a term of the loss.")
+            # Its own seed: one plugin's modules start alike whatever stands beside it.
+            torch.manual_seed(config.seed + 1)
+            plugins[str(name)] = make(settings)
+            plugins[str(name)].setup(backbone)
+    provided = {*BATCH_KEYS, *(f"features/{name}" for name in _encoders(plugins, backbone, config))}
+    return Model(backbone, plugins, objective, make_plan(backbone, plugins, provided))
+
+
+def encoder_names(needs: Iterable[str]) -> list[str]:
+    """The frozen encoders among what plugins need, each once."""
+    return list(dict.fromkeys(n.removeprefix("features/") for n in needs if n.startswith("features/")))
+
+
+def _encoders(plugins: dict[str, Plugin], backbone: DiT, config: DictConfig) -> list[str]:
+    names = encoder_names(need for plugin in plugins.values() for need in plugin.needs)
+    for name in names:
+        check_grid(encoder_spec(name), name, config.data.image_size, backbone.side)
+    return names

@@ -1,0 +1,88 @@
+"""All that a run is made of, built and checked against each other before anything is written."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from diffx.assemble.flops import Flops, count_flops, flops_of
+from diffx.assemble.model import Model, build_model
+from diffx.assemble.services import Service, make_services
+from diffx.config.protocol import protocol
+from diffx.config.target import make
+from diffx.data import Data
+from diffx.errors import DiffxError
+from diffx.processes.devices import cost_unit, pick_device
+
+
+class Metrics(Protocol):
+    """What an evaluation asks of its metrics: called with batches of uint8 samples, values by name over all ranks."""
+
+    identity: str
+    networks: Iterable[dict[str, str]]
+
+    def __call__(self, batches: Iterable[Tensor]) -> dict[str, float]: ...
+    def floor(self, count: int) -> dict[str, float]: ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The model, its data, teachers and metrics, what a step costs and under which protocol it is measured."""
+
+    model: Model
+    data: Data
+    metrics: Metrics
+    services: dict[str, Service]
+    flops: Flops
+    device: torch.device
+    protocol: dict[str, Any]
+
+
+def assemble(config: DictConfig) -> Parts:
+    """Build every part of a run, each of which may refuse with a DiffxError."""
+    model = build_model(config)
+    device = pick_device(config.trainer.accelerator)
+    _check_budget_unit(config, cost_unit(device))
+    if config.trainer.precision == "16-mixed" and device.type == "cpu":
+        raise DiffxError("trainer.precision=16-mixed is for GPUs; type trainer.precision=bf16-mixed or 32-true.")
+    data: Data = make(config.data.source)
+    _check_shape(config, model, data)
+    services = make_services(config, model, data, device)
+    teachers = _teacher_flops(services, data)
+    data.decode(torch.zeros(1, *data.shape))  # a decoder without weights must refuse now, not at the first evaluation
+    metrics: Metrics = make(config.eval.metrics, data=data, device=device)
+    flops = count_flops(model.backbone, model.plugins, model.objective, model.plan, teachers)
+    return Parts(model, data, metrics, services, flops, device, protocol(config, data.identity, metrics.identity))
+
+
+def _teacher_flops(services: dict[str, Service], data: Data) -> dict[str, int]:
+    if not services:
+        return {}
+    image = data.batch(torch.zeros(1, dtype=torch.long))["image"]
+    return {name: flops_of(service, image) for name, service in services.items()}
+
+
+def _check_shape(config: DictConfig, model: Model, data: Data) -> None:
+    backbone = model.backbone
+    expected = (backbone.in_channels, backbone.input_size, backbone.input_size)
+    if tuple(data.shape) != expected:
+        raise DiffxError(
+            f"data={config.data.name} has samples of shape {tuple(data.shape)} and the backbone takes {expected}; "
+            f"type data.channels={data.shape[0]} data.size={data.shape[1]}."
+        )
+    if data.num_classes > backbone.num_classes:
+        raise DiffxError(
+            f"data={config.data.name} has {data.num_classes} classes and the backbone {backbone.num_classes}; "
+            f"type data.num_classes={data.num_classes}."
+        )
+
+
+def _check_budget_unit(config: DictConfig, unit: str) -> None:
+    if config.budget and list(config.budget) != [unit]:
+        raise DiffxError(
+            f"budget is given in {', '.join(config.budget)}, but this device is metered in {unit}; "
+            f"type budget.{unit}= instead."
+        )

@@ -1,0 +1,69 @@
+"""The plan as text: what happens before which block, on how many tokens, and what a step costs."""
+
+from collections.abc import Mapping
+from itertools import zip_longest
+
+from torch import nn
+
+from diffx.assemble.flops import Flops
+from diffx.backbone.dit import DiT
+from diffx.planner import Plan, View
+from diffx.plugin import Plugin
+
+
+def plan_table(backbone: DiT, plugins: Mapping[str, Plugin], plan: Plan, flops: Flops) -> str:
+    """Left, a row for every depth at which something happens; right, sizes and costs."""
+    left = [row for view in plan.views for row in _rows(view, backbone)]
+    right = _facts(backbone, plugins, flops)
+    width = max(map(len, left)) + 2
+    return "\n".join(f"{a:<{width}}{b}".rstrip() for a, b in zip_longest(left, right, fillvalue=""))
+
+
+def _rows(view: View, backbone: DiT) -> list[str]:
+    rows = [f"{f'view {view.name}':<14}depth  tokens  what"]
+    for depth, actions in enumerate(view.actions):
+        words = "; ".join(
+            _words(view, kind, plugin) for kind, plugin in actions if kind != "save" or not _drops(actions, plugin)
+        )
+        if words:
+            # Before a drop is counted what arrives here: the tokens that the previous block worked on.
+            arriving = view.tokens[depth - 1] if depth else backbone.num_tokens
+            rows.append(f"{depth:>19}  {arriving:>6}  {words}")
+    if len(rows) == 1:
+        rows.append(f"{0:>19}  {backbone.num_tokens:>6}  all tokens through all {len(backbone.blocks)} blocks")
+    return rows
+
+
+def _drops(actions: tuple[tuple[str, str], ...], plugin: str) -> bool:
+    return ("drop", plugin) in actions
+
+
+def _words(view: View, kind: str, plugin: str) -> str:
+    if kind == "restore":
+        return f"{plugin} restores {view.entering[plugin]}"
+    if kind == "read":
+        return f"{plugin} reads"
+    if kind == "save":
+        return f"{plugin} keeps its state here"
+    kept = [view.entering[plugin] - count for count in view.kept[plugin]]
+    dropped = f"{kept[0]}" if len(kept) == 1 else f"one of {', '.join(map(str, kept))}"
+    return f"{plugin} keeps its state here, drops {dropped}"
+
+
+def _facts(backbone: DiT, plugins: Mapping[str, Plugin], flops: Flops) -> list[str]:
+    facts = [f"backbone {_millions(backbone)}"]
+    if plugins:
+        facts[0] += f" · plugins {_millions(nn.ModuleDict(dict(plugins)))}, training only"
+    facts.append(f"forward {flops.relative:.2f}x the plain backbone's FLOPs")
+    facts.append(f"{_operations(flops.train)} per image (forward and backward)")
+    if flops.encoder:
+        facts[-1] += f", {_operations(flops.encoder)} of it in encoders"
+    return facts
+
+
+def _millions(module: nn.Module) -> str:
+    return f"{sum(p.numel() for p in module.parameters()) / 1e6:.1f}M"
+
+
+def _operations(count: int) -> str:
+    return f"{count / 1e12:.2f} TFLOP" if count >= 1e11 else f"{count / 1e9:.2f} GFLOP"

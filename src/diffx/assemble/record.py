@@ -1,0 +1,74 @@
+"""run.json: what a comparison has to know about a run."""
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from diffx import ranks
+from diffx.assemble.model import encoder_names
+from diffx.assemble.parts import Parts
+from diffx.frozen.encoder import encoder_spec
+from diffx.processes.devices import cost_unit
+from diffx.run.name import run_id, short_hash
+from diffx.run.origin import git_state, versions
+
+
+def describe_run(config: DictConfig, parts: Parts) -> dict[str, Any]:
+    """The facts of a run at its start; how it ended is added at its end."""
+    model, flops = parts.model, parts.flops
+    names = list(model.plugins)
+    return {
+        "id": run_id(config),
+        "experiment": config.experiment,
+        "seed": config.seed,
+        "label": "+".join(names) or "plain",
+        "plugins": names,
+        "parameters": {
+            "backbone": _count(model.backbone),
+            "training_only": sum(_count(plugin) for plugin in model.plugins.values()),
+        },
+        "flops": {
+            "forward_per_image": flops.forward,
+            "train_per_image": flops.train,
+            "relative_forward": flops.relative,
+        },
+        "device": {
+            "kind": parts.device.type,
+            "name": _device_name(parts.device),
+            "count": ranks.world(),
+        },
+        "precision": config.trainer.precision,
+        "cost": cost_unit(parts.device),
+        "protocol": parts.protocol,
+        "protocol_hash": short_hash(parts.protocol),
+        "versions": versions(),
+        "git": git_state(),
+        "encoders": [_kin(name) for name in encoder_names(model.plan.needs)],
+        "feature_networks": list(parts.metrics.networks),
+        "offline": getattr(parts.data, "offline", {}),
+        "reference": {"floor": parts.metrics.floor(config.eval.samples)},
+        "status": "running",
+    }
+
+
+def _kin(name: str) -> dict[str, str]:
+    spec = encoder_spec(name)
+    return {"name": name, "family": spec.family, "training": spec.training}
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _device_name(device: torch.device) -> str:
+    """The GPU's name, or the processor's model."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text().splitlines() if facts.exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()

@@ -1,0 +1,1 @@
+"""The command lines: what each door of the house does."""

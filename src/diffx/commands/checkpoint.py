@@ -1,0 +1,39 @@
+"""python -m diffx.checkpoint import FILE --as sit-xl-2 -o DIR, and export SOURCE -o OUT --as FAMILY."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffx.checkpoint.architecture import LAYOUTS
+from diffx.checkpoint.convert import export_model, import_file
+from diffx.commands.frame import finish
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line; bad input is one sentence and exit code 2."""
+    chosen = _parser().parse_args(arguments)
+
+    def run() -> None:
+        if chosen.command == "import":
+            lines = import_file(chosen.file, chosen.name, chosen.out, chosen.weights, chosen.settings)
+        else:
+            lines = export_model(chosen.source, chosen.name, chosen.out)
+        print("\n".join(lines))
+
+    finish(run)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m diffx.checkpoint", description="Official checkpoints, in and out.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    read = commands.add_parser("import", help="an official .pt or .safetensors file -> a folder that diffx loads")
+    read.add_argument("file", type=Path)
+    read.add_argument("--as", dest="name", required=True, metavar="FAMILY-SIZE-PATCH", help="for instance sit-xl-2")
+    read.add_argument("-o", dest="out", type=Path, required=True, metavar="DIR")
+    read.add_argument("--weights", choices=["ema", "model"], default="ema", help="which, where the file has both")
+    read.add_argument("--set", dest="settings", nargs="+", default=[], metavar="KEY=VALUE", help="e.g. input_size=64")
+    write = commands.add_parser("export", help="an imported model or a run directory -> an official file")
+    write.add_argument("source", type=Path)
+    write.add_argument("--as", dest="name", metavar="FAMILY", help=f"{', '.join(LAYOUTS)} or diffusers")
+    write.add_argument("-o", dest="out", type=Path, required=True, metavar="OUT", help=".pt, .safetensors or a folder")
+    return parser

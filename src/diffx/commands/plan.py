@@ -1,0 +1,24 @@
+"""python -m diffx.plan: print what a run would do and cost, and stop."""
+
+import sys
+from collections.abc import Sequence
+
+from diffx.commands.frame import calm_openmp, finish
+
+
+def main() -> None:
+    """The command line of `python -m diffx.plan`: print what a run would do and cost, and stop."""
+    calm_openmp()
+    finish(lambda: print_plan(sys.argv[1:]))
+
+
+def print_plan(overrides: Sequence[str]) -> None:
+    """Print the plan of one configuration; needs no data and no weights."""
+    from diffx.assemble.flops import count_flops
+    from diffx.assemble.model import build_model
+    from diffx.assemble.plan_table import plan_table
+    from diffx.config.compose import compose_config
+
+    model = build_model(compose_config(overrides), "meta")
+    flops = count_flops(model.backbone, model.plugins, model.objective, model.plan, {})
+    print(plan_table(model.backbone, model.plugins, model.plan, flops))

@@ -1,0 +1,127 @@
+"""python -m diffx.prepare images | latents | features | import-repa | verify"""
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from diffx.data.shards import shard_file
+from diffx.errors import DiffxError
+from diffx.prepare.job import SHARD
+from diffx.prepare.verify import Problem, verify
+
+SHOWN = 20
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one preparation; 0, or 1 if verify found problems, or 2 with a sentence for what cannot be done."""
+    asked = parser().parse_args(arguments)
+    try:
+        return asked.run(asked)
+    except DiffxError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped. Finished shards are safe; type the same command again to go on.", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; every command is documented in docs/prepare.md."""
+    top = argparse.ArgumentParser(
+        prog="python -m diffx.prepare",
+        description="Images, latents and features in shards, joined by key. Every command goes on where it was "
+        "stopped, and shares its work among the processes of `torchrun --nproc_per_node N -m diffx.prepare ...`.",
+    )
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    images = commands.add_parser("images", help="centre-cropped images from a folder, tar or parquet files")
+    images.add_argument("source", help="folder of class folders, .tar or .parquet file, or a quoted pattern of such")
+    images.add_argument("root", type=Path, help="where the shards go")
+    images.add_argument("--resolution", type=int, default=256)
+    images.add_argument("--into", default="images", help="folder in ROOT; `reference` for held-out images")
+    images.add_argument("--shard-size", type=int, default=SHARD, help="images per file")
+    images.set_defaults(run=_images)
+    latents = commands.add_parser("latents", help="an autoencoder's posterior of every image")
+    latents.add_argument("root", type=Path)
+    latents.add_argument("--autoencoder", required=True, help="folder in diffusers' layout, or name on the Hub")
+    latents.set_defaults(run=_latents)
+    features = commands.add_parser("features", help="a vision encoder's tokens of every image (optional cache)")
+    features.add_argument("root", type=Path)
+    features.add_argument("--encoder", required=True, help="dinov2_vitb14, ...")
+    features.add_argument("--grid", type=int, help="side of the backbone's grid of tokens")
+    features.set_defaults(run=_features)
+    for command in (latents, features):
+        command.add_argument("--flip", action="store_true", help="of the horizontally flipped images too")
+        command.add_argument("--batch-size", type=int, default=32, help="images per forward pass")
+    repa = commands.add_parser("import-repa", help="the folders images/ and vae-sd/ of REPA's preprocessing")
+    repa.add_argument("source", type=Path)
+    repa.add_argument("root", type=Path)
+    repa.add_argument("--autoencoder", default="stabilityai/sd-vae-ft-mse", help="the one that REPA encoded with")
+    repa.add_argument("--scale", type=float, default=0.18215, help="its scaling factor")
+    repa.add_argument("--shard-size", type=int, default=SHARD)
+    repa.set_defaults(run=_import_repa)
+    check = commands.add_parser("verify", help="find and name missing, doubled and corrupt samples")
+    check.add_argument("root", type=Path)
+    check.set_defaults(run=_verify)
+    return top
+
+
+def _images(asked: argparse.Namespace) -> int:
+    from diffx.prepare.images import prepare_images
+
+    return _report(prepare_images(asked.source, asked.root, asked.resolution, asked.into, asked.shard_size))
+
+
+def _latents(asked: argparse.Namespace) -> int:
+    from diffx.prepare.encode import prepare_latents
+
+    return _report(prepare_latents(asked.root, asked.autoencoder, asked.flip, asked.batch_size))
+
+
+def _features(asked: argparse.Namespace) -> int:
+    from diffx.prepare.encode import prepare_features
+
+    return _report(prepare_features(asked.root, asked.encoder, asked.grid, asked.flip, asked.batch_size))
+
+
+def _import_repa(asked: argparse.Namespace) -> int:
+    from diffx.prepare.repa import import_repa
+
+    return _report(import_repa(asked.source, asked.root, asked.autoencoder, asked.scale, asked.shard_size))
+
+
+def _report(manifest: dict[str, Any] | None) -> int:
+    """What was made. None: other processes are still at it, and the last of them reports."""
+    if manifest is None:
+        return 0
+    refused = manifest["rejected"]
+    hours = ", ".join(f"{hours:.4f} {unit.replace('_', '-')}" for unit, hours in manifest["cost"].items())
+    print(f"{manifest['samples']} samples, {len(refused)} refused, checksum {manifest['checksum']}, {hours}")
+    for key, reason in refused[:SHOWN]:
+        print(f"  refused {key}: {reason}")
+    if len(refused) > SHOWN:
+        print(f"  and {len(refused) - SHOWN} more; all are in manifest.json")
+    return 0
+
+
+def _verify(asked: argparse.Namespace) -> int:
+    problems = verify(asked.root)
+    for problem in problems[:SHOWN]:
+        print(f"{problem.kind}: {problem.folder}/{problem.key}")
+    if not problems:
+        print("all samples are there, once, and intact")
+        return 0
+    counts = Counter((problem.folder, problem.kind) for problem in problems)
+    print("; ".join(f"{folder}: {count} {kind}" for (folder, kind), count in counts.items()))
+    print(_remedy(asked.root, problems))
+    return 1
+
+
+def _remedy(root: Path, problems: list[Problem]) -> str:
+    """What to type so that damaged shards are made again."""
+    shards = sorted({(problem.folder, problem.shard) for problem in problems if problem.shard >= 0})
+    files = [root / folder / shard_file(shard).replace(".npy", ".json") for folder, shard in shards]
+    return (
+        f"Delete {', '.join(map(str, files[:SHOWN]))} and type the command that made them again: it makes only those."
+    )

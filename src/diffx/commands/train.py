@@ -1,0 +1,88 @@
+"""python -m diffx: train one configuration, or with -m a sweep that ends with its comparison.
+
+Every configuration is composed and checked before the first run starts: bad input ends in one sentence, exit code 2,
+and no file. diffx runs sweeps itself; another hydra/launcher or hydra/sweeper is left to Hydra, which then calls the
+same training.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from diffx.commands.frame import calm_openmp, finish
+from diffx.errors import DiffxError
+
+TO_HYDRA = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
+MULTIRUN = ("-m", "--multirun")
+
+
+def main() -> None:
+    """The command line of `python -m diffx`."""
+    calm_openmp()
+    arguments = sys.argv[1:]
+    overrides = [a for a in arguments if a not in MULTIRUN]
+    if any(a.split("=")[0] in (*TO_HYDRA, "hydra/launcher", "hydra/sweeper") for a in arguments):
+        _run_hydra()
+    elif len(overrides) < len(arguments):
+        finish(lambda: sweep(overrides))
+    else:
+        finish(lambda: run_one(overrides))
+
+
+def run_one(overrides: Sequence[str]) -> None:
+    """Compose, check, train."""
+    from diffx.commands.launch import launch
+    from diffx.config.compose import compose_config
+    from diffx.processes.slurm import another_turn
+
+    with another_turn():
+        launch(compose_config(overrides))
+
+
+def sweep(overrides: Sequence[str]) -> None:
+    """Check all jobs of a sweep, run them, go on when one fails, and compare what there is."""
+    from diffx.assemble.model import build_model
+    from diffx.commands.launch import run_all
+    from diffx.compare import compare
+    from diffx.config.compose import compose_config, split_sweep
+    from diffx.processes.slurm import another_turn
+    from diffx.run.folder import RunDir
+
+    configs = [compose_config(job) for job in split_sweep(overrides)]
+    for config in configs:
+        build_model(config, "meta")
+    runs = [RunDir.of(config).path for config in configs]
+    if repeated := {str(run) for run in runs if runs.count(run) > 1}:
+        raise DiffxError(
+            f"Several jobs of this sweep are one run, {', '.join(sorted(repeated))}: its length "
+            "(max_steps, budget) and its hardware do not make a run another one. Sweep over something else."
+        )
+    with another_turn():
+        failed = run_all(configs, configs[0].sweep_jobs)
+    for sentence in failed:
+        print(f"failed: {sentence}", file=sys.stderr)
+    measured = [path for path in runs if (path / "curve.jsonl").exists()]
+    if measured:
+        compare(measured, runs[0].parents[1] / "compare")
+    if failed:
+        raise DiffxError(f"{len(failed)} of {len(configs)} runs failed: " + "; ".join(failed))
+
+
+def _run_hydra() -> None:
+    """Let Hydra itself answer: its help, or its own launchers and sweepers."""
+    import hydra
+    from omegaconf import DictConfig
+
+    from diffx.commands.launch import launch
+    from diffx.config.compose import VERSION_BASE, config_dir, register_folders, resolve
+    from diffx.processes.slurm import another_turn
+
+    register_folders()
+
+    def train(config: DictConfig) -> None:
+        with another_turn():
+            launch(resolve(config))
+
+    def job(config: DictConfig) -> None:
+        finish(lambda: train(config))
+
+    hydra.main(config_path=str(config_dir()), config_name="config", version_base=VERSION_BASE)(job)()

@@ -1,0 +1,1 @@
+"""From words to checked settings: composing, checking, objects of a _target_, protocols."""

@@ -1,0 +1,184 @@
+"""Composing configurations with Hydra, and turning its complaints into one sentence with the nearest right answers."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from diffx.config.check import unknown_key
+from diffx.errors import DiffxError
+
+VERSION_BASE = "1.3"
+
+
+def config_dir() -> Path:
+    """The folder of YAML that diffx ships: inside the package in a wheel, at the checkout's root otherwise."""
+    packaged = Path(__file__).parents[1] / "conf"
+    return packaged if packaged.is_dir() else Path(__file__).parents[3] / "conf"
+
+
+class ConfigFolders(SearchPathPlugin):
+    """conf/ in the working directory is searched first, packages of entry point group `diffx.conf` last."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        local = Path.cwd() / "conf"
+        if local.is_dir() and local != config_dir():
+            search_path.prepend("working directory", f"file://{local}")
+        for entry in entry_points(group="diffx.conf"):
+            search_path.append(entry.name, f"pkg://{entry.value}")
+
+
+def register_folders() -> None:
+    """Tell Hydra about ConfigFolders, once."""
+    plugins = Plugins.instance()
+    if ConfigFolders not in plugins.discover(SearchPathPlugin):
+        plugins.register(ConfigFolders)
+
+
+def compose_config(overrides: Sequence[str]) -> DictConfig:
+    """The resolved configuration of one run. Raises DiffxError in one sentence for anything misspelt."""
+    register_folders()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir()), version_base=VERSION_BASE):
+        try:
+            config = compose("config", list(overrides))
+        except HydraException as error:
+            raise DiffxError(_explain(str(error))) from error
+        except Exception as error:  # OmegaConf's own errors: a value of the wrong kind
+            reason = (
+                str(error).splitlines()[0].replace("Got NoneType", "Got null, where nothing is [], as in plugins=[]")
+            )
+            raise DiffxError(f"{' '.join(overrides)}: {reason}.") from error
+        plain = compose("config", _without_additions(overrides))
+        known = [*map(str, compose("config", [])), "plugins"]
+        _leave_out_absent_plugins(config)
+    for key in config:
+        if str(key) not in known:
+            raise DiffxError(unknown_key(str(key), known))
+    for group in ("data", "trainer", "eval", "logger"):  # nodes of a class are checked against its arguments
+        for key in config[group]:
+            if key not in plain[group]:
+                raise DiffxError(unknown_key(f"{group}.{key}", [f"{group}.{name}" for name in plain[group]]))
+    OmegaConf.set_struct(config, False)
+    if config.get("plugins") is None:
+        config.plugins = {}
+    return resolve(config)
+
+
+def _leave_out_absent_plugins(config: DictConfig) -> None:
+    """Drop an experiment's settings of plugins that `plugins=` has not chosen. Raises DiffxError for unknown ones."""
+    for name in [str(name) for name, node in (config.get("plugins") or {}).items() if "_target_" not in node]:
+        if name not in _plugin_files():
+            raise DiffxError(unknown_key(f"plugins.{name}", [f"plugins.{known}" for known in _plugin_files()]))
+        OmegaConf.set_struct(config, False)
+        del config.plugins[name]
+
+
+def _without_additions(overrides: Sequence[str]) -> list[str]:
+    """The overrides but for +group.key=value, which may be a misspelt key."""
+    return [text for text in overrides if not (text.startswith("+") and "." in text.split("=")[0])]
+
+
+def split_sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """The jobs of a sweep: one list of overrides for each combination of values.
+
+    Values come from the command line and, where it says nothing, from hydra.sweeper.params of the experiment.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
+        given = {o.get_key_element() for o in parsed}
+        params = [f"{key}={values}" for key, values in _sweeper_params(fixed).items() if key not in given]
+        (batch,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides([*overrides, *params]), None)
+    except HydraException as error:
+        raise DiffxError(_explain(str(error))) from error
+    return [list(job) for job in batch]
+
+
+def _sweeper_params(overrides: list[str]) -> dict[str, str]:
+    """What the configuration itself wants swept. Overrides that do not compose are refused later, with their job."""
+    register_folders()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir()), version_base=VERSION_BASE):
+        try:
+            config = compose("config", overrides, return_hydra_config=True)
+        except Exception:  # any of Hydra's and OmegaConf's: compose_config will explain it
+            return {}
+        params = OmegaConf.select(config, "hydra.sweeper.params")
+        return {str(key): str(value) for key, value in params.items()} if params else {}
+
+
+def _explain(message: str) -> str:
+    """Hydra's message as one sentence with near matches."""
+    if found := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", message):
+        group, name = found.groups()
+        return _no_such_choice(group, name)
+    if found := re.search(r"Could not override '([^']+)'", message):
+        key = found.group(1)
+        group = key.split(".")[0].lstrip("+~")
+        if (config_dir() / group).is_dir() and "." not in key:
+            return f"{key} is a group of files; to add one that the defaults do not have, type +{key}=NAME."
+        if key in (known := _all_keys()):
+            name = key.split(".")[1]
+            return f"{key} is a setting of {name}, which plugins= has not chosen; type plugins=[{name}]."
+        return unknown_key(key, known)
+    first = message.splitlines()[0]
+    if found := re.match(r"\w+Exception: (.*)|(?:mismatched|extraneous|missing|no viable).*", first):
+        return f"{found.group(1) or message} cannot be read; type KEY=VALUE, quoted where it holds brackets or spaces."
+    return first
+
+
+def _no_such_choice(group: str, name: str) -> str:
+    choices = sorted(GlobalHydra.instance().config_loader().get_group_options(group))
+    near = difflib.get_close_matches(name, choices, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else "there is none near."
+    return f"There is no {group}={name}; {hint} There are: {', '.join(choices)}."
+
+
+def _all_keys() -> list[str]:
+    """Dotted names of all settings of the default configuration and of every plugin file."""
+    with_all = compose("config", ["plugins=[" + ",".join(_plugin_files()) + "]"])
+    keys: list[str] = []
+
+    def visit(node: Any, prefix: str) -> None:
+        for key in node:
+            name = f"{prefix}{key}"
+            keys.append(name)
+            if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
+                value = node[key]
+                if isinstance(value, DictConfig):
+                    visit(value, f"{name}.")
+
+    visit(with_all, "")
+    return keys
+
+
+def _plugin_files() -> list[str]:
+    return GlobalHydra.instance().config_loader().get_group_options("plugins")
+
+
+def resolve(config: DictConfig) -> DictConfig:
+    """A copy with every interpolation replaced. Raises DiffxError where one leads nowhere."""
+    try:
+        resolved = OmegaConf.create(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    except OmegaConfBaseException as error:
+        raise DiffxError(f"The configuration cannot be resolved: {error}") from error
+    assert isinstance(resolved, DictConfig)
+    if OmegaConf.select(resolved, "trainer.precision") == "auto":
+        on_gpu = resolved.trainer.accelerator != "cpu" and torch.cuda.is_available()
+        resolved.trainer.precision = "bf16-mixed" if on_gpu else "32-true"
+    return resolved

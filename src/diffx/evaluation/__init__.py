@@ -1,0 +1,1 @@
+"""Samples of a network, their measurement, and what its blocks know."""

@@ -1,0 +1,152 @@
+"""A set of samples on disk: drawn on any number of devices, gone on with after a kill, the same in every case."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from omegaconf import DictConfig
+from rich.progress import track
+from torch import Tensor
+
+from diffx import ranks
+from diffx.assemble.model import build_model
+from diffx.checkpoint.native import load_backbone
+from diffx.config.protocol import protocol
+from diffx.config.target import make
+from diffx.errors import DiffxError
+from diffx.evaluation.sampling import Sampling
+from diffx.pixels.files import write_npz
+from diffx.pixels.grid import save_grid
+from diffx.pixels.values import to_uint8
+from diffx.processes.devices import pick_device
+from diffx.store.digest import digest
+from diffx.store.whole_file import replaced, write_text
+
+SHOWN = 100
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """`count` samples of a backbone in `out`, an .npz with arr_0; a PNG grid and a JSON of facts come with it.
+
+    They are drawn in parts of eval.batch_size consecutive samples, each a file as soon as it is whole, and part k is
+    always the same batch: so neither the number of devices nor a kill changes a bit of the set on one kind of device.
+
+    Args:
+        weights: of the backbone, such as a run's checkpoints/ema.safetensors.
+        config: the run's configuration, with the protocol to sample under.
+        label: one label for all samples; None for eval.labels.
+    """
+
+    weights: Path
+    config: DictConfig
+    count: int
+    out: Path
+    label: int | None = None
+
+    def draw(self) -> Path:
+        """Draw what is missing and return the .npz. Every rank has to call it, and all return when it is whole.
+
+        Raises:
+            DiffxError: no weights, settings that do not fit the model, samples that are not finite, a full disk.
+        """
+        facts = self.facts()
+        key = digest(facts)
+        if not self._is_whole(key):
+            self._draw_parts(self._parts_folder(key))
+        if dist.is_initialized():
+            dist.barrier()
+        if ranks.is_first() and not self._is_whole(key):
+            self._assemble(self._parts_folder(key), facts | {"key": key})
+        if dist.is_initialized():
+            dist.barrier()
+        return self.out
+
+    def facts(self) -> dict[str, Any]:
+        """All that determines the samples."""
+        if not self.weights.exists():
+            raise DiffxError(f"{self.weights} does not exist: the run has no checkpoint yet. Train it first.")
+        with self.weights.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        made = protocol(self.config, "", "") | {"samples": self.count, "label": self.label}
+        return {"protocol": made, "weights": sha256, "batch_size": self.config.eval.batch_size}
+
+    def _is_whole(self, key: str) -> bool:
+        try:
+            return self.out.exists() and json.loads(self._beside(".json").read_text())["key"] == key
+        except (OSError, ValueError, KeyError):
+            return False
+
+    def _beside(self, suffix: str) -> Path:
+        return self.out.with_suffix(suffix)
+
+    def _parts_folder(self, key: str) -> Path:
+        return self.out.with_name(f".{self.out.stem}-{key}.parts")
+
+    def _starts(self) -> range:
+        return range(0, self.count, self.config.eval.batch_size)
+
+    def _draw_parts(self, folder: Path) -> None:
+        """This rank's parts that are not there yet."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DiffxError(f"{self.out} cannot be written ({error.strerror}); type -o and another place.") from error
+        mine = self._starts()[ranks.rank() :: ranks.world()]
+        missing = [start for start in mine if not (folder / f"{start:08d}.npy").exists()]
+        if not missing:
+            return
+        device = pick_device(self.config.trainer.accelerator)
+        model = build_model(self.config)
+        load_backbone(model.backbone, self.weights)
+        backbone, decode = model.backbone.to(device), decoder(self.config)
+        sampling = Sampling(self.config, model.objective, self.label)
+        for start in track(missing, f"sampling in {len(missing)} batches") if ranks.is_first() else missing:
+            indices = range(start, min(start + self.config.eval.batch_size, self.count))
+            (x,) = sampling.batches(backbone, indices, device)
+            refuse_non_finite(x, start)
+            _save(folder / f"{start:08d}.npy", decode(x))
+
+    def _assemble(self, folder: Path, facts: dict[str, Any]) -> None:
+        files = [folder / f"{start:08d}.npy" for start in self._starts()]
+        shown = torch.cat([_load(file) for file in files[: -(-SHOWN // self.config.eval.batch_size)]])
+        write_npz(self.out, self.count, (_load(file) for file in files))
+        save_grid(shown[:SHOWN], self._beside(".png"))
+        write_text(self._beside(".json"), json.dumps(facts, indent=1) + "\n")
+        shutil.rmtree(folder)
+
+
+def decoder(config: DictConfig) -> Callable[[Tensor], Tensor]:
+    """From x to uint8 images. Latents need their prepared folder, which knows its autoencoder and scale."""
+    decode = to_uint8 if config.data.decoder == "pixels" else make(config.data.source).decode
+    return partial(decode, rounding=config.eval.get("rounding", "nearest"))
+
+
+def refuse_non_finite(x: Tensor, start: int) -> None:
+    """Raises DiffxError for samples that hold NaN or infinity, which as uint8 would look like images."""
+    bad = int((~x.isfinite()).flatten(1).any(1).sum())
+    if bad:
+        raise DiffxError(
+            f"{bad} of the {len(x)} samples from number {start} on hold NaN or infinity: the weights diverged, or the "
+            "guidance scale is too high."
+        )
+
+
+def _save(file: Path, images: Tensor) -> None:
+    try:
+        with replaced(file) as temporary, temporary.open("wb") as opened:
+            np.save(opened, images.cpu().numpy())
+    except OSError as error:
+        raise DiffxError(f"{file} cannot be written ({error.strerror}); what is drawn is kept.") from error
+
+
+def _load(file: Path) -> Tensor:
+    return torch.from_numpy(np.load(file, allow_pickle=False))

@@ -1,0 +1,1 @@
+"""Networks of others, frozen: vision encoders, autoencoders, and whether their hub answers."""

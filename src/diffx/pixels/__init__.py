@@ -1,0 +1,1 @@
+"""Images as numbers and as files: values, sets, grids."""

@@ -1,0 +1,115 @@
+"""The run directory runs/<experiment>/<id>/s<seed>/ and the files in it. curve.jsonl is the truth; W&B is a sink."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
+
+from diffx.errors import DiffxError
+from diffx.run.name import run_id
+from diffx.store.whole_file import write_text
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths of one run and the small files in it. All writes but appended lines replace a file whole."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, config: DictConfig) -> "RunDir":
+        return cls(Path(config.runs_dir) / config.experiment / run_id(config) / f"s{config.seed}")
+
+    @property
+    def last_checkpoint(self) -> Path:
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def previous_checkpoint(self) -> Path:
+        return self.path / "checkpoints" / "previous.ckpt"
+
+    @property
+    def ema_weights(self) -> Path:
+        return self.path / "checkpoints" / "ema.safetensors"
+
+    def more_ema_weights(self, decay: float) -> Path:
+        """Of one of more_ema_decays."""
+        return self.path / "checkpoints" / f"ema_{decay}.safetensors"
+
+    @property
+    def curve(self) -> Path:
+        return self.path / "curve.jsonl"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the folders and keep them for this process. Raises DiffxError where they cannot be, or are taken."""
+        try:
+            for folder in ("checkpoints", "samples"):
+                (self.path / folder).mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock", timeout=0)
+            lock.acquire()
+        except Timeout as error:
+            raise DiffxError(f"Another process is training {self.path}; wait for it, or type another seed.") from error
+        except OSError as error:
+            raise DiffxError(
+                f"runs_dir={self.path.parents[2]} cannot be written ({error.strerror}); "
+                "type runs_dir= a folder that can be."
+            ) from error
+        with lock:
+            yield
+        lock.release(force=True)
+
+    def create(self, config: DictConfig, plan_text: str) -> None:
+        """Write config.yaml and plan.txt."""
+        self.write("config.yaml", OmegaConf.to_yaml(config, resolve=True))
+        self.write("plan.txt", plan_text + "\n")
+
+    def write(self, name: str, text: str) -> None:
+        """Replace file `name` in one step."""
+        write_text(self.path / name, text)
+
+    def read_record(self) -> dict[str, Any]:
+        """run.json, or {} before it is written."""
+        file = self.path / "run.json"
+        return json.loads(file.read_text()) if file.exists() else {}
+
+    def write_record(self, **facts: Any) -> None:
+        """Update run.json by these facts."""
+        self.write("run.json", json.dumps(self.read_record() | facts, indent=1) + "\n")
+
+    def append_point(self, point: dict[str, Any], curve: Path | None = None) -> None:
+        """One more line of the curve (or of another protocol's), on disk before this returns."""
+        with (curve or self.curve).open("a") as file:
+            file.write(json.dumps(point) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def start_anew(self) -> None:
+        """Forget an earlier training in this folder, whose user asked for that with resume=never."""
+        weights = (self.path / "checkpoints").glob("ema*.safetensors")
+        curves = self.path.glob("curve*.jsonl")
+        for file in (self.last_checkpoint, self.previous_checkpoint, *weights, *curves, self.path / "run.json"):
+            file.unlink(missing_ok=True)
+
+    def last_point(self, step: int) -> int:
+        """The step of the curve's last point up to `step`, -1 if it has none."""
+        return max((point["step"] for point in self._points() if point["step"] <= step), default=-1)
+
+    def _points(self) -> Iterator[dict[str, Any]]:
+        """The points of the curve, without a line that a kill cut short."""
+        for line in self.curve.read_text().splitlines() if self.curve.exists() else []:
+            with suppress(json.JSONDecodeError):
+                yield json.loads(line)
+
+    def forget_after(self, step: int) -> None:
+        """Drop points of the curve beyond `step`, and a line that a kill cut short: a resume makes them again."""
+        if not self.curve.exists():
+            return
+        kept = [point for point in self._points() if point["step"] <= step]
+        self.write("curve.jsonl", "".join(json.dumps(point) + "\n" for point in kept))

@@ -1,0 +1,113 @@
+"""The W&B run of a run directory, offline unless there is a key. curve.jsonl is the truth; this is a sink."""
+
+import netrc
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlparse
+
+from omegaconf import DictConfig, OmegaConf
+
+from diffx import ranks
+from diffx.errors import DiffxError
+from diffx.run.folder import RunDir
+from diffx.run.name import run_id
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import WandbLogger
+
+HIGHER_IS_BETTER = ("is", "precision", "recall")
+NAMES, MODES = ("wandb", "none"), ("auto", "online", "offline")
+
+
+class Sink:
+    """Where a run's numbers go beside its folder. W&B's own process may die (of the signal that stops a job, say) or
+    its disk be full: that is said once, and the run goes on without it.
+    """
+
+    def __init__(self, logger: "WandbLogger | None") -> None:
+        self._logger = logger
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """One row."""
+        self._try(lambda logger: logger.log_metrics(values, step=step))
+
+    def evaluation(self, values: Mapping[str, float], picture: Path, cost: tuple[str, float], step: int) -> None:
+        """The values of an evaluation in one row with the cost (unit, hours), which is their x-axis, and a picture."""
+        unit, hours = cost
+        self._try(lambda logger: define_axis(logger, values, unit))
+        self.metrics({f"eval/{name}": value for name, value in values.items()} | {unit: hours}, step)
+        self._try(lambda logger: logger.log_image("samples", [str(picture)], step=step))
+
+    def finish(self) -> None:
+        """Wait until everything is written."""
+        self._try(lambda logger: logger.experiment.finish())
+
+    def _try(self, act: Callable[["WandbLogger"], object]) -> None:
+        if self._logger is None:
+            return
+        try:
+            act(self._logger)
+        except Exception as error:  # W&B's own kinds, and those of its sockets and files
+            self._logger = None
+            print(f"W&B failed ({type(error).__name__}: {error}); the run's folder has everything.", flush=True)
+
+
+def make_logger(config: DictConfig, run: RunDir, plan: str) -> Sink:
+    """The logger of this run; only the first process logs."""
+    if config.logger.name == "none" or not ranks.is_first():
+        return Sink(None)
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+    from lightning.pytorch.loggers import WandbLogger
+
+    label = "+".join(config.plugins) or "plain"
+    experiment = wandb.init(
+        project=config.logger.project,
+        id=f"{re.sub(r'[^A-Za-z0-9_.-]', '-', config.experiment)}-{run_id(config)}-s{config.seed}",
+        resume="allow",
+        name=f"{label} s{config.seed}",
+        group=config.experiment,
+        tags=list(config.plugins) or ["plain"],
+        dir=run.path.resolve(),
+        mode="online" if online(config.logger.mode) else "offline",
+        config={**OmegaConf.to_container(config), "plan": plan, "card": run.read_record()},  # type: ignore[dict-item]
+    )
+    logger = WandbLogger(experiment=experiment)
+    logger.experiment.define_metric("train/*", step_metric="trainer/global_step")
+    return Sink(logger)
+
+
+def check_logger(config: DictConfig) -> None:
+    """Refuse an unknown logger or mode."""
+    if config.logger.name not in NAMES:
+        raise DiffxError(f"logger.name={config.logger.name} is not known; type logger=wandb or logger=none.")
+    if config.logger.name == "wandb" and config.logger.mode not in MODES:
+        raise DiffxError(f"logger.mode={config.logger.mode} is not known; type logger.mode=auto, online or offline.")
+
+
+def define_axis(logger: "WandbLogger", metrics: Iterable[str], unit: str) -> None:
+    """The cost is the x-axis of each of these eval/* metrics, by its exact name; their summary is the best value."""
+    for name in metrics:
+        best = "max" if name.split("_")[0] in HIGHER_IS_BETTER else "min"
+        logger.experiment.define_metric(f"eval/{name}", step_metric=unit, summary=best)
+
+
+def online(mode: str) -> bool:
+    """Whether to log to the server: `mode` says so, or it is "auto", there is a key and $WANDB_MODE does not object."""
+    if mode != "auto":
+        return mode == "online"
+    return os.environ.get("WANDB_MODE", "online") == "online" and (
+        bool(os.environ.get("WANDB_API_KEY")) or _logged_in()
+    )
+
+
+def _logged_in() -> bool:
+    """Whether `wandb login` has left a key."""
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc().authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

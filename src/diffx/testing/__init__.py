@@ -1,0 +1,40 @@
+"""The conformance suites that a third party runs on its own plugin or backbone, and the tiny run they are made of.
+
+    from diffx.testing import PluginContract
+
+    class TestMine(PluginContract):
+        plugin = staticmethod(lambda: Mine(weight=0.1))
+
+runs every test of the contract with pytest, on a CPU, in seconds.
+"""
+
+from diffx.testing.plugin_contract import Operations, PluginContract
+from diffx.testing.tiny import (
+    BATCH,
+    CLASSES,
+    IMAGE,
+    TinyRun,
+    make_registered,
+    randomise,
+    registered,
+    stand_in_encoder,
+    stand_in_services,
+    tiny_backbone,
+    tiny_batch,
+)
+
+__all__ = [
+    "BATCH",
+    "CLASSES",
+    "IMAGE",
+    "Operations",
+    "PluginContract",
+    "TinyRun",
+    "make_registered",
+    "randomise",
+    "registered",
+    "stand_in_encoder",
+    "stand_in_services",
+    "tiny_backbone",
+    "tiny_batch",
+]

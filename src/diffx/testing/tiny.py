@@ -1,0 +1,122 @@
+"""A run small enough for a test: a tiny network, a batch, stand-ins for teachers."""
+
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+import torch
+import torch.distributed
+import torch.multiprocessing
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffx.backbone import DiT
+from diffx.frozen.encoder import encoder_spec
+from diffx.objective import Interpolant
+from diffx.planner import Plan, make_plan
+from diffx.plugin import Plugin
+from diffx.step import Draws, draw, losses
+from diffx.streams import Streams
+
+BATCH, CLASSES, IMAGE = 4, 10, 32
+
+
+Services = Mapping[str, Callable[[Tensor], Tensor]]
+
+
+def tiny_backbone(**options: Any) -> DiT:
+    """A DiT of 6 blocks on 16 tokens, the last two a decoder, with no weight left at zero; `options` go to DiT."""
+    sizes = {"input_size": 8, "hidden_size": 32, "depth": 6, "num_heads": 4, "num_classes": CLASSES}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        backbone = DiT(**sizes | {"decoder_layers": 2} | options)
+    randomise(backbone, seed=1)
+    return backbone
+
+
+def randomise(module: nn.Module, seed: int = 0) -> None:
+    """Fill every parameter that is all zeros: a fresh DiT outputs exactly zero, and comparing zeros proves nothing."""
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if not parameter.any():
+                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=rng))
+
+
+def stand_in_encoder(dim: int, side: int) -> Callable[[Tensor], Tensor]:
+    """A deterministic encoder: images uint8 (B, 3, H, W) -> features (B, side², dim), waves of the mean colours."""
+    directions = 3 * torch.randn(3, dim, generator=torch.Generator().manual_seed(dim))
+
+    def encode(image: Tensor) -> Tensor:
+        colours = F.adaptive_avg_pool2d(image.float() / 127.5 - 1, side).flatten(2).transpose(1, 2)
+        return torch.sin(colours @ directions)
+
+    return encode
+
+
+def stand_in_services(plugins: Iterable[Plugin], side: int) -> Services:
+    """A stand-in for every encoder whose features a plugin needs."""
+    needs = [need for plugin in plugins for need in plugin.needs]
+    return {n: stand_in_encoder(encoder_spec(n[9:]).dim, side) for n in needs if n.startswith("features/")}
+
+
+def tiny_batch() -> dict[str, Tensor]:
+    """Four samples with their images."""
+    rng = torch.Generator().manual_seed(2)
+    return {
+        "x": torch.randn(BATCH, 4, 8, 8, generator=rng),
+        "y": torch.randint(CLASSES, (BATCH,), generator=rng),
+        "image": torch.randint(256, (BATCH, 3, IMAGE, IMAGE), generator=rng).byte(),
+    }
+
+
+class TinyRun:
+    """Plugins set up on a backbone, planned, and their training step. Raises DiffxError for a set that cannot work."""
+
+    def __init__(
+        self, plugins: Mapping[str, Plugin], backbone: DiT | None = None, services: Services | None = None
+    ) -> None:
+        self.backbone = tiny_backbone() if backbone is None else backbone
+        self.plugins, self.objective, self.batch = dict(plugins), Interpolant(), tiny_batch()
+        for seed, plugin in enumerate(self.plugins.values()):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                plugin.setup(self.backbone)
+            randomise(plugin, seed)
+        self.services = services or stand_in_services(self.plugins.values(), self.backbone.side)
+        self.plan = self.plan_now()
+
+    def plan_now(self) -> Plan:
+        """The plan of what the plugins declare at this moment."""
+        return make_plan(self.backbone, self.plugins, {*self.batch, *self.services})
+
+    def name_in_reverse(self) -> None:
+        """The same set, named in the other order."""
+        self.plugins = dict(reversed(self.plugins.items()))
+        self.plan = self.plan_now()
+
+    def draws(self, step: int = 0) -> Draws:
+        """What training step `step` draws, a tenth of the labels dropped."""
+        streams, null = Streams(seed=0, step=step), self.backbone.null_label
+        return draw(self.plan, self.plugins, self.objective, self.batch, self.services, streams, 0.1, null)
+
+    def losses(self, draws: Draws) -> dict[str, Tensor]:
+        return losses(self.backbone, self.plan, self.plugins, self.objective, draws)
+
+
+def registered() -> list[str]:
+    """The names under the entry points `diffx.plugins` of all installed packages."""
+    return sorted(entry_points(group="diffx.plugins").names)
+
+
+def make_registered(name: str) -> Plugin:
+    """The registered plugin `name` with its defaults."""
+    return next(iter(entry_points(group="diffx.plugins", name=name))).load()()
+
+
+def randomised_anew(module: nn.Module) -> None:
+    """Overwrite every parameter with noise."""
+    rng = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=rng))

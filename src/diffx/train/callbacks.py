@@ -1,0 +1,188 @@
+"""What happens after a training step: the clock, evaluations, checkpoints and stopping."""
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+
+from diffx import ranks
+from diffx.backbone import DiT
+from diffx.errors import DiffxError
+from diffx.run.folder import RunDir
+from diffx.train.clock import Meter
+from diffx.train.module import DiffusionModule
+from diffx.train.save import save_checkpoint
+
+
+class Steps(L.Callback):
+    """Calls what is to happen after every optimizer step, in order. Lightning calls after every micro-batch."""
+
+    def __init__(self, *after: Callable[[L.Trainer, DiffusionModule], None]) -> None:
+        self.after = after
+        self._last = -1
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._last = trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        assert isinstance(pl_module, DiffusionModule)
+        if trainer.global_step == self._last:
+            return
+        self._last = trainer.global_step
+        for act in self.after:
+            act(trainer, pl_module)
+
+
+class Agreement(L.Callback):
+    """Ranks that were given different configurations end before the first step."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        runs = set(ranks.everyones(str(self.run)))
+        if len(runs) > 1:
+            raise DiffxError(f"The processes of this run disagree about it: {', '.join(sorted(runs))}.")
+
+
+class Clock(L.Callback):
+    """Runs the meter, and knows when the budget, in the meter's hours, is spent."""
+
+    def __init__(self, meter: Meter, budget: float | None) -> None:
+        self.meter, self.budget = meter, budget
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.meter.start()
+        self.meter.waits()
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        self.meter.got()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        self.meter.waits()
+
+    def after_step(self, trainer: L.Trainer, module: DiffusionModule) -> None:
+        self.meter.step()
+
+    @property
+    def spent(self) -> bool:
+        return self.budget is not None and self.meter.hours >= self.budget
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.meter.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.meter.load_state_dict(state_dict)
+
+
+class Interruption:
+    """Hears Ctrl-C, SIGTERM and SIGUSR1, upon which training ends after the step in hand. A second Ctrl-C ends the
+    process; clusters repeat the others."""
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "Interruption":
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number).name
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
+
+
+class Stop:
+    """Ends training when the budget is spent or a signal came. Ranks agree on it, once in `every` steps."""
+
+    def __init__(self, clock: Clock, interruption: Interruption, every: int) -> None:
+        self.clock, self.interruption, self.every = clock, interruption, every
+
+    def after_step(self, trainer: L.Trainer, module: DiffusionModule) -> None:
+        wanted = self.clock.spent or bool(self.interruption.received)
+        if trainer.world_size > 1:
+            if trainer.global_step % self.every:
+                return
+            wanted = trainer.strategy.reduce_boolean_decision(wanted, all=False)
+        if wanted:
+            trainer.should_stop = True
+
+    def interrupted(self, trainer: L.Trainer) -> bool:
+        """Whether a signal reached any of the ranks."""
+        return trainer.strategy.reduce_boolean_decision(bool(self.interruption.received), all=False)
+
+
+class Checkpoints:
+    """Writes the last checkpoint every so many minutes of wall-clock time, but not while steps are being skipped."""
+
+    def __init__(self, run: RunDir, meter: Meter, minutes: float, last_is_good: bool) -> None:
+        self.run, self.meter, self.minutes = run, meter, minutes
+        self.last_is_good = last_is_good  # if not, resuming fell back to the one before, which then has to stay
+        self._last = time.monotonic()
+
+    def after_step(self, trainer: L.Trainer, module: DiffusionModule) -> None:
+        due = time.monotonic() - self._last > self.minutes * 60
+        if trainer.world_size > 1:
+            due = trainer.global_step % 20 == 0 and trainer.strategy.reduce_boolean_decision(due, all=False)
+        if due and not int(module.guard.row):
+            self.save(trainer, module)
+
+    def save(self, trainer: L.Trainer, module: DiffusionModule) -> None:
+        module.guard.check(trainer.global_step)
+        with self.meter.section("checkpoint"):
+            save_checkpoint(trainer, self.run, keep_last=self.last_is_good)
+        self.last_is_good = True
+        self._last = time.monotonic()
+
+
+class Evaluations:
+    """Calls `evaluate` at log-spaced steps, first · 2^(k / per_doubling), and after the last step."""
+
+    def __init__(
+        self, evaluate: Callable[[DiT, int, float], None], meter: Meter, first: int, per_doubling: float
+    ) -> None:
+        if first < 1 or per_doubling <= 0:
+            raise DiffxError(
+                f"eval.first={first} and eval.per_doubling={per_doubling} must be positive; "
+                "type eval.first=100 eval.per_doubling=1."
+            )
+        self.evaluate, self.meter = evaluate, meter
+        self.steps = {round(first * 2 ** (k / per_doubling)) for k in range(int(40 * per_doubling))}
+        self.done = -1  # the step of the last evaluation
+
+    def after_step(self, trainer: L.Trainer, module: DiffusionModule) -> None:
+        if trainer.global_step in self.steps:
+            self.run(module, trainer.global_step)
+
+    def run(self, module: DiffusionModule, step: int) -> None:
+        """Evaluate, unless this step has been."""
+        if self.done == step:
+            return
+        with self.meter.section("eval"):
+            self.evaluate(module.whole_ema(), step, self.meter.hours)
+        self.done = step
+
+
+class Ending(L.Callback):
+    """The end of training: the checkpoint first, then, unless it was interrupted, the last evaluation."""
+
+    def __init__(self, checkpoints: Checkpoints, evaluations: Evaluations, stop: Stop) -> None:
+        self.checkpoints, self.evaluations, self.stop = checkpoints, evaluations, stop
+        self.interrupted = False
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, DiffusionModule)
+        self.checkpoints.save(trainer, pl_module)
+        self.interrupted = self.stop.interrupted(trainer)
+        if not self.interrupted:
+            self.evaluations.run(pl_module, trainer.global_step)

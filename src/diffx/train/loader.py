@@ -1,0 +1,48 @@
+"""The loader of a run: whole batches from a given step on."""
+
+import signal
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from diffx import ranks
+from diffx.data import Data, StepBatches
+
+
+class _Batches:
+    """A data object as torch's loader wants it: many indices at once."""
+
+    def __init__(self, data: Data) -> None:
+        self.data = data
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        return self.data.batch(torch.as_tensor(indices))
+
+
+def _whole(batch: Any) -> Any:
+    """Batches come whole from the data: nothing to collate."""
+    return batch
+
+
+def _ignore_signals(worker: int) -> None:
+    """Slurm and terminals signal every process of a run, and a run that is to save needs its data until the last step.
+    Workers end when the loader tells them to, or when the run is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def make_loader(config: DictConfig, data: Data, start: int) -> DataLoader[Any]:
+    """Batches from step `start` on, without an end: the steps and the budget say when to stop."""
+    world, parts = ranks.world(), config.trainer.accumulate
+    sampler = StepBatches(len(data), config.batch_size, config.seed, start, ranks.rank(), world, parts)
+    return DataLoader(
+        _Batches(data),  # type: ignore[arg-type]
+        batch_sampler=sampler,  # type: ignore[arg-type]
+        collate_fn=_whole,
+        num_workers=config.data.workers,
+        worker_init_fn=_ignore_signals,
+        pin_memory=torch.cuda.is_available(),
+    )

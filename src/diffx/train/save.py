@@ -1,0 +1,66 @@
+"""Writing a run's checkpoint: last.ckpt with all that is needed to go on, and the averages beside it."""
+
+import os
+from pathlib import Path
+
+import lightning as L
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from diffx.errors import DiffxError
+from diffx.run.folder import RunDir
+from diffx.train.module import DiffusionModule
+
+
+def save_checkpoint(trainer: L.Trainer, run: RunDir, keep_last: bool = True) -> None:
+    """Write last.ckpt and, beside it, the averages; every rank has to call it. The earlier files stay until the new
+    ones are whole, and with keep_last the earlier last.ckpt goes on as previous.ckpt.
+
+    Raises:
+        DiffxError: the disk is full or may not be written.
+    """
+    module = trainer.lightning_module
+    assert isinstance(module, DiffusionModule)
+    last, partial = run.last_checkpoint, run.last_checkpoint.with_name(".last.ckpt.partial")
+    try:
+        trainer.save_checkpoint(partial)
+        for decay in module.decays:
+            state = module.whole_ema(decay).state_dict()
+            if trainer.is_global_zero:
+                _write_weights(state, run.ema_weights if decay == module.decays[0] else run.more_ema_weights(decay))
+        if trainer.is_global_zero:
+            if keep_last and last.exists():
+                _keep(last, run.previous_checkpoint)
+            os.replace(partial, last)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if trainer.is_global_zero:
+            partial.unlink(missing_ok=True)
+        if isinstance(error, RuntimeError) and "writ" not in str(error):
+            raise  # torch says so when the disk is full; this is something else
+        raise DiffxError(
+            f"The checkpoint {last} cannot be written ({error}); the one before it is kept. "
+            "Free some space and type the same command to go on from it."
+        ) from error
+
+
+def _write_weights(state: dict[str, Tensor], path: Path) -> None:
+    # Large, and written often: under one temporary name, so that kills leave one leftover and not many.
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        save_file({key: value.contiguous() for key, value in state.items()}, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _keep(last: Path, previous: Path) -> None:
+    """A second name for the last checkpoint, so that there is one under either name at any moment."""
+    name = previous.with_name(f".{previous.name}.partial")
+    name.unlink(missing_ok=True)
+    try:
+        os.link(last, name)
+    except OSError:  # a file system without hard links
+        os.replace(last, previous)
+    else:
+        os.replace(name, previous)
