@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffx.backbone import DiT
+from diffx.backbone import Backbone
 
 
 @torch.no_grad()
@@ -19,12 +19,13 @@ def ema_by_parameter(ema: nn.Module, live: nn.Module, decay: float) -> None:
         average.mul_(decay).add_(parameter.data, alpha=1 - decay)
 
 
-def as_peers_write_it(backbone: DiT) -> None:
+def as_peers_write_it(backbone: Backbone) -> None:
     """Blocks whose modulation is two operations, on a residual stream that stays transposed as the patches come.
 
     The mathematics is the same. In autocast the stream is float32, with theirs as with diffx's.
     """
-    backbone.x_embedder.forward = MethodType(_embed_patches, backbone.x_embedder)  # type: ignore[method-assign]
+    embedder: Any = backbone.x_embedder
+    embedder.forward = MethodType(_embed_patches, embedder)
     for block in backbone.blocks:
         block.forward = MethodType(_block, block)
 
@@ -37,7 +38,14 @@ def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
 
 
-def _block(self: Any, x: Tensor, cond: Tensor, ids: Tensor | None = None, remembered: Tensor | None = None) -> Tensor:
+def _block(
+    self: Any,
+    x: Tensor,
+    cond: Tensor,
+    ids: Tensor | None = None,
+    remembered: Tensor | None = None,
+    attention: list[Tensor] | None = None,
+) -> Tensor:
     if remembered is not None:
         x = self.skip_linear(torch.cat([x, remembered], dim=-1))
     shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(cond).chunk(6, dim=1)

@@ -67,9 +67,9 @@ class Sampled:
     def __call__(self) -> None:
         """Sample one batch."""
         noise = SampleNoise(0, range(self.batch))
-        shape = (self.backbone.in_channels, self.backbone.input_size, self.backbone.input_size)
+        shape = self.backbone.shape
         labels = torch.arange(self.batch, device=self.device) % self.backbone.num_classes
-        field = Field(self.network, self.objective, labels, self.backbone.null_label, Guidance(self.scale))
+        field = Field(self.network, self.objective, labels, self.backbone.null_condition(labels), Guidance(self.scale))
         with self.half:
             self.sampler(field, noise.draw(shape).to(self.device), noise)
         self.nfe = field.nfe
@@ -78,8 +78,7 @@ class Sampled:
     def network_alone(self) -> None:
         """As many forwards as the sampler takes, on the same number of rows."""
         rows = self.batch * (1 if self.scale == 1 else 2)
-        size = self.backbone.input_size
-        x = torch.zeros(rows, self.backbone.in_channels, size, size, device=self.device)
+        x = torch.zeros(rows, *self.backbone.shape, device=self.device)
         t, y = torch.full((rows,), 0.5, device=self.device), torch.zeros(rows, dtype=torch.long, device=self.device)
         with self.half:
             for _ in range(self.asked_nfe):

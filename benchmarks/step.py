@@ -30,7 +30,8 @@ from benchmarks.measure import in_turn, peak_flops, seconds_of, speed_ratio
 from benchmarks.report import print_ladder, print_split, print_steps, print_tokens
 from benchmarks.training import Pool, Recipe, Trainee, split_of_step
 from diffx.assemble.flops import flops_of
-from diffx.assemble.model import build_model, encoder_names
+from diffx.assemble.model import build_model
+from diffx.assemble.services import encoder_names
 from diffx.config.compose import compose_config
 
 PLAIN = "plain"

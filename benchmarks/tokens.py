@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import in_turn, seconds_of, speed_ratio
-from diffx.backbone import DiT
+from diffx.backbone import Backbone
 from diffx.tokens import Tokens, keep, random_subset, scatter
 
 TOKENS = 256
@@ -35,7 +35,7 @@ def route(x: Tensor, ids: Tensor) -> Callable[[], None]:
     return once
 
 
-def pass_through(backbone: DiT, x: Tensor, cond: Tensor, half: bool) -> Callable[[], None]:
+def pass_through(backbone: Backbone, x: Tensor, cond: Tensor, half: bool) -> Callable[[], None]:
     """A block, forward and backward."""
     x = x.detach().requires_grad_()
 
@@ -48,7 +48,7 @@ def pass_through(backbone: DiT, x: Tensor, cond: Tensor, half: bool) -> Callable
 
 
 def measure(
-    backbone: DiT, batch_size: int, half: bool, device: torch.device, rounds: int, calls: int
+    backbone: Backbone, batch_size: int, half: bool, device: torch.device, rounds: int, calls: int
 ) -> dict[str, dict[str, Any]]:
     """Speeds as ratios: shuffled ids over sorted ones, and a block on K tokens, for each token, over all of them."""
     rng = torch.Generator(device).manual_seed(0)

@@ -18,10 +18,11 @@ from benchmarks.peers import as_peers_write_it, ema_by_parameter
 from diffx import step
 from diffx.assemble.flops import count_flops
 from diffx.assemble.model import build_model
-from diffx.backbone import DiT
+from diffx.backbone import Backbone
 from diffx.frozen.encoder import encoder_spec
 from diffx.plugin import Batch
 from diffx.step import Draws
+from diffx.streams import Streams
 from diffx.train.ema import update_ema
 
 PARTS = ("data", "encoder", "draw", "forward", "backward", "optimizer", "ema", "logging")
@@ -69,11 +70,11 @@ class Pool:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.backbones: dict[str, DiT] = {}
-        self.averages: dict[str, DiT] = {}
+        self.backbones: dict[str, Backbone] = {}
+        self.averages: dict[str, Backbone] = {}
         self.states: dict[bool, Any] = {fused: defaultdict(dict) for fused in (False, True)}
 
-    def share(self, config: DictConfig, backbone: DiT) -> DiT:
+    def share(self, config: DictConfig, backbone: Backbone) -> Backbone:
         """Give a backbone the weights of the first one that was like it; returns the average."""
         key = str(config.backbone)
         if key not in self.backbones:
@@ -136,9 +137,9 @@ class Trainee:
         self.read = {name: value.item() for name, value in terms.items()}
 
     def _draw(self, batch: Batch) -> Draws:
-        streams = step.Streams(0, self.count, device=self.device)
-        plan, null = self.model.plan, self.backbone.null_label
-        return step.draw(plan, self.plugins, self.model.objective, batch, {}, streams, LABEL_DROPOUT, null)
+        streams = Streams(0, self.count, device=self.device)
+        model = self.model
+        return step.draw(self.backbone, model.plan, self.plugins, model.objective, batch, {}, streams, LABEL_DROPOUT)
 
     def _autocast(self) -> torch.autocast:
         half = self.recipe.precision == "bf16-mixed"
@@ -169,7 +170,7 @@ class Trainee:
 
     def _moved(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """On the device, with random features for encoders that nobody runs."""
-        shape = (self.config.batch_size, self.backbone.num_tokens)
+        shape = (self.config.batch_size, self.backbone.grid_tokens)
         missing = [need for need in self.model.plan.needs if need not in self.encoders]
         features = {
             need: torch.randn(*shape, encoder_spec(need.removeprefix("features/")).dim, device=self.device)

@@ -1,21 +1,23 @@
 """The planner: plugins declare, this turns the declarations into a static table and refuses sets that cannot work."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from diffx.backbone.dit import DiT
+from diffx.backbone import Backbone
 from diffx.errors import DiffxError
-from diffx.plugin import Plugin, Span
+from diffx.plugin import DRAWN, Plugin, Span
 
 MAIN = "main"
+Plugins = Mapping[str, Plugin]
 
 
 class Action(NamedTuple):
-    """What happens between two blocks: kind is "restore", "read", "save" or "drop"."""
+    """What happens between two blocks: kind is "restore", "read", "switch" (the backbone's own), "save" or "drop"."""
 
     kind: str
-    plugin: str
+    plugin: str = ""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,9 @@ class View:
     """One pass over the batch. actions[d] happens before block d; tokens[d] enter block d (the head for d = depth;
     the mean where a rate varies).
 
-    entering[p] tokens are present where plugin p drops; one of the counts kept[p] stays, drawn each step.
+    entering[p] tokens are present where plugin p drops; one of the counts kept[p] stays, drawn each step, the extra[p]
+    that stand behind the grid among them. attends: blocks whose queries and keys somebody wants. wraps[d]: the plugins
+    around block d, innermost first. retimes: the plugin that gives each token a time. weighs: that weighs the error.
     """
 
     name: str
@@ -31,65 +35,222 @@ class View:
     tokens: tuple[int, ...]
     entering: Mapping[str, int]
     kept: Mapping[str, tuple[int, ...]]
+    extra: Mapping[str, int] = field(default_factory=dict)
+    attends: frozenset[int] = frozenset()
+    wraps: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    retimes: str | None = None
+    weighs: str | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The views in the order they run ("main" first) and all batch keys and services that somebody needs."""
+    """The views in the order they run ("main" first) and all batch keys and services that somebody needs. streams: the
+    batch key of each stream of the state beside the image."""
 
     views: tuple[View, ...]
     needs: tuple[str, ...]
+    streams: Mapping[str, str] = field(default_factory=dict)
 
 
-def make_plan(backbone: DiT, plugins: Mapping[str, Plugin], provided: Collection[str]) -> Plan:
+class Phase(NamedTuple):
+    """What holds from optimizer step `start` on: the plugins that are there, and their plan."""
+
+    start: int
+    plugins: tuple[str, ...]
+    plan: Plan
+
+
+def make_phases(backbone: Backbone, plugins: Plugins, provided: Collection[str]) -> tuple[Phase, ...]:
+    """A plan for every stretch of a run between the steps at which a plugin stops.
+
+    Raises:
+        DiffxError: an impossible set, in any of the phases, or a step to stop at that is none.
+    """
+    for name, plugin in plugins.items():
+        if plugin.stop is not None and (type(plugin.stop) is not int or plugin.stop < 1):
+            raise DiffxError(
+                f"plugins.{name} stops at step {plugin.stop}, which is no step of a run; type a whole number of at "
+                "least 1, or null for never."
+            )
+    phases = []
+    for start in sorted({0, *(p.stop for p in plugins.values() if p.stop is not None)}):
+        there = {name: p for name, p in plugins.items() if p.stop is None or p.stop > start}
+        phases.append(Phase(start, tuple(there), make_plan(backbone, there, provided)))
+    return tuple(phases)
+
+
+def phase_at(phases: Sequence[Phase], step: int) -> Phase:
+    """The phase that optimizer step `step` belongs to."""
+    return next(phase for phase in reversed(phases) if phase.start <= step)
+
+
+def make_plan(backbone: Backbone, plugins: Plugins, provided: Collection[str]) -> Plan:
     """The static table of a run. `provided`: the batch keys and services. Raises DiffxError for impossible sets."""
     for name, plugin in plugins.items():
         _check_declaration(name, plugin, len(backbone.blocks))
-        _check_needs(name, plugin, provided)
+        _check_needs(name, plugin, {*provided, *DRAWN})
     names = dict.fromkeys([MAIN, *(p.view for p in plugins.values())])
-    views = tuple(_lay_out(view, backbone, {n: p for n, p in plugins.items() if p.view == view}) for view in names)
+    views = tuple(make_view(view, backbone, {n: p for n, p in plugins.items() if p.view == view}) for view in names)
     needs = dict.fromkeys(need for plugin in plugins.values() for need in plugin.needs)
-    return Plan(views, tuple(needs))
+    return Plan(views, tuple(needs), _streams(backbone, plugins))
 
 
-def _lay_out(name: str, backbone: DiT, plugins: Mapping[str, Plugin]) -> View:
-    """Walk the depths once with token counts in place of tokens."""
-    active: list[str] = []  # spans entered and not left, outermost first
-    saved: dict[str, tuple[str, ...]] = {}  # which spans were active where a plugin saved
-    present: list[int] = [backbone.num_tokens]
-    entering: dict[str, int] = {}
-    kept: dict[str, tuple[int, ...]] = {}
-    actions, tokens, inside = [], [], []
-    for depth in range(len(backbone.blocks) + 1):
-        row = []
-        for plugin in _leaving(depth, active, plugins):
-            active.pop()
-            present.pop()
-            row.append(Action("restore", plugin))
-        row += [Action("read", n) for n, p in plugins.items() if depth in p.reads]
-        spans = {n: p.span for n, p in plugins.items() if p.span is not None}
-        for plugin in [n for n, s in spans.items() if s.saved_at == depth and s.start != depth]:
-            saved[plugin] = tuple(active)
+@contextmanager
+def naming(name: str, doing: str) -> Iterator[None]:
+    """Whatever a plugin raises inside this block ends as a sentence with its name; a DiffxError is one already."""
+    try:
+        yield
+    except DiffxError:
+        raise
+    except Exception as error:
+        raise DiffxError(f"plugins.{name} failed {doing}: {describe_error(error)}.") from error
+
+
+def describe_error(error: Exception) -> str:
+    """The kind of an error and the first line of what it says."""
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0].rstrip('.')}"
+
+
+def name_culprit(error: Exception, plugins: Plugins) -> str | None:
+    """The plugin whose own code an error came out of, the innermost one; None where it was none's."""
+    found, trace = None, error.__traceback__
+    while trace is not None:
+        owner = trace.tb_frame.f_locals.get("self")
+        found = next((name for name, plugin in plugins.items() if plugin is owner), found)
+        trace = trace.tb_next
+    return found
+
+
+class _Layout:
+    """The depths walked once with token counts in place of tokens."""
+
+    def __init__(self, backbone: Backbone, plugins: Plugins) -> None:
+        self.backbone, self.plugins = backbone, plugins
+        self.spans = {n: p.span for n, p in plugins.items() if p.span is not None}
+        self.active: list[str] = []  # spans entered and not left, outermost first
+        self.saved: dict[str, tuple[str, ...]] = {}  # which spans were active where a plugin saved
+        self.present = [backbone.grid_tokens + backbone.extra_tokens]
+        self.entering: dict[str, int] = {}
+        self.kept: dict[str, tuple[int, ...]] = {}
+        self.extra: dict[str, int] = {}
+        self.outside = backbone.extra_tokens  # tokens that stand behind the grid at this depth
+        self.inside: list[tuple[str, ...]] = []  # the active spans of each block
+        self.read_inside: dict[str, list[tuple[str, ...]]] = {}
+
+    def depth(self, depth: int) -> tuple[Action, ...]:
+        """What happens before block `depth`, in the order restore, read, switch, save, drop."""
+        row = self._leave(depth) + self._read(depth) + self._switch(depth)
+        for plugin in [n for n, s in self.spans.items() if s.saved_at == depth and s.start != depth]:
+            self.saved[plugin] = tuple(self.active)
             row.append(Action("save", plugin))
         # Of spans that start together the longest is the outer one.
-        for plugin in sorted((n for n, s in spans.items() if s.start == depth), key=lambda n: -spans[n].stop):
-            _check_saved(plugin, saved.get(plugin, tuple(active)), tuple(active))
-            _check_outer(plugin, [n for n in active if len(kept[n]) > 1])
-            entering[plugin] = present[-1]
-            kept[plugin] = _count_kept(plugin, spans[plugin], present[-1])
-            if spans[plugin].saved_at == depth:
-                row.append(Action("save", plugin))
-            row.append(Action("drop", plugin))
-            active.append(plugin)
-            present.append(round(sum(kept[plugin]) / len(kept[plugin])))
-        actions.append(tuple(row))
-        tokens.append(present[-1])
-        inside.append(tuple(active))
-    _check_skips(backbone, inside)
-    return View(name, tuple(actions), tuple(tokens), entering, kept)
+        starting = (n for n, s in self.spans.items() if s.start == depth)
+        for plugin in sorted(starting, key=lambda n: -self.spans[n].stop):
+            row += self._enter(depth, plugin)
+        self.inside.append(tuple(self.active))
+        return tuple(row)
+
+    def _leave(self, depth: int) -> list[Action]:
+        row = []
+        for plugin in _leaving(depth, self.active, self.plugins):
+            self.active.pop()
+            self.present.pop()
+            row.append(Action("restore", plugin))
+        return row
+
+    def _read(self, depth: int) -> list[Action]:
+        readers = [n for n, p in self.plugins.items() if depth in p.reads]
+        for name in readers:
+            if self.plugins[name].whole and self.active:
+                raise DiffxError(
+                    f"plugins.{name} reads the whole grid before block {depth}, where plugins.{self.active[-1]} has "
+                    f"left tokens out; end plugins.{self.active[-1]} at or before block {depth - 1}, or move the read."
+                )
+            self.read_inside.setdefault(name, []).append(tuple(self.active))
+        return [Action("read", n) for n in readers]
+
+    def _switch(self, depth: int) -> list[Action]:
+        if depth not in self.backbone.borders:
+            return []
+        if self.active:
+            raise DiffxError(
+                f"plugins.{self.active[-1]} narrows blocks on both sides of block {depth}, where this backbone's "
+                f"stream changes; end it at block {depth - 1}, or start it at block {depth}."
+            )
+        for name, span in self.spans.items():
+            if span.saved_at < depth <= span.start:
+                raise DiffxError(
+                    f"plugins.{name} keeps its state before block {span.saved_at} and drops before block {span.start}, "
+                    f"and at block {depth} this backbone's stream changes; let it start where it keeps its state."
+                )
+        count = self.backbone.tokens_after.get(depth, self.present[-1])
+        self.outside += count - self.present[-1]
+        self.present[-1] = count
+        return [Action("switch")]
+
+    def _enter(self, depth: int, plugin: str) -> list[Action]:
+        _check_saved(plugin, self.saved.get(plugin, tuple(self.active)), tuple(self.active))
+        _check_outer(plugin, [n for n in self.active if len(self.kept[n]) > 1])
+        row = [Action("save", plugin)] if self.spans[plugin].saved_at == depth else []
+        self.extra[plugin] = self.outside
+        self.entering[plugin] = self.present[-1]
+        grid = _count_kept(plugin, self.spans[plugin], self.present[-1] - self.outside)
+        self.kept[plugin] = tuple(count + self.outside for count in grid)
+        self.active.append(plugin)
+        self.present.append(round(sum(self.kept[plugin]) / len(grid)))
+        return [*row, Action("drop", plugin)]
 
 
-def _leaving(depth: int, active: list[str], plugins: Mapping[str, Plugin]) -> list[str]:
+def make_view(name: str, backbone: Backbone, plugins: Plugins) -> View:
+    """One pass over the batch in which these plugins act. Raises DiffxError where they cannot act together."""
+    layout, actions, tokens = _Layout(backbone, plugins), [], []
+    for depth in range(len(backbone.blocks) + 1):
+        actions.append(layout.depth(depth))
+        tokens.append(layout.present[-1])
+    _check_skips(backbone, layout.inside)
+    _check_joined(plugins, layout.read_inside)
+    _check_attended(plugins, layout.inside)
+    wraps = {d: tuple(n for n, p in plugins.items() if d in p.wraps) for d in range(len(backbone.blocks))}
+    retimes = _only_one("retime", "gives each token a time", plugins)
+    if retimes and not backbone.token_times:
+        raise DiffxError(
+            f"plugins.{retimes} gives each token a time of its own, and {type(backbone).__name__} has one for a "
+            f"sample; take another backbone, or leave plugins.{retimes} out."
+        )
+    return View(
+        name,
+        tuple(actions),
+        tuple(tokens),
+        layout.entering,
+        layout.kept,
+        layout.extra,
+        frozenset(block for p in plugins.values() for block in p.attends),
+        {depth: names for depth, names in wraps.items() if names},
+        retimes,
+        _only_one("visible", "weighs the denoising error", plugins),
+    )
+
+
+def _streams(backbone: Backbone, plugins: Plugins) -> dict[str, str]:
+    """The batch key of each stream beside the image; each must be brought by one plugin."""
+    found: dict[str, str] = {}
+    for name, plugin in plugins.items():
+        for stream, key in plugin.streams.items():
+            if stream == "image" or stream not in backbone.streams:
+                there = ", ".join(backbone.streams)
+                raise DiffxError(f"plugins.{name} brings the stream {stream!r}, and this backbone denoises {there}.")
+            if stream in found:
+                raise DiffxError(f"plugins.{name} brings the stream {stream!r}, which another plugin brings too.")
+            found[stream] = key
+    if missing := [stream for stream in backbone.streams if stream != "image" and stream not in found]:
+        raise DiffxError(
+            f"This backbone denoises {missing[0]!r} beside the image, and no plugin brings it; type the plugin that "
+            "does, or a backbone without it."
+        )
+    return found
+
+
+def _leaving(depth: int, active: list[str], plugins: Plugins) -> list[str]:
     """The spans that end at `depth`, innermost first; they must be the innermost ones."""
     ends = [n for n in active if plugins[n].span.stop == depth]  # type: ignore[union-attr]
     innermost = active[len(active) - len(ends) :]
@@ -99,7 +260,7 @@ def _leaving(depth: int, active: list[str], plugins: Mapping[str, Plugin]) -> li
     return ends[::-1]
 
 
-def _refuse_crossing(outer: str, inner: str, plugins: Mapping[str, Plugin]) -> None:
+def _refuse_crossing(outer: str, inner: str, plugins: Plugins) -> None:
     a, b = plugins[outer].span, plugins[inner].span
     assert a is not None
     assert b is not None
@@ -137,12 +298,54 @@ def _count_kept(name: str, span: Span, present: int) -> tuple[int, ...]:
     return kept
 
 
+def _check_joined(plugins: Plugins, read_inside: Mapping[str, list[tuple[str, ...]]]) -> None:
+    """Reads that are compared token by token: of any two, the spans around one must be around the other too."""
+    for name, places in read_inside.items():
+        if not plugins[name].joins:
+            continue
+        for one in places:
+            for other in places:
+                shorter = min(len(one), len(other))
+                if one[:shorter] != other[:shorter]:
+                    raise DiffxError(
+                        f"plugins.{name} compares tokens read inside plugins.{one[-1]} with tokens read inside "
+                        f"plugins.{other[-1]}, which keep different ones; move one of the reads of plugins.{name}."
+                    )
+
+
+def _check_attended(plugins: Plugins, inside: list[tuple[str, ...]]) -> None:
+    for name, plugin in plugins.items():
+        for block in plugin.attends:
+            if inside[block]:
+                raise DiffxError(
+                    f"plugins.{name} needs the attention of block {block} over all tokens, where "
+                    f"plugins.{inside[block][-1]} has left some out; end plugins.{inside[block][-1]} before block "
+                    f"{block}, or start it behind."
+                )
+
+
+def _only_one(hook: str, what: str, plugins: Plugins) -> str | None:
+    """The plugin that implements a hook of which a pass has one."""
+    found = [name for name, plugin in plugins.items() if plugin.implements(hook)]
+    if len(found) > 1:
+        raise DiffxError(
+            f"plugins.{found[0]} and plugins.{found[1]} both: each {what}, and a pass has one that does; leave one out."
+        )
+    return found[0] if found else None
+
+
 def _check_declaration(name: str, plugin: Plugin, depth: int) -> None:
     for read in plugin.reads:
         if not 0 <= read <= depth:
             raise DiffxError(
                 f"plugins.{name} reads before block {read}, outside the backbone of {depth} blocks; "
                 f"type a depth from 0 to {depth}."
+            )
+    for what, blocks in (("the attention of", plugin.attends), ("to run", plugin.wraps)):
+        if wrong := [block for block in blocks if not 0 <= block < depth]:
+            raise DiffxError(
+                f"plugins.{name} wants {what} block {wrong[0]}, outside the backbone of {depth} blocks; "
+                f"type a block from 0 to {depth - 1}."
             )
     span = plugin.span
     if span is not None:
@@ -167,7 +370,7 @@ def _check_needs(name: str, plugin: Plugin, provided: Collection[str]) -> None:
             )
 
 
-def _check_skips(backbone: DiT, inside: list[tuple[str, ...]]) -> None:
+def _check_skips(backbone: Backbone, inside: list[tuple[str, ...]]) -> None:
     """A skip must join tokens of one set: what it carries was stored before the spans of its depth were entered."""
     for block, source in backbone.skips.items():
         stored = inside[source - 1] if source else ()
@@ -175,5 +378,5 @@ def _check_skips(backbone: DiT, inside: list[tuple[str, ...]]) -> None:
             name = next(iter(set(stored) ^ set(inside[block])))
             raise DiffxError(
                 f"plugins.{name} narrows the tokens between block {max(source - 1, 0)} and block {block}, which a "
-                f"skip of the backbone joins; type backbone.skips=false or end plugins.{name} inside."
+                f"skip of the backbone joins; take a backbone without skips, or end plugins.{name} inside."
             )

@@ -3,20 +3,31 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from diffx.backbone import Backbone
 from diffx.errors import DiffxError
+from diffx.objective import Objective
 from diffx.tokens import Tokens, keep, scatter
 
-if TYPE_CHECKING:
-    from diffx.backbone.dit import DiT
-
 Schedule = Callable[[int], float]  # optimizer step -> λ
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
+"""What prepare() sees, by key: tensors with a row for each sample, and services that are called (see DRAWN)."""
 Aux = dict[str, Tensor]
+Seen = dict[Any, Any]
+"""What loss() sees: depth -> Tokens, for `reads`; ("attention", block) -> (queries, keys), for `attends`."""
+
+DRAWN = {
+    "t": "times (B,) of this pass, or (B, N) where a plugin gives each token its own",
+    "noise": "the noise, shaped as x",
+    "label": "the condition after dropping, as the network is fed",
+    "noisy": "the noised state that the network is fed, before the objective's scaling",
+    "target": "what the network's output is compared with (Objective.target)",
+}
+"""What a plugin's own pass has drawn, which `needs` may name."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +36,7 @@ class Span:
 
     `save` is `start` unless given. The number kept is int((1 - rate) N), as in MDT. A tuple of rates: one of
     them is drawn each step, alike for all samples and ranks (MDTv2 draws from an interval; a few values keep the number
-    of compiled shapes small).
+    of compiled shapes small). N counts the grid's tokens: extra tokens, which stand behind them, always stay.
     """
 
     start: int
@@ -47,21 +58,34 @@ class Span:
 
 
 class Plugin(nn.Module):
-    """One training-time change to a DiT. Depth d means "before block d"; depth == len(blocks) is before the head.
+    """One training-time change to a backbone. Depth d means "before block d"; len(blocks) is before the head.
 
     Declared (read once, before step 0; may be set in __init__ or in setup()):
-        reads: depths whose tokens loss() wants.
+        reads: depths whose tokens loss() wants. whole: they need the full grid, so no span may lie around them. joins:
+            they are compared with one another token by token (diffx.tokens.at_common_places), so that of two reads one
+            must have all places of the other.
         span: where the token set shrinks.
+        attends: blocks whose queries and keys loss() wants; every other block keeps its fast kernel.
+        wraps: blocks that run inside around().
         view: the pass over the batch that it belongs to. "main" is the ordinary one; any other name adds a pass with
             the same times, fresh noise and fresh label dropout, whose denoising loss is added 1:1.
-        needs: batch keys and services: "image", "features/dinov2_vitb14".
+        needs: batch keys ("image"), services ("features/dinov2_vitb14", "ema"), and what the pass has drawn (DRAWN).
+        streams: of the state beside the image that it brings and trains, and the batch key of each: {"class": KEY}.
         weight: λ, the factor of loss(): a number, or a schedule of the step. A dict of them when loss() returns a dict.
+        stop: from this step on the plugin is not there: no teacher, no reads, no loss. None: never.
     """
 
     reads: tuple[int, ...] = ()
+    whole: bool = False
+    joins: bool = False
     span: Span | None = None
+    attends: tuple[int, ...] = ()
+    wraps: tuple[int, ...] = ()
     view: str = "main"
     needs: tuple[str, ...] = ()
+    streams: Mapping[str, str] = {}
+    stop: int | None = None
+    objective: Objective  # set before setup()
 
     def __init__(self, weight: "float | Schedule | Mapping[str, float | Schedule]" = 0.0) -> None:
         super().__init__()
@@ -78,14 +102,20 @@ class Plugin(nn.Module):
 
     # Implemented by a method, called in this order, every one optional.
 
-    def setup(self, backbone: "DiT") -> None:
+    def setup(self, backbone: Backbone) -> None:
         """Build modules from the backbone's sizes; refuse, with a DiffxError, what cannot work."""
+
+    def retime(self, t: Tensor, rng: torch.Generator) -> Aux:
+        """Times of each token in place of the sample's t (B,): {"times": (B, N)}, and what else prepare() and the other
+        hooks are to find in aux, such as which of two times a token has."""
+        return {}
 
     def prepare(self, batch: Batch, rng: torch.Generator) -> Aux:
         """Eager, without gradient, once a step: draw masks, fetch targets. The other hooks get the tensors as `aux`.
 
-        A plugin with a span gets aux["keep"] (B, kept), the positions that stay among the tokens present at its start,
-        drawn uniformly, unless it returns its own here.
+        batch["x"] is what is trained on, after the draw from the autoencoder's posterior. A plugin with a span gets
+        aux["keep"] (B, kept), the positions that stay among the tokens present at its start, drawn uniformly, unless it
+        returns its own here; of extra tokens it then has to speak itself.
         """
         return {}
 
@@ -94,18 +124,32 @@ class Plugin(nn.Module):
         return keep(tokens, aux["keep"])
 
     def restore(self, tokens: Tokens, outer: Tokens, cond: Tensor, aux: Aux) -> Tokens:
-        """Leaving the span: `tokens` come out of it, `outer` is what was saved, `cond` (B, D) conditions the blocks."""
-        return Tokens(scatter(outer.x, aux["keep"], tokens.x), outer.ids)
+        """Leaving the span: `tokens` come out of it, `outer` is what was saved, `cond` (B, C) conditions the blocks."""
+        return Tokens(scatter(outer.x, aux["keep"], tokens.x), outer.ids, outer.cond)
 
-    def loss(self, seen: dict[int, Tokens], out: Tensor, aux: Aux) -> "Tensor | dict[str, Tensor] | None":
+    def around(
+        self, depth: int, run: Callable[[Tokens, Tensor], Tokens], tokens: Tokens, cond: Tensor, aux: Aux
+    ) -> Tokens:
+        """One of the blocks in `wraps`: run(tokens, cond) runs it, on these or on fewer samples."""
+        return run(tokens, cond)
+
+    def visible(self, aux: Aux) -> Tensor | None:
+        """Weights (B, 1, H, W) of the denoising error, whose weighted mean takes the place of the mean."""
+        return None
+
+    def loss(self, seen: Seen, out: Tensor, aux: Aux) -> "Tensor | dict[str, Tensor] | None":
         """The unweighted scalar, or a dict of them, from the tokens read at each depth and the network's output."""
         return None
 
     # Called by the framework.
 
+    def implements(self, hook: str) -> bool:
+        """Whether the method has a hook of its own."""
+        return getattr(type(self), hook) is not getattr(Plugin, hook)
+
     @property
     def has_loss(self) -> bool:
-        return type(self).loss is not Plugin.loss
+        return self.implements("loss")
 
     def weights(self) -> dict[str, Tensor]:
         """λ by loss name, as scalar tensors."""

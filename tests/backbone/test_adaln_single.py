@@ -5,7 +5,7 @@ import torch
 
 from diffx.backbone import DiT
 from diffx.errors import DiffxError
-from diffx.testing import TinyRun, make_registered, registered, tiny_backbone
+from diffx.testing import TinyRun, make_registered, registered, tiny_backbone, tiny_mdt
 
 D = 32
 
@@ -56,7 +56,7 @@ def test_with_equal_tables_it_is_adaln_zero_whose_blocks_have_equal_modulation_l
 
 @pytest.mark.parametrize("name", registered())
 def test_every_registered_plugin_trains_on_it(name):
-    run = TinyRun({name: make_registered(name)}, tiny_backbone(conditioning="adaln_single"))
+    run = TinyRun({name: make_registered(name)}, tiny_mdt(conditioning="adaln_single"))
     run.losses(run.draws())["total"].backward()
     assert run.backbone.shared_modulation.linear.weight.grad.any()
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from diffx.backbone.protocol import Memory
 from diffx.testing import BATCH, Operations, tiny_backbone
 from diffx.tokens import Tokens, gather, keep, scatter
 
@@ -72,5 +73,5 @@ def test_the_residual_stream_is_contiguous_from_the_embedding_to_the_head():
     tokens, cond = backbone.embed(torch.randn(2, 4, 8, 8), torch.rand(2), torch.zeros(2, dtype=torch.long))
     for depth in range(len(backbone.blocks)):
         assert tokens.x.is_contiguous()
-        tokens = backbone.run_block(depth, tokens, cond, {})
+        tokens = backbone.run_block(depth, tokens, cond, Memory())
     assert tokens.x.is_contiguous()

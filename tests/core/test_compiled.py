@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch._dynamo import reset
 
-from diffx.assemble.model import Model
 from diffx.step import losses
-from diffx.testing import TinyRun, make_registered, registered, tiny_backbone
+from diffx.testing import TinyRun, make_registered, registered, tiny_mdt
 from diffx.train.module import DiffusionModule
 from diffx_plugins.mdt import MDT
 from diffx_plugins.tread import TREAD
@@ -29,7 +28,7 @@ class Graphs(list[torch.fx.GraphModule]):
 
 @pytest.mark.parametrize("names", SETS, ids="+".join)
 def test_a_set_is_one_graph_over_four_steps_while_its_weights_change(names):
-    run, graphs = TinyRun({name: make_registered(name) for name in names}), Graphs()
+    run, graphs = TinyRun({name: make_registered(name) for name in names}, tiny_mdt()), Graphs()
     reset()
     compiled = torch.compile(losses, fullgraph=True, dynamic=False, backend=graphs)
     for step in range(4):
@@ -43,11 +42,12 @@ def test_a_set_is_one_graph_over_four_steps_while_its_weights_change(names):
 
 
 def test_a_module_compiles_the_blocks_of_mdtv2_for_each_of_its_token_numbers(monkeypatch):
-    run, graphs = TinyRun({"mdt": MDT((0.1, 0.6))}, tiny_backbone(skips=True)), Graphs()
-    model = Model(run.backbone, run.plugins, run.objective, run.plan)
+    run, graphs = TinyRun({"mdt": MDT((0.1, 0.6))}, tiny_mdt(skips=True)), Graphs()
     reset()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=graphs))
-    module = DiffusionModule(model, torch.optim.AdamW, {}, seed=0, label_dropout=0.1, ema_decay=0.9, compile="blocks")
+    module = DiffusionModule(
+        run.model, torch.optim.AdamW, {}, seed=0, label_dropout=0.1, ema_decay=0.9, compile="blocks"
+    )
     lengths = set()
     for step in range(24):
         draws = run.draws(step)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffx.backbone import DiT
+from diffx.backbone import Backbone, DiT, MDTBackbone
 from diffx.errors import DiffxError
 from diffx.planner import Action, Plan, make_plan
 from diffx.plugin import Plugin, Span
@@ -28,9 +28,9 @@ class Narrow(Plugin):
         self.span, self.view = Span(*span, **save), view
 
 
-def backbone(**options) -> DiT:
+def backbone(**options) -> Backbone:
     with torch.device("meta"):
-        return DiT(input_size=8, hidden_size=32, depth=BLOCKS, num_heads=4, **options)
+        return MDTBackbone.tiny(**options) if options else DiT.tiny()
 
 
 def plan(provided=(), skips=False, **plugins: Plugin) -> Plan:

@@ -19,7 +19,7 @@ def exact_velocity(x, t, y):
 
 
 def field(network, count=2, guidance=None) -> Field:
-    return Field(network, Interpolant(), torch.zeros(count, dtype=torch.long), 10, guidance)
+    return Field(network, Interpolant(), torch.zeros(count, dtype=torch.long), torch.full((count,), 10), guidance)
 
 
 def start(count=2) -> torch.Tensor:
@@ -122,7 +122,7 @@ def labels_as_output(x, t, y):
 
 def guided(guidance: Guidance, t: float) -> torch.Tensor:
     labels_as_output.batches = []
-    return guidance(labels_as_output, torch.zeros(2, 4, 4, 4), t, torch.ones(2, dtype=torch.long), 10)
+    return guidance(labels_as_output, torch.zeros(2, 4, 4, 4), t, torch.ones(2, dtype=torch.long), torch.full((2,), 10))
 
 
 def test_guidance_moves_from_the_unconditional_output_by_the_scale():

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from diffx.backbone.protocol import walk_blocks
 from diffx.errors import DiffxError
 from diffx.plugin import Plugin, Span
-from diffx.step import draw, walk
+from diffx.step import draw, walk_with_plugins
 from diffx.streams import Streams
-from diffx.testing import TinyRun, tiny_backbone, tiny_batch
+from diffx.testing import TinyRun, tiny_batch, tiny_mdt
 from diffx_plugins.mdt import MDT
 from diffx_plugins.repa import REPA
 from diffx_plugins.tread import TREAD
@@ -35,22 +36,20 @@ def blocks_by_hand(run: TinyRun, draws, depth: int) -> tuple[torch.Tensor, torch
     """The tokens (B, N, D) before block `depth` of the dense pass, and the conditioning."""
     x_t = run.objective.noised(draws.x, draws.noise["main"], draws.t)
     tokens, cond = run.backbone.embed(x_t, draws.t, draws.y["main"])
-    for d in range(depth):
-        tokens = run.backbone.run_block(d, tokens, cond, {})
-    return tokens.x, cond
+    return walk_blocks(run.backbone, tokens, cond, until=depth).x, cond
 
 
 @pytest.mark.parametrize("plugin", [TREAD, MDT, lambda: REPA(projector_dim=16)], ids=["tread", "mdt", "repa"])
 def test_switching_a_plugin_on_changes_no_other_draw(plugin):
-    plain, run = TinyRun({}).draws(5), TinyRun({"new": plugin()}).draws(5)
+    plain, run = TinyRun({}, tiny_mdt()).draws(5), TinyRun({"new": plugin()}, tiny_mdt()).draws(5)
     assert torch.equal(plain.t, run.t)
     assert torch.equal(plain.noise["main"], run.noise["main"])
     assert torch.equal(plain.y["main"], run.y["main"])
 
 
 def test_a_plugins_own_draws_do_not_depend_on_the_others():
-    alone = TinyRun({"tread": TREAD()}).draws()
-    beside = TinyRun({"mdt": MDT(), "tread": TREAD()}).draws()
+    alone = TinyRun({"tread": TREAD()}, tiny_mdt()).draws()
+    beside = TinyRun({"mdt": MDT(), "tread": TREAD()}, tiny_mdt()).draws()
     assert torch.equal(alone.aux["tread"]["keep"], beside.aux["tread"]["keep"])
 
 
@@ -71,8 +70,8 @@ def test_the_shared_stream_is_alike_on_all_ranks():
 
 
 def test_views_share_the_times_and_have_their_own_noise_and_dropped_labels():
-    run = TinyRun({"mdt": MDT()})
-    draws = draw(run.plan, run.plugins, run.objective, many_labels(), {}, Streams(0, 0), 0.5, 10)
+    run = TinyRun({"mdt": MDT()}, tiny_mdt())
+    draws = draw(run.backbone, run.plan, run.plugins, run.objective, many_labels(), {}, Streams(0, 0), 0.5)
     assert draws.t.shape == (400,)
     assert abs(torch.stack([draws.noise["main"].flatten(), draws.noise["masked"].flatten()]).corrcoef()[0, 1]) < 0.05
     dropped = [draws.y[view] == 10 for view in ("main", "masked")]
@@ -89,20 +88,19 @@ def test_labels_are_dropped_at_the_asked_rate_and_only_to_the_null_label():
     run = TinyRun({})
     for share in (0.0, 1.0):
         batch = many_labels()
-        y = draw(run.plan, {}, run.objective, batch, {}, Streams(0, 0), share, 10).y["main"]
+        y = draw(run.backbone, run.plan, {}, run.objective, batch, {}, Streams(0, 0), share).y["main"]
         assert torch.equal(y, torch.full_like(y, 10) if share else batch["y"])
 
 
+def drawn(run: TinyRun, streams: Streams):
+    return draw(run.backbone, run.plan, run.plugins, run.objective, tiny_batch(), {}, streams, 0.1)
+
+
 def test_a_ratio_drawn_every_step_is_alike_on_all_ranks_and_takes_every_value():
-    run = TinyRun({"mdt": MDT((0.3, 0.5))})
+    run = TinyRun({"mdt": MDT((0.3, 0.5))}, tiny_mdt())
     lengths = []
     for step in range(40):
-        pair = [
-            draw(run.plan, run.plugins, run.objective, tiny_batch(), {}, Streams(0, step, rank), 0.1, 10).aux["mdt"][
-                "keep"
-            ]
-            for rank in (0, 1)
-        ]
+        pair = [drawn(run, Streams(0, step, rank)).aux["mdt"]["keep"] for rank in (0, 1)]
         assert pair[0].shape == pair[1].shape
         assert not torch.equal(*pair)
         lengths.append(pair[0].shape[1])
@@ -200,7 +198,7 @@ def test_repa_inside_a_tread_route_aligns_kept_tokens_with_the_features_of_their
 
 
 def test_the_total_is_the_denoising_losses_one_to_one_and_each_weighted_loss():
-    run = TinyRun({"mdt": MDT(), "a": Reader(1, weight=0.25), "b": Reader(2, weight=2.0)})
+    run = TinyRun({"mdt": MDT(), "a": Reader(1, weight=0.25), "b": Reader(2, weight=2.0)}, tiny_mdt())
     terms = run.losses(run.draws())
     assert set(terms) == {"denoise", "masked/denoise", "a", "b", "total"}
     total = terms["denoise"] + terms["masked/denoise"] + 0.25 * terms["a"] + 2.0 * terms["b"]
@@ -219,11 +217,11 @@ def test_a_plugin_with_several_losses_has_a_weight_for_each():
 
 
 def test_a_plugins_view_denoises_its_own_noise():
-    run = TinyRun({"mdt": MDT()})
+    run = TinyRun({"mdt": MDT()}, tiny_mdt())
     draws = run.draws()
     x_t = run.objective.noised(draws.x, draws.noise["masked"], draws.t)
     view = run.plan.views[1]
-    out, _ = walk(run.backbone, view, run.plugins, x_t, draws.t, draws.y["masked"], draws.aux)
+    out, _ = walk_with_plugins(run.backbone, view, run.plugins, x_t, draws.t, draws.y["masked"], draws.aux)
     expected = (out - (draws.noise["masked"] - draws.x)).square().mean()
     torch.testing.assert_close(run.losses(draws)["masked/denoise"], expected)
 
@@ -257,8 +255,8 @@ def test_a_weight_that_is_no_finite_number_from_zero_is_refused(weight):
 
 def test_with_no_plugin_the_walk_equals_the_backbone_bit_for_bit_for_every_option():
     for options in ({}, {"position": "rope"}, {"relative_bias": True}, {"skips": True}, {"learn_sigma": True}):
-        run = TinyRun({}, tiny_backbone(**options))
+        run = TinyRun({}, tiny_mdt(**options))
         x, t, y = run.batch["x"], torch.rand(4), run.batch["y"]
-        out, seen = walk(run.backbone, run.plan.views[0], {}, x, t, y, {})
+        out, seen = walk_with_plugins(run.backbone, run.plan.views[0], {}, x, t, y, {})
         assert torch.equal(out, run.backbone(x, t, y))
         assert seen == {}

@@ -22,10 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from diffx import step
-from diffx.assemble.model import Model
 from diffx.objective import DDPM, EDM, Interpolant
 from diffx.streams import Streams
-from diffx.testing import TinyRun, make_registered, registered, tiny_backbone
+from diffx.testing import TinyRun, make_registered, registered, tiny_mdt
 from diffx.train.ema import update_ema
 from diffx.train.module import DiffusionModule
 
@@ -93,7 +92,7 @@ def move(mode: FakeTensorMode, module: nn.Module) -> None:
 
 
 def start(names: tuple[str, ...], **options: Any) -> TinyRun:
-    return TinyRun({name: make_registered(name) for name in names}, tiny_backbone(**options))
+    return TinyRun({name: make_registered(name) for name in names}, tiny_mdt(**options))
 
 
 def waits_of_pretended_steps(run: TinyRun, steps: int = 1) -> list[list[str]]:
@@ -104,11 +103,10 @@ def waits_of_pretended_steps(run: TinyRun, steps: int = 1) -> list[list[str]]:
         for module in (run.backbone, *run.plugins.values()):
             move(mode, module)
         batch = {name: on_a_pretended_gpu(mode, value) for name, value in {**run.batch, **features}.items()}
-        null = run.backbone.null_label
         for count in range(steps):
             streams = PretendedStreams(0, count, device="cuda")
             with Waits() as seen:
-                draws = step.draw(run.plan, run.plugins, run.objective, batch, {}, streams, 0.1, null)
+                draws = step.draw(run.backbone, run.plan, run.plugins, run.objective, batch, {}, streams, 0.1)
                 total = run.losses(draws)["total"]
             assert total.device.type == "cuda"
             waited.append(seen.names)
@@ -141,7 +139,7 @@ def test_ddpm_moves_its_table_once_and_then_never_waits():
 @pytest.mark.parametrize("names", SETS, ids="+".join)
 def test_the_backward_pass_and_the_average_never_wait(names):
     run = start(names)
-    draws, average = run.draws(), tiny_backbone()
+    draws, average = run.draws(), tiny_mdt()
     with Waits() as seen:
         run.losses(draws)["total"].backward()
         update_ema(average, run.backbone, 0.99)
@@ -165,9 +163,8 @@ class ReadsEverySecondStep(L.Callback):
 def test_lightnings_loop_reads_nothing_that_no_callback_reads(precision):
     run = start(("mdt", "repa", "tread"))
     batch = run.batch | {need: run.services[need](run.batch["image"]) for need in run.plan.needs}
-    model = Model(run.backbone, run.plugins, run.objective, run.plan)
     module = DiffusionModule(
-        model, partial(torch.optim.AdamW, fused=True), {}, seed=0, label_dropout=0.1, ema_decay=0.9
+        run.model, partial(torch.optim.AdamW, fused=True), {}, seed=0, label_dropout=0.1, ema_decay=0.9
     )
     reads = ReadsEverySecondStep(seen := Waits())
     quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary"), False)
@@ -187,14 +184,14 @@ def test_a_gpu_is_never_waited_for(names):
     features = {need: run.services[need](run.batch["image"]) for need in run.plan.needs}
     batch = {name: value.cuda() for name, value in {**run.batch, **features}.items()}
     modules = [module.cuda() for module in (run.backbone, *run.plugins.values())]
-    average = tiny_backbone().cuda()
+    average = tiny_mdt().cuda()
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, fused=True)
     for count in range(3):
         torch.cuda.set_sync_debug_mode("error" if count else "default")  # the first step may still load kernels
         try:
             streams = Streams(0, count, device="cuda")
-            draws = step.draw(run.plan, run.plugins, run.objective, batch, {}, streams, 0.1, run.backbone.null_label)
+            draws = step.draw(run.backbone, run.plan, run.plugins, run.objective, batch, {}, streams, 0.1)
             run.losses(draws)["total"].backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()

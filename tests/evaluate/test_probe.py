@@ -78,7 +78,7 @@ def test_the_last_blocks_output_is_what_the_head_reads_in_a_forward(trained: Run
     """With MDT's decoder position and skips too: the walk is the backbone's own."""
     from diffx.assemble.model import build_model
 
-    model = build_model(compose_config(["backbone.decoder_layers=2", "backbone.skips=true", "backbone.depth=6"]))
+    model = build_model(compose_config(["plugins=[mdt]", "backbone.skips=true", "backbone.depth=6"]))
     backbone = model.backbone.eval()
     for parameter in backbone.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
@@ -88,7 +88,9 @@ def test_the_last_blocks_output_is_what_the_head_reads_in_a_forward(trained: Run
     outputs = block_outputs(backbone, model.objective, x, 0.3, torch.device("cpu"))
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        backbone(0.7 * x + 0.3 * noise, torch.full((3,), 0.3), torch.full((3,), backbone.null_label))
+        backbone(
+            0.7 * x + 0.3 * noise, torch.full((3,), 0.3), backbone.null_condition(torch.zeros(3, dtype=torch.long))
+        )
     assert len(outputs) == 6
     torch.testing.assert_close(outputs[-1], heads[-1])
 

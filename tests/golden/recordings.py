@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diffx.backbone import DiT
+from diffx.backbone import Backbone, DiT, MDTBackbone
 
 TRAINING_ONLY = ("projectors.", "sideblocks.", "mask_token")
 
@@ -35,10 +35,11 @@ def load(name: str) -> Recording:
     return Recording(config, load_file(folder / "weights.safetensors"), load_file(folder / "io.safetensors"))
 
 
-def plain_backbone(recording: Recording, **options: Any) -> DiT:
-    """The plain DiT with the recorded weights, every key matched."""
+def plain_backbone(recording: Recording, **options: Any) -> Backbone:
+    """The DiT, or MDT's network where `options` say so, with the recorded weights, every key matched."""
     shared = ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads", "num_classes")
-    backbone = DiT(**{key: recording.config[key] for key in shared}, **options)
+    family = MDTBackbone if "decoder_layers" in options else DiT
+    backbone = family(**{key: recording.config[key] for key in shared}, **options)
     state = {renamed(k, recording.config): w for k, w in recording.weights.items() if not k.startswith(TRAINING_ONLY)}
     table = state["y_embedder.embedding_table.weight"]
     if len(table) == backbone.num_classes:  # built without label dropout (MDT): the null row that we always have

@@ -36,6 +36,6 @@ def test_the_guided_forward_of_three_channels_agrees(dit, backbone):
     def network(x, t, y):
         return backbone(x, steps, y)
 
-    guided = Guidance(scale=4.0, channels=3)(network, dit["x"], 0.5, dit["y"], backbone.null_label)
+    guided = Guidance(scale=4.0, channels=3)(network, dit["x"], 0.5, dit["y"], backbone.null_condition(dit["y"]))
     assert_agrees(guided, dit["cfg_out"][:3])
     assert torch.equal(dit["cfg_out"][:3, :3], dit["cfg_out"][3:, :3])

@@ -6,7 +6,7 @@ from recordings import Recording, assert_agrees, load, part, plain_backbone
 
 from diffx.backbone import DiT
 from diffx.planner import make_plan
-from diffx.step import walk
+from diffx.step import walk_with_plugins
 from diffx_plugins.mdt import MDT
 
 
@@ -44,5 +44,5 @@ def test_the_masked_training_forward_agrees(mdt, backbone):
     assert view.name == "masked"
     assert view.kept["mdt"] == (mdt["ids_keep"].shape[1],)
     aux = {"mdt": {"keep": mdt["ids_keep"]}}
-    out, _ = walk(backbone, view, {"mdt": plugin}, mdt["x"], mdt["t"].float(), mdt["y"], aux)
+    out, _ = walk_with_plugins(backbone, view, {"mdt": plugin}, mdt["x"], mdt["t"].float(), mdt["y"], aux)
     assert_agrees(out, mdt["masked_train"])

@@ -45,7 +45,7 @@ def test_the_noised_state_agrees():
 def test_ten_respaced_ancestral_steps_end_at_the_recorded_point():
     dit = load("dit")
     backbone = backbone_of("dit", dit)
-    field = Field(backbone, DDPM(), dit["y"], backbone.null_label)
+    field = Field(backbone, DDPM(), dit["y"], backbone.null_condition(dit["y"]))
     draws = iter(dit["sample_noises"].double())
     sample = Ancestral(10)(field, dit["sample_init"].double(), lambda x: next(draws))
     assert_agrees(sample, dit["sample_10"], 1e-4)
@@ -61,7 +61,9 @@ def test_mdts_guided_forward_agrees():
     backbone, guidance = backbone_of("mdt_v2", mdt), Guidance(scale=3.8, channels=3, power=4)
     for k, (t, label) in enumerate(zip(mdt["t"].tolist(), mdt["y"].tolist(), strict=True)):
         one = slice(k, k + 1)
-        out = guidance(backbone, mdt["x"][one], t, mdt["y"][one], label, DDPM().position(t))
+        out = guidance(
+            backbone, mdt["x"][one], t, mdt["y"][one], torch.full_like(mdt["y"][one], label), DDPM().position(t)
+        )
         assert_agrees(out, mdt["cfg_out"][one])
 
 
@@ -79,7 +81,7 @@ def test_treads_edm_loss_agrees_element_by_element():
     backbone, objective = plain_backbone(tread), EDM()
     t = (objective.mean + objective.std * tread["edm_draw0_randn"].flatten()).exp()
     x, noise = tread["x"], tread["edm_draw1_randn_like"]
-    y = torch.where(tread["edm_draw2_rand"] < 0.1, backbone.null_label, tread["y"])
+    y = torch.where(tread["edm_draw2_rand"] < 0.1, backbone.num_classes, tread["y"])
     x_t = objective.noised(x, noise, t)
     out = backbone(*objective.inputs(x_t, t), y)
     error = (objective.data(out, x_t, t) - x).square()

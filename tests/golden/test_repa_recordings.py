@@ -9,7 +9,7 @@ from diffx.backbone import DiT
 from diffx.objective import Interpolant
 from diffx.planner import make_plan
 from diffx.sampler import Euler, EulerMaruyama, Field, Guidance, Heun
-from diffx.step import walk
+from diffx.step import walk_with_plugins
 from diffx_plugins.repa import REPA
 
 CASES = [f"{path}.{times}" for path in ("linear", "cosine") for times in ("uniform", "lognormal")]
@@ -40,7 +40,7 @@ def plugin(repa: Recording, backbone: DiT) -> REPA:
 def step_on(repa, backbone, plugin, x_t, t):
     """The prediction and what REPA reads, in one walk over the blocks."""
     view = make_plan(backbone, {"repa": plugin}, {FEATURES}).views[0]
-    out, seen = walk(backbone, view, {"repa": plugin}, x_t, t, repa["y"], {"repa": {}})
+    out, seen = walk_with_plugins(backbone, view, {"repa": plugin}, x_t, t, repa["y"], {"repa": {}})
     return out, seen["repa"]
 
 
@@ -77,7 +77,7 @@ def test_the_denoising_and_the_alignment_loss_agree(repa, backbone, plugin, case
     ],
 )
 def test_the_sampler_ends_at_the_recorded_point(repa, backbone, recorded, sampler, guidance, nfe):
-    field = Field(backbone, Interpolant(), repa["y"], backbone.null_label, guidance)
+    field = Field(backbone, Interpolant(), repa["y"], backbone.null_condition(repa["y"]), guidance)
     draws = iter(repa.io.get(f"{recorded}.noises", ()))
     sample = sampler(field, repa["sample_init"].double(), lambda x: next(draws))
     assert_agrees(sample, repa[recorded], 1e-4)

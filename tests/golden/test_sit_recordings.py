@@ -26,7 +26,7 @@ def field(sit: Recording, backbone: DiT) -> Field:
     def network(x, t, y):
         return -backbone(x, 1 - t, y)
 
-    return Field(network, Interpolant(), sit["y"], backbone.null_label)
+    return Field(network, Interpolant(), sit["y"], backbone.null_condition(sit["y"]))
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ def field(sit: Recording) -> Field:
     def network(x, t, y):
         return -backbone(x, 1 - t, y)
 
-    return Field(network, Interpolant(), sit["y"], backbone.null_label)
+    return Field(network, Interpolant(), sit["y"], backbone.null_condition(sit["y"]))
 
 
 @torch.no_grad()

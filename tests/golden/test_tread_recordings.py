@@ -6,7 +6,7 @@ from recordings import Recording, assert_agrees, load, plain_backbone
 
 from diffx.backbone import DiT
 from diffx.planner import make_plan
-from diffx.step import walk
+from diffx.step import walk_with_plugins
 from diffx_plugins.tread import TREAD
 
 
@@ -33,5 +33,5 @@ def test_the_routed_training_forward_agrees(tread, backbone):
     view = make_plan(backbone, {"tread": plugin}, ()).views[0]
     assert view.kept["tread"] == (tread["ids_keep"].shape[1],)
     aux = {"tread": {"keep": tread["ids_keep"]}}
-    out, _ = walk(backbone, view, {"tread": plugin}, tread["x"], tread["t"], tread["y"], aux)
+    out, _ = walk_with_plugins(backbone, view, {"tread": plugin}, tread["x"], tread["t"], tread["y"], aux)
     assert_agrees(out, tread["routed_train"])

@@ -131,7 +131,7 @@ def exact(x, t, y):
 def test_ancestral_sampling_reaches_the_mean_and_the_spread_of_gaussian_data():
     count = 2000
     z, noise = SampleNoise(0, range(count)).draw((1, 2, 2)), SampleNoise(1, range(count))
-    field = Field(exact, DDPM(), torch.zeros(count, dtype=torch.long), 10)
+    field = Field(exact, DDPM(), torch.zeros(count, dtype=torch.long), torch.full((count,), 10))
     samples = Ancestral(100)(field, z, noise)
     # 8,000 values: standard errors 0.006 and 0.004; the rest is the step size's.
     assert abs(samples.mean() - MEAN) < 0.03
@@ -147,7 +147,7 @@ def test_a_backbone_without_learned_variance_is_refused_with_the_setting_to_type
 
 def test_an_ode_sampler_is_refused_and_the_right_sampler_named():
     backbone = tiny_backbone(learn_sigma=True)
-    field = Field(backbone, DDPM(), torch.zeros(1, dtype=torch.long), backbone.null_label)
+    field = Field(backbone, DDPM(), torch.zeros(1, dtype=torch.long), torch.full((1,), 10))
     with pytest.raises(DiffxError, match="type sampler=ancestral"), torch.no_grad():
         Euler(2)(field, torch.zeros(1, 4, 8, 8).double(), None)
 

@@ -65,7 +65,7 @@ class Exact:
 
 def sample(nfe, count=3):
     objective = EDM()
-    field = Field(Exact(objective), objective, torch.zeros(count, dtype=torch.long), 10)
+    field = Field(Exact(objective), objective, torch.zeros(count, dtype=torch.long), torch.full((count,), 10))
     z = SampleNoise(0, range(count)).draw((1, 4, 4))
     return EDMHeun(nfe)(field, z, None), z, field
 
@@ -89,7 +89,7 @@ def test_the_sampler_is_of_second_order():
     [(EDM(), Euler(2), "edm"), (EDM(), EulerMaruyama(2), "edm"), (Interpolant(), EDMHeun(3), "euler")],
 )
 def test_a_sampler_of_another_objective_is_refused_and_the_right_one_named(objective, sampler, right):
-    field = Field(lambda x, t, y: x, objective, torch.zeros(1, dtype=torch.long), 10)
+    field = Field(lambda x, t, y: x, objective, torch.zeros(1, dtype=torch.long), torch.full((1,), 10))
     with pytest.raises(DiffxError, match=f"type sampler={right}"):
         sampler(field, torch.zeros(1, 1, 4, 4).double(), SampleNoise(0, range(1)))
 

@@ -60,7 +60,7 @@ def test_the_configured_samplers_run_on_the_objectives_they_are_for(objective, s
     few = [] if sampler == "dopri5" else ["sampler.nfe=3"]
     config = compose_config([f"objective={objective}", f"sampler={sampler}", *few])
     backbone = tiny_backbone(learn_sigma=True)
-    field = Field(backbone, instantiate(config.objective), torch.tensor([1]), backbone.null_label)
+    field = Field(backbone, instantiate(config.objective), torch.tensor([1]), torch.tensor([10]))
     check_fit(instantiate(config.sampler), field.objective)
     sample = instantiate(config.sampler)(field, torch.ones(1, 4, 8, 8).double(), torch.zeros_like)
     assert sample.isfinite().all()
@@ -72,7 +72,7 @@ def test_the_configured_samplers_run_on_the_objectives_they_are_for(objective, s
 def test_a_sampler_for_another_objective_is_refused_with_what_to_type(objective, sampler):
     config = compose_config([f"objective={objective}", f"sampler={sampler}"])
     backbone = tiny_backbone(learn_sigma=True)
-    field = Field(backbone, instantiate(config.objective), torch.tensor([1]), backbone.null_label)
+    field = Field(backbone, instantiate(config.objective), torch.tensor([1]), torch.tensor([10]))
     with pytest.raises(DiffxError, match="type sampler="):
         check_fit(instantiate(config.sampler), instantiate(config.objective))
     with pytest.raises(DiffxError, match="type sampler="):

@@ -35,7 +35,7 @@ def test_guidance_acts_on_the_steps_inside_its_interval_alone():
         return torch.cat([x, x], dim=1)
 
     guidance = Guidance(scale=2, high=0.5)
-    field = Field(network, DDPM(), torch.zeros(1, dtype=torch.long), 10, guidance)
+    field = Field(network, DDPM(), torch.zeros(1, dtype=torch.long), torch.full((1,), 10), guidance)
     Ancestral(10)(field, SampleNoise(0, range(1)).draw((1, 2, 2)), SampleNoise(1, range(1)))
     assert rows == [(t, 1 if t > 500 else 2) for t in range(999, -1, -111)]
 
@@ -48,7 +48,7 @@ def test_an_adaptive_solver_never_asks_for_a_time_outside_zero_to_one():
         times.append(t[0].item())
         return torch.sin(8 * x) * t.view(-1, 1, 1, 1)
 
-    field = Field(network, Interpolant(), torch.zeros(2, dtype=torch.long), 10)
+    field = Field(network, Interpolant(), torch.zeros(2, dtype=torch.long), torch.full((2,), 10))
     Dopri5()(field, SampleNoise(0, range(2)).draw((1, 2, 2)), None)
     assert min(times) >= 0
     assert max(times) <= 1
@@ -63,7 +63,9 @@ def guided(backbone, guidance, position=0.5, count=3):
     rng = torch.Generator().manual_seed(0)
     x, y = torch.randn(4, 4, 8, 8, generator=rng)[:count], torch.tensor([1, 2, 3, 4])[:count]
     with torch.no_grad():
-        return guidance(backbone, x, position, y, 10), backbone(x, torch.full((count,), position), y)
+        return guidance(backbone, x, position, y, torch.full_like(y, 10)), backbone(
+            x, torch.full((count,), position), y
+        )
 
 
 def test_routes_that_drop_nothing_give_the_dense_forward_whatever_the_scale(backbone):
@@ -88,7 +90,7 @@ def test_the_share_of_tokens_skips_the_blocks_of_the_route_and_no_others(backbon
     ]
     with torch.no_grad():
         RoutedGuidance(1.5, 0.25, 0.75, start=1, end=3)(
-            backbone, torch.ones(1, 4, 8, 8), 0.5, torch.tensor([1]), backbone.null_label
+            backbone, torch.ones(1, 4, 8, 8), 0.5, torch.tensor([1]), torch.tensor([10])
         )
     for hook in hooks:
         hook.remove()
@@ -98,7 +100,7 @@ def test_the_share_of_tokens_skips_the_blocks_of_the_route_and_no_others(backbon
 def test_routed_guidance_keeps_the_label(backbone):
     x, times = torch.ones(1, 4, 8, 8), 0.5
     with torch.no_grad():
-        outs = [RoutedGuidance()(backbone, x, times, torch.tensor([y]), 10) for y in (1, 2)]
+        outs = [RoutedGuidance()(backbone, x, times, torch.tensor([y]), torch.tensor([10])) for y in (1, 2)]
     assert (outs[0] - outs[1]).abs().max() > 1e-3
 
 
@@ -107,12 +109,12 @@ def test_a_sample_does_not_depend_on_those_beside_it_and_the_routes_change_with_
     torch.testing.assert_close(together[:1], alone)
     x, y = torch.ones(1, 4, 8, 8), torch.tensor([1])
     with torch.no_grad():
-        outs = [RoutedGuidance(0.0)(backbone, x, 0.5, y, 10, position) for position in (0.5, 0.51)]
+        outs = [RoutedGuidance(0.0)(backbone, x, 0.5, y, torch.full_like(y, 10), position) for position in (0.5, 0.51)]
     assert (outs[0] - outs[1]).abs().max() > 1e-4
 
 
 def test_routed_guidance_refuses_a_network_that_is_no_backbone_and_shares_in_the_wrong_order():
     with pytest.raises(DiffxError, match="not one"):
-        RoutedGuidance()(lambda x, t, y: x, torch.zeros(1, 4, 8, 8), 0.5, torch.tensor([1]), 10)
+        RoutedGuidance()(lambda x, t, y: x, torch.zeros(1, 4, 8, 8), 0.5, torch.tensor([1]), torch.tensor([10]))
     with pytest.raises(DiffxError, match="strong <= weak"):
         RoutedGuidance(strong=0.7, weak=0.3)

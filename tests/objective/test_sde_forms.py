@@ -23,7 +23,7 @@ def exact_velocity(x, t, y):
 
 def samples(diffusion):
     count = 4000
-    field = Field(exact_velocity, Interpolant("cosine"), torch.zeros(count, dtype=torch.long), 10)
+    field = Field(exact_velocity, Interpolant("cosine"), torch.zeros(count, dtype=torch.long), torch.full((count,), 10))
     z, noise = SampleNoise(0, range(count)).draw((1, 2, 2)), SampleNoise(1, range(count))
     return EulerMaruyama(100, diffusion=diffusion)(field, z, noise)
 

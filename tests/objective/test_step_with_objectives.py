@@ -16,7 +16,7 @@ def run_with(objective: Objective) -> TinyRun:
     return run
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: o.name)
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: type(o).__name__)
 def test_the_step_trains_every_parameter_and_is_one_compiled_graph(objective):
     run = run_with(objective)
     draws = run.draws()

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from diffx.errors import DiffxError
-from diffx.step import Draws, walk
-from diffx.testing import TinyRun, tiny_backbone
+from diffx.step import Draws, walk_with_plugins
+from diffx.testing import TinyRun, tiny_backbone, tiny_mdt
 from diffx_plugins.mdt import MDT
 
 VERSIONS = {
@@ -16,7 +16,9 @@ VERSIONS = {
 
 def masked_pass(run: TinyRun, draws: Draws) -> torch.Tensor:
     x_t = run.objective.noised(draws.x, draws.noise["masked"], draws.t)
-    return walk(run.backbone, run.plan.views[1], run.plugins, x_t, draws.t, draws.y["masked"], draws.aux)[0]
+    return walk_with_plugins(run.backbone, run.plan.views[1], run.plugins, x_t, draws.t, draws.y["masked"], draws.aux)[
+        0
+    ]
 
 
 def masked_pass_by_hand(run: TinyRun, draws: Draws) -> torch.Tensor:
@@ -44,7 +46,7 @@ def masked_pass_by_hand(run: TinyRun, draws: Draws) -> torch.Tensor:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_masked_pass_and_its_gradients_equal_another_formula(version):
-    run = TinyRun({"mdt": MDT()}, tiny_backbone(**VERSIONS[version]))
+    run = TinyRun({"mdt": MDT()}, tiny_mdt(**VERSIONS[version]))
     draws = run.draws()
     ours, other = masked_pass(run, draws), masked_pass_by_hand(run, draws)
     torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-5)
@@ -67,7 +69,7 @@ def restored(run: TinyRun, draws: Draws) -> tuple[torch.Tensor, torch.Tensor, to
 
 
 def test_kept_tokens_come_back_bit_for_bit_and_masked_ones_from_the_side_block():
-    run = TinyRun({"mdt": MDT()})
+    run = TinyRun({"mdt": MDT()}, tiny_mdt(relative_bias=False))
     draws = run.draws()
     inside, out, masked = restored(run, draws)
     assert torch.equal(out[~masked], inside[~masked])
@@ -79,7 +81,7 @@ def test_kept_tokens_come_back_bit_for_bit_and_masked_ones_from_the_side_block()
 
 
 def test_the_side_block_reads_the_kept_tokens():
-    run = TinyRun({"mdt": MDT()})
+    run = TinyRun({"mdt": MDT()}, tiny_mdt(relative_bias=False))
     draws = run.draws()
     _, out, masked = restored(run, draws)
     _, other, _ = restored(run, draws._replace(x=draws.x + 1))
@@ -89,7 +91,7 @@ def test_the_side_block_reads_the_kept_tokens():
 def test_the_encoder_never_sees_masked_places_and_without_skips_neither_does_the_decoder():
     """Noise at masked places changes nothing of the masked pass, and everything with MDTv2's input skips."""
     for version, unchanged in (("v1", True), ("v2", False)):
-        run = TinyRun({"mdt": MDT()}, tiny_backbone(**VERSIONS[version]))
+        run = TinyRun({"mdt": MDT()}, tiny_mdt(**VERSIONS[version]))
         draws = run.draws()
         masked = torch.ones(4, 16).scatter(1, draws.aux["mdt"]["keep"], 0.0).view(4, 1, 4, 4)
         other = draws.noise | {"masked": draws.noise["masked"] + masked.repeat_interleave(2, 2).repeat_interleave(2, 3)}
@@ -98,7 +100,7 @@ def test_the_encoder_never_sees_masked_places_and_without_skips_neither_does_the
 
 
 def test_the_ordinary_pass_and_sampling_never_touch_the_training_only_modules():
-    run = TinyRun({"mdt": MDT()})
+    run = TinyRun({"mdt": MDT()}, tiny_mdt(relative_bias=False))
     draws = run.draws()
     before = run.losses(draws)["denoise"]
     with torch.no_grad():
@@ -109,7 +111,7 @@ def test_the_ordinary_pass_and_sampling_never_touch_the_training_only_modules():
 
 
 def test_the_decoder_position_is_part_of_the_plain_forward():
-    backbone = tiny_backbone()
+    backbone = tiny_mdt()
     x, t, y = torch.randn(2, 4, 8, 8), torch.rand(2), torch.tensor([0, 1])
     out = backbone(x, t, y)
     with torch.no_grad():
@@ -118,14 +120,14 @@ def test_the_decoder_position_is_part_of_the_plain_forward():
 
 
 def test_the_masked_loss_is_on_all_tokens():
-    run = TinyRun({"mdt": MDT()})
+    run = TinyRun({"mdt": MDT()}, tiny_mdt(relative_bias=False))
     draws = run.draws()
     error = masked_pass(run, draws) - (draws.noise["masked"] - draws.x)
     torch.testing.assert_close(run.losses(draws)["masked/denoise"], error.square().mean())
 
 
 def test_the_mask_ratio_is_the_share_removed():
-    run = TinyRun({"mdt": MDT(0.3)})
+    run = TinyRun({"mdt": MDT(0.3)}, tiny_mdt(relative_bias=False))
     assert run.plan.views[1].kept["mdt"] == (11,)
     assert run.draws().aux["mdt"]["keep"].shape == (4, 11)
 
@@ -145,5 +147,5 @@ def test_a_mask_ratio_that_is_no_share_is_refused(ratio):
 
 
 def test_a_backbone_without_a_decoder_is_refused_with_what_to_type():
-    with pytest.raises(DiffxError, match=r"backbone.decoder_layers=2"):
-        TinyRun({"mdt": MDT()}, tiny_backbone(decoder_layers=0))
+    with pytest.raises(DiffxError, match=r"_target_=diffx.backbone.MDTBackbone"):
+        MDT().setup(tiny_backbone())

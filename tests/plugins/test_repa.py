@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from diffx.backbone import DiT
+from diffx.backbone.protocol import Memory
 from diffx.errors import DiffxError
 from diffx.testing import TinyRun, tiny_backbone
 from diffx.tokens import Tokens
@@ -32,7 +33,7 @@ def by_hand(plugin: REPA, x: torch.Tensor, features: torch.Tensor, projector: in
 @pytest.mark.parametrize(("blocks", "depth"), [(28, 8), (24, 8), (12, 4), (6, 2), (2, 1)])
 def test_by_default_it_reads_after_block_eight_and_after_a_third_of_a_shallow_backbone(blocks, depth):
     plugin = REPA(projector_dim=16)
-    plugin.setup(tiny_backbone(depth=blocks, decoder_layers=0))
+    plugin.setup(tiny_backbone(depth=blocks))
     assert plugin.reads == (depth,)
 
 
@@ -42,7 +43,7 @@ def test_depth_counts_blocks_from_one_and_the_last_is_before_the_head():
     x_t = run.objective.noised(draws.x, draws.noise["main"], draws.t)
     tokens, cond = run.backbone.embed(x_t, draws.t, draws.y["main"])
     for depth in range(6):
-        tokens = run.backbone.run_block(depth, tokens, cond, {})
+        tokens = run.backbone.run_block(depth, tokens, cond, Memory())
     expected = by_hand(run.plugins["repa"], tokens.x, draws.aux["repa"][FEATURES])
     torch.testing.assert_close(run.losses(draws)["repa"], expected)
 

@@ -33,8 +33,6 @@ def routed_by_mask(run: TinyRun, draws, start: int, stop: int) -> torch.Tensor:
     tokens, cond = backbone.embed(x_t, draws.t, draws.y["main"])
     x, here = tokens.x, torch.zeros(4, 16, 1).scatter(1, keep[..., None], 1.0)
     for depth, block in enumerate(backbone.blocks):
-        if depth == backbone.decoder_start:
-            x = x + backbone.decoder_pos_embed
         out = masked_block(block, x, cond, here if start <= depth < stop else torch.ones_like(here))
         x = here * out + (1 - here) * x if start <= depth < stop else out
     target = draws.noise["main"] - draws.x

@@ -34,7 +34,7 @@ CASES = {
     "negative weight": (["plugins=[repa]", "plugins.repa.weight=-1"], ["weight=-1", ">= 0"]),
     "infinite weight": (["plugins=[repa]", "plugins.repa.weight=inf"], ["weight=inf"]),
     "weight that is no number": (["plugins=[repa]", "plugins.repa.weight=nan"], ["weight=nan"]),
-    "mdt without a decoder": (["plugins=[mdt]", "backbone.decoder_layers=0"], ["decoder_layers=2"]),
+    "mdt without a decoder": (["plugins=[mdt]", "backbone.decoder_layers=0"], ["decoder_layers=0", "from 1 to"]),
     "weight that is a word": (["plugins=[repa]", "plugins.repa.weight=high"], ["weight=high"]),
     "depth that is a word": (["plugins=[repa]", "plugins.repa.depth=deep"], ["depth=deep", "int or null"]),
     "negative learning rate": (["optimizer.lr=-1"], ["lr", "-1"]),

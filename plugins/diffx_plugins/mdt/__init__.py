@@ -1,12 +1,13 @@
 """MDT: masked diffusion transformer (Gao et al. 2023, arXiv 2303.14389), v1 and v2."""
 
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from diffx.backbone import DiT
-from diffx.backbone.position import add_position
+from diffx.backbone import Backbone
+from diffx.backbone.layers.position import add_position
 from diffx.errors import DiffxError
 from diffx.plugin import Plugin, Span
 from diffx.tokens import Tokens, scatter
@@ -23,6 +24,16 @@ def _interval(mask_ratio: float | Sequence[float]) -> tuple[float, float]:
         f"plugins.mdt.mask_ratio={mask_ratio} is the share of tokens removed, strictly between 0 and 1; "
         "type 0.3, or [0.3,0.5] for a ratio drawn every step."
     )
+
+
+@runtime_checkable
+class WithDecoder(Protocol):
+    """What MDT asks of a backbone: its decoder's start and position, and blocks like its own."""
+
+    decoder_start: int
+    decoder_pos_embed: nn.Parameter
+
+    def new_block(self) -> nn.Module: ...
 
 
 class MDT(Plugin):
@@ -42,9 +53,12 @@ class MDT(Plugin):
         steps = [(k + 0.5) / LENGTHS for k in range(LENGTHS)]
         self.rate = low if low == high else tuple(low + (high - low) * s for s in steps)
 
-    def setup(self, backbone: DiT) -> None:
-        if backbone.decoder_start is None:
-            raise DiffxError("plugins.mdt needs a decoder in the backbone; type backbone.decoder_layers=2.")
+    def setup(self, backbone: Backbone) -> None:
+        if not isinstance(backbone, WithDecoder):
+            raise DiffxError(
+                f"plugins.mdt needs the decoder of an MDT backbone, and this is a {type(backbone).__name__}; "
+                "type backbone._target_=diffx.backbone.MDTBackbone, as conf/plugins/mdt.yaml does."
+            )
         self.span = Span(0, backbone.decoder_start, self.rate)
         self.mask_token = nn.Parameter(torch.randn(1, 1, backbone.hidden_size) * 0.02)
         self.side_block = backbone.new_block()
@@ -55,8 +69,9 @@ class MDT(Plugin):
         keep = aux["keep"]
         padded = scatter(self.mask_token.to(tokens.x.dtype).expand_as(outer.x), keep, tokens.x)
         position = self._backbone[0].decoder_pos_embed
+        cond = cond if outer.cond is None else outer.cond
         filled = self.side_block(add_position(padded, position, outer.ids), cond, outer.ids)
         # The backbone adds the decoder position to every token when the decoder starts: here it is taken off again.
         filled = add_position(filled, -position, outer.ids)
         masked = torch.ones(padded.shape[:2], dtype=torch.bool, device=keep.device).scatter(1, keep, False)
-        return Tokens(torch.where(masked.unsqueeze(-1), filled, padded), outer.ids)
+        return Tokens(torch.where(masked.unsqueeze(-1), filled, padded), outer.ids, outer.cond)

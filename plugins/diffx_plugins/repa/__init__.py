@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffx.backbone import DiT
+from diffx.backbone import Backbone
 from diffx.errors import DiffxError
 from diffx.frozen.encoder import encoder_spec
 from diffx.plugin import Aux, Batch, Plugin, Schedule
@@ -35,7 +35,7 @@ class REPA(Plugin):
         self.encoders = (encoder,) if isinstance(encoder, str) else tuple(encoder)
         self.needs = tuple(f"features/{name}" for name in self.encoders)
 
-    def setup(self, backbone: DiT) -> None:
+    def setup(self, backbone: Backbone) -> None:
         blocks = len(backbone.blocks)
         depth = self.depth if self.depth is not None else (8 if blocks >= 24 else max(1, blocks // 3))
         if not 1 <= depth <= blocks:

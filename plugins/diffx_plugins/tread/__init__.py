@@ -1,9 +1,9 @@
 """TREAD: token routing for architecture-agnostic diffusion training (Krause et al. 2025, arXiv 2501.04765)."""
 
-from diffx.backbone import DiT
+from diffx.backbone import Backbone
 from diffx.errors import DiffxError
 from diffx.plugin import Plugin, Span
-from diffx_plugins.tread.guidance import RoutedGuidance
+from diffx_plugins.tread.guidance import RoutedGuidance, last_block
 
 __all__ = ["TREAD", "RoutedGuidance"]
 
@@ -28,10 +28,10 @@ class TREAD(Plugin):
             )
         self.selection_ratio, self.start, self.end, self.drop_from = selection_ratio, start, end, drop_from
 
-    def setup(self, backbone: DiT) -> None:
+    def setup(self, backbone: Backbone) -> None:
         depth = len(backbone.blocks)
-        end = self.end if self.end is not None else depth - (4 if depth >= 12 else 2)
+        end = last_block(depth) if self.end is None else self.end
         start = self.start if self.drop_from is None else self.drop_from
         # CompVis/tread rounds the number routed around, a Span the number kept.
-        routed = int(backbone.num_tokens * self.selection_ratio)
-        self.span = Span(start, end + 1, routed / backbone.num_tokens, save=self.start)
+        routed = int(backbone.grid_tokens * self.selection_ratio)
+        self.span = Span(start, end + 1, routed / backbone.grid_tokens, save=self.start)

@@ -4,14 +4,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from diffx.backbone import DiT
+from diffx.backbone import Backbone
+from diffx.backbone.protocol import Condition
 from diffx.errors import DiffxError
-from diffx.planner import make_plan
+from diffx.planner import make_view
 from diffx.plugin import Plugin, Span
-from diffx.sampler.guidance import Network, _times
-from diffx.step import walk
+from diffx.sampler.guidance import Network, times_of
+from diffx.step import walk_with_plugins
 from diffx.streams import Streams
-from diffx.tokens import random_subset
+from diffx.tokens import random_subset, with_extra
 
 
 @dataclass(frozen=True)
@@ -39,22 +40,38 @@ class RoutedGuidance:
             )
 
     def __call__(
-        self, network: Network, x: Tensor, t: float | Tensor, y: Tensor, null_label: int, position: float | None = None
+        self,
+        network: Network,
+        x: Tensor,
+        t: float | Tensor,
+        y: Condition,
+        null: Condition,
+        position: float | None = None,
     ) -> Tensor:
-        """The guided output at one time; the network must be a backbone, whose blocks can be walked one by one."""
-        if not isinstance(network, DiT):
+        """The guided output at one time. `network` has to be a backbone, whose blocks can be walked one by one.
+
+        Raises:
+            DiffxError: it is not one.
+        """
+        if not isinstance(network, Backbone):
             raise DiffxError("Routed guidance walks the blocks of a diffx backbone; this network is not one.")
         place = float(t) if position is None else position
-        strong, weak = (self._routed(network, x, _times(t, x), y, share, place) for share in (self.strong, self.weak))
+        strong, weak = (self._routed(network, x, times_of(t, x), y, share, place) for share in (self.strong, self.weak))
         return weak + self.scale * (strong - weak)
 
-    def _routed(self, network: DiT, x: Tensor, times: Tensor, y: Tensor, share: float, position: float) -> Tensor:
+    def _routed(self, network: Backbone, x: Tensor, times: Tensor, y: Condition, share: float, place: float) -> Tensor:
         """A forward in which `share` of the tokens skips the route."""
-        depth = len(network.blocks)
-        end = self.end if self.end is not None else depth - (4 if depth >= 12 else 2)
+        end = last_block(len(network.blocks)) if self.end is None else self.end
         route = Plugin()
         route.span = Span(self.start, end + 1, share)
-        view = make_plan(network, {"guidance": route}, ()).views[0]
-        rng = Streams(self.seed, round(position * 1e9)).shared(f"route/{share}")
-        keep = random_subset(1, network.num_tokens, view.kept["guidance"][0], rng).expand(len(x), -1).to(x.device)
-        return walk(network, view, {"guidance": route}, x, times, y, {"guidance": {"keep": keep}})[0]
+        view = make_view("guidance", network, {"guidance": route})
+        rng, extra = Streams(self.seed, round(place * 1e9)).shared(f"route/{share}"), view.extra["guidance"]
+        grid = view.entering["guidance"] - extra
+        keep = with_extra(random_subset(1, grid, view.kept["guidance"][0] - extra, rng), grid, extra)
+        aux = {"guidance": {"keep": keep.expand(len(x), -1).to(x.device)}}
+        return walk_with_plugins(network, view, {"guidance": route}, x, times, y, aux)[0]
+
+
+def last_block(depth: int) -> int:
+    """The last block of a route over `depth` blocks: depth − 4, the paper's choice, and depth − 2 below 12 blocks."""
+    return depth - (4 if depth >= 12 else 2)

@@ -1,35 +1,41 @@
 """What is trained and how: backbone, plugins, objective and plan, from the settings alone."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from omegaconf import DictConfig
 
-from diffx.backbone import DiT
+from diffx.assemble.services import Surroundings, provided_needs
+from diffx.backbone import Backbone
 from diffx.config.check import check
 from diffx.config.target import make
 from diffx.errors import DiffxError
-from diffx.frozen.encoder import check_grid, encoder_spec
 from diffx.objective import Objective
-from diffx.planner import Plan, make_plan
+from diffx.planner import Phase, Plan, make_phases, naming
 from diffx.plugin import Plugin
 from diffx.sampler.field import check_fit
 
 BATCH_KEYS = ("x", "y", "image")
-
-
 TERMS = ("denoise", "total")
 
 
 @dataclass(frozen=True)
 class Model:
-    """What is trained and how: built from the configuration alone, with no data and no weights of others."""
+    """What is trained and how: built from the configuration alone, with no data and no weights of others.
 
-    backbone: DiT
+    phases: a plan for every stretch of the run between the steps at which a plugin stops.
+    """
+
+    backbone: Backbone
     plugins: dict[str, Plugin]
     objective: Objective
-    plan: Plan
+    phases: tuple[Phase, ...]
+
+    @property
+    def plan(self) -> Plan:
+        """The plan at step 0, in which every plugin is there."""
+        return self.phases[0].plan
 
 
 def build_model(config: DictConfig, device: torch.device | str = "cpu") -> Model:
@@ -40,7 +46,7 @@ def build_model(config: DictConfig, device: torch.device | str = "cpu") -> Model
     check(config)
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(config.seed)
-        backbone: DiT = make(config.backbone)
+        backbone: Backbone = make(config.backbone)
         objective: Objective = make(config.objective)
         check_fit(make(config.sampler), objective)
         make(config.guidance)
@@ -52,18 +58,19 @@ def build_model(config: DictConfig, device: torch.device | str = "cpu") -> Model
             # Its own seed: one plugin's modules start alike whatever stands beside it.
             torch.manual_seed(config.seed + 1)
             plugins[str(name)] = make(settings)
-            plugins[str(name)].setup(backbone)
-    provided = {*BATCH_KEYS, *(f"features/{name}" for name in _encoders(plugins, backbone, config))}
-    return Model(backbone, plugins, objective, make_plan(backbone, plugins, provided))
+            set_up(str(name), plugins[str(name)], backbone, objective)
+    around = Surroundings(backbone, config.data.image_size)
+    return Model(backbone, plugins, objective, phases_of(backbone, plugins, around))
 
 
-def encoder_names(needs: Iterable[str]) -> list[str]:
-    """The frozen encoders among what plugins need, each once."""
-    return list(dict.fromkeys(n.removeprefix("features/") for n in needs if n.startswith("features/")))
+def set_up(name: str, plugin: Plugin, backbone: Backbone, objective: Objective) -> None:
+    """Let a plugin build what it needs. What it raises is a sentence with its name."""
+    plugin.objective = objective
+    with naming(name, "in setup()"):
+        plugin.setup(backbone)
 
 
-def _encoders(plugins: dict[str, Plugin], backbone: DiT, config: DictConfig) -> list[str]:
-    names = encoder_names(need for plugin in plugins.values() for need in plugin.needs)
-    for name in names:
-        check_grid(encoder_spec(name), name, config.data.image_size, backbone.side)
-    return names
+def phases_of(backbone: Backbone, plugins: Mapping[str, Plugin], around: Surroundings) -> tuple[Phase, ...]:
+    """The plans of a run, after asking who meets the plugins' needs."""
+    needs = [need for plugin in plugins.values() for need in plugin.needs]
+    return make_phases(backbone, plugins, {*BATCH_KEYS, *provided_needs(needs, around)})

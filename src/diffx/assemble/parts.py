@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffx.assemble.flops import Flops, count_flops, flops_of
 from diffx.assemble.model import Model, build_model
-from diffx.assemble.services import Service, make_services
+from diffx.assemble.services import Service, Surroundings, make_services
 from diffx.config.protocol import protocol
 from diffx.config.target import make
 from diffx.data import Data
@@ -50,7 +50,8 @@ def assemble(config: DictConfig) -> Parts:
         raise DiffxError("trainer.precision=16-mixed is for GPUs; type trainer.precision=bf16-mixed or 32-true.")
     data: Data = make(config.data.source)
     _check_shape(config, model, data)
-    services = make_services(config, model, data, device)
+    around = Surroundings(model.backbone, config.data.image_size, data, device)
+    services = make_services(model.plan.needs, around)
     teachers = _teacher_flops(services, data)
     data.decode(torch.zeros(1, *data.shape))  # a decoder without weights must refuse now, not at the first evaluation
     metrics: Metrics = make(config.eval.metrics, data=data, device=device)
@@ -59,18 +60,19 @@ def assemble(config: DictConfig) -> Parts:
 
 
 def _teacher_flops(services: dict[str, Service], data: Data) -> dict[str, int]:
-    if not services:
+    """Of one image through each teacher that takes one."""
+    seeing = {name: s for name, s in services.items() if getattr(s, "takes", ("image",)) == ("image",)}
+    if not seeing:
         return {}
     image = data.batch(torch.zeros(1, dtype=torch.long))["image"]
-    return {name: flops_of(service, image) for name, service in services.items()}
+    return {name: flops_of(service, image) for name, service in seeing.items()}
 
 
 def _check_shape(config: DictConfig, model: Model, data: Data) -> None:
     backbone = model.backbone
-    expected = (backbone.in_channels, backbone.input_size, backbone.input_size)
-    if tuple(data.shape) != expected:
+    if tuple(data.shape) != backbone.shape:
         raise DiffxError(
-            f"data={config.data.name} has samples of shape {tuple(data.shape)} and the backbone takes {expected}; "
+            f"data={config.data.name} has samples of shape {data.shape} and the backbone takes {backbone.shape}; "
             f"type data.channels={data.shape[0]} data.size={data.shape[1]}."
         )
     if data.num_classes > backbone.num_classes:

@@ -6,12 +6,12 @@ from itertools import zip_longest
 from torch import nn
 
 from diffx.assemble.flops import Flops
-from diffx.backbone.dit import DiT
+from diffx.backbone import Backbone
 from diffx.planner import Plan, View
 from diffx.plugin import Plugin
 
 
-def plan_table(backbone: DiT, plugins: Mapping[str, Plugin], plan: Plan, flops: Flops) -> str:
+def plan_table(backbone: Backbone, plugins: Mapping[str, Plugin], plan: Plan, flops: Flops) -> str:
     """Left, a row for every depth at which something happens; right, sizes and costs."""
     left = [row for view in plan.views for row in _rows(view, backbone)]
     right = _facts(backbone, plugins, flops)
@@ -19,19 +19,27 @@ def plan_table(backbone: DiT, plugins: Mapping[str, Plugin], plan: Plan, flops: 
     return "\n".join(f"{a:<{width}}{b}".rstrip() for a, b in zip_longest(left, right, fillvalue=""))
 
 
-def _rows(view: View, backbone: DiT) -> list[str]:
+def _rows(view: View, backbone: Backbone) -> list[str]:
     rows = [f"{f'view {view.name}':<14}depth  tokens  what"]
+    if view.retimes:
+        rows.append(f"{'':>19}  {'':>6}  {view.retimes} gives each token a time")
     for depth, actions in enumerate(view.actions):
         words = "; ".join(
-            _words(view, kind, plugin) for kind, plugin in actions if kind != "save" or not _drops(actions, plugin)
+            [_words(view, kind, plugin) for kind, plugin in actions if kind != "save" or not _drops(actions, plugin)]
+            + [f"{plugin} runs block {depth}" for plugin in view.wraps.get(depth, ())]
+            + ([f"queries and keys of block {depth} are kept"] if depth in view.attends else [])
         )
         if words:
             # Before a drop is counted what arrives here: the tokens that the previous block worked on.
-            arriving = view.tokens[depth - 1] if depth else backbone.num_tokens
+            arriving = view.tokens[depth - 1] if depth else _embedded(backbone)
             rows.append(f"{depth:>19}  {arriving:>6}  {words}")
     if len(rows) == 1:
-        rows.append(f"{0:>19}  {backbone.num_tokens:>6}  all tokens through all {len(backbone.blocks)} blocks")
+        rows.append(f"{0:>19}  {_embedded(backbone):>6}  all tokens through all {len(backbone.blocks)} blocks")
     return rows
+
+
+def _embedded(backbone: Backbone) -> int:
+    return backbone.grid_tokens + backbone.extra_tokens
 
 
 def _drops(actions: tuple[tuple[str, str], ...], plugin: str) -> bool:
@@ -43,6 +51,8 @@ def _words(view: View, kind: str, plugin: str) -> str:
         return f"{plugin} restores {view.entering[plugin]}"
     if kind == "read":
         return f"{plugin} reads"
+    if kind == "switch":
+        return "the backbone's stream changes"
     if kind == "save":
         return f"{plugin} keeps its state here"
     kept = [view.entering[plugin] - count for count in view.kept[plugin]]
@@ -50,7 +60,7 @@ def _words(view: View, kind: str, plugin: str) -> str:
     return f"{plugin} keeps its state here, drops {dropped}"
 
 
-def _facts(backbone: DiT, plugins: Mapping[str, Plugin], flops: Flops) -> list[str]:
+def _facts(backbone: Backbone, plugins: Mapping[str, Plugin], flops: Flops) -> list[str]:
     facts = [f"backbone {_millions(backbone)}"]
     if plugins:
         facts[0] += f" · plugins {_millions(nn.ModuleDict(dict(plugins)))}, training only"

@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 from torch import nn
 
 from diffx import ranks
-from diffx.assemble.model import encoder_names
 from diffx.assemble.parts import Parts
+from diffx.assemble.services import encoder_names
 from diffx.frozen.encoder import encoder_spec
 from diffx.processes.devices import cost_unit
 from diffx.run.name import run_id, short_hash

@@ -1,5 +1,7 @@
-"""Backbones: the plain diffusion transformer and its options."""
+"""Backbones, one file a family, over the layers that they share."""
 
-from diffx.backbone.dit import Block, DiT
+from diffx.backbone.dit import DiT
+from diffx.backbone.mdt import MDTBackbone
+from diffx.backbone.protocol import Backbone
 
-__all__ = ["Block", "DiT"]
+__all__ = ["Backbone", "DiT", "MDTBackbone"]

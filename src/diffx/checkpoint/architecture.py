@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from diffx import backbone as backbones
 from diffx.errors import DiffxError
 
 SIZES = {
@@ -18,11 +19,9 @@ PLAIN = {  # what a backbone is unless its layout says otherwise
     "norm": "layernorm",
     "mlp": "gelu",
     "qk_norm": False,
-    "relative_bias": False,
-    "decoder_layers": 0,
-    "skips": False,
     "conditioning": "adaln_zero",
 }
+DECODER = {"relative_bias": True, "decoder_layers": 2, "skips": False}  # what an MDTBackbone has beside
 IMAGENET = {"input_size": 32, "in_channels": 4, "num_classes": 1000}
 
 VELOCITY = {"_target_": "diffx.objective.Interpolant", "path": "linear", "prediction": "velocity"}
@@ -35,6 +34,7 @@ SIDE_INTERPOLATER = {"sideblocks.0.": "side_block.", "mask_token": "mask_token"}
 class Layout:
     """How one repository lays out its weights.
 
+    backbone: the class of its networks in diffx.backbone.
     objective: what its networks are trained for, as configuration. options: of the backbone, where not PLAIN. plugin,
     training_only: whose the weights are that only training uses: official prefix -> prefix in the plugin's state.
     backward_time: time runs from noise (0) to data (1), as in SiT. dead_variance: half of the output rows may be a
@@ -43,6 +43,7 @@ class Layout:
 
     objective: Mapping[str, Any]
     options: Mapping[str, Any] = field(default_factory=dict)
+    backbone: str = "DiT"
     plugin: str | None = None
     training_only: Mapping[str, str] = field(default_factory=dict)
     backward_time: bool = False
@@ -50,17 +51,18 @@ class Layout:
     grouped_blocks: bool = False
 
 
-MDT_OPTIONS = {"learn_sigma": True, "position": "learned", "relative_bias": True}
+MDT_OPTIONS = {"learn_sigma": True, "position": "learned", **DECODER}
 DIT = Layout(DDPM, {"learn_sigma": True})
 LAYOUTS = {
     "dit": DIT,
     "fast-dit": DIT,
     "sit": Layout(VELOCITY, backward_time=True, dead_variance=True),
     "repa": Layout(VELOCITY, plugin="repa", training_only={"projectors.": "projectors."}),
-    "mdt": Layout(DDPM, MDT_OPTIONS | {"decoder_layers": 2}, "mdt", SIDE_INTERPOLATER),
+    "mdt": Layout(DDPM, MDT_OPTIONS, "MDTBackbone", "mdt", SIDE_INTERPOLATER),
     "mdtv2": Layout(
         DDPM | {"min_snr": 5},
         MDT_OPTIONS | {"decoder_layers": 4, "skips": True},
+        "MDTBackbone",
         "mdt",
         SIDE_INTERPOLATER,
         grouped_blocks=True,
@@ -71,7 +73,7 @@ LAYOUTS = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """A family and the settings of diffx.backbone.DiT that its networks have."""
+    """A family and the settings that its networks have in diffx."""
 
     family: str
     settings: dict[str, Any]
@@ -79,6 +81,10 @@ class Architecture:
     @property
     def layout(self) -> Layout:
         return LAYOUTS[self.family]
+
+    def build(self) -> Any:
+        """The backbone, freshly initialised."""
+        return getattr(backbones, self.layout.backbone)(**self.settings)
 
 
 def parse_architecture(name: str, changes: Mapping[str, Any] | None = None) -> Architecture:
@@ -114,16 +120,18 @@ def check_layout(settings: Mapping[str, Any], objective: Mapping[str, Any], fami
         raise DiffxError(f"--as {family} is not known; type one of {', '.join(LAYOUTS)}, diffusers.")
     layout = LAYOUTS[family]
     wanted = PLAIN | dict(layout.options)
-    if wanted["decoder_layers"] and settings.get("decoder_layers"):
+    if "decoder_layers" in wanted and settings.get("decoder_layers"):
         wanted["decoder_layers"] = settings["decoder_layers"]  # MDT has had several
+    given = {key: settings.get(key, PLAIN.get(key)) for key in dict.fromkeys([*wanted, *DECODER, *PLAIN])}
     wrong = [
-        f"backbone.{key}={settings.get(key, PLAIN[key])} where {family} has {value}"
-        for key, value in wanted.items()
-        if settings.get(key, PLAIN[key]) != value
+        f"backbone.{key}={value} "
+        + (f"where {family} has {wanted[key]}" if key in wanted else f"which {family} has not")
+        for key, value in given.items()
+        if value != wanted.get(key)
     ]
-    ours, theirs = objective.get("_target_"), layout.objective["_target_"]
-    if ours not in (None, theirs):
-        wrong.append(f"objective {ours} where {family} has {theirs}")
+    ours, trained_for = objective.get("_target_"), layout.objective["_target_"]
+    if ours not in (None, trained_for):
+        wrong.append(f"objective {ours} where {family} has {trained_for}")
     if wrong:
         raise DiffxError(f"This model cannot be written as {family}: {'; '.join(wrong)}.")
 

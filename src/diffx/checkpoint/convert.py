@@ -5,7 +5,7 @@ from pathlib import Path
 
 from diffx.checkpoint.architecture import LAYOUTS, Architecture, check_layout, parse_architecture, setting_changes
 from diffx.checkpoint.diffusers import write_diffusers
-from diffx.checkpoint.folder import Model, read_model, write_model
+from diffx.checkpoint.folder import Imported, read_model, write_model
 from diffx.checkpoint.official import TABLE, from_official, to_official
 from diffx.checkpoint.tensors import read_tensors, write_tensors
 from diffx.errors import DiffxError
@@ -30,7 +30,9 @@ def import_file(file: Path, name: str, folder: Path, weights: str = "ema", chang
     source: dict[str, str | bool] = {"family": architecture.family, "file": file.name, "null_label": has_null}
     if architecture.layout.plugin and converted.plugin:
         source["plugin"] = architecture.layout.plugin
-    written = write_model(Model(converted, architecture.settings, objective, source), folder)
+    written = write_model(
+        Imported(converted, architecture.layout.backbone, architecture.settings, objective, source), folder
+    )
     return [*remarks, *(f"wrote {path}" for path in written)]
 
 

@@ -1,6 +1,6 @@
 """The folder of an imported model: plain safetensors and what they are weights of.
 
-backbone.safetensors   a plain diffx.backbone.DiT, loads strictly
+backbone.safetensors   a plain backbone of diffx, loads strictly
 plugin.safetensors     what only training uses, where there is any: the state of the plugin that config.yaml names
 unused.safetensors     what diffx has no place for, kept so that an export is complete
 config.yaml            backbone and objective as settings, and where the weights came from
@@ -12,26 +12,30 @@ from typing import Any, NamedTuple
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from diffx.backbone import DiT
+from diffx import backbone as backbones
+from diffx.backbone import Backbone
+from diffx.checkpoint.architecture import LAYOUTS
 from diffx.checkpoint.official import Weights
 from diffx.checkpoint.tensors import describe_mismatch, read_tensors, refuse_existing, write_tensors
 from diffx.errors import DiffxError
 from diffx.store.whole_file import write_text
 
 BACKBONE, PLUGIN, UNUSED, CONFIG = "backbone.safetensors", "plugin.safetensors", "unused.safetensors", "config.yaml"
-DIT = "diffx.backbone.DiT"
+PLACE = "diffx.backbone."
 
 
-class Model(NamedTuple):
-    """Weights, the backbone's settings, the objective's settings, and facts about the source (family, null label)."""
+class Imported(NamedTuple):
+    """Weights, the backbone's class in diffx.backbone and its settings, the objective's settings, and facts about the
+    source (family, null label)."""
 
     weights: Weights
+    backbone: str
     settings: dict[str, Any]
     objective: dict[str, Any]
     source: dict[str, Any]
 
 
-def write_model(model: Model, folder: Path) -> list[Path]:
+def write_model(model: Imported, folder: Path) -> list[Path]:
     """Write the files of a model into a folder that has none of them; returns their paths.
 
     Raises:
@@ -45,7 +49,7 @@ def write_model(model: Model, folder: Path) -> list[Path]:
             write_tensors(tensors, folder / name)
             written.append(folder / name)
     facts = {
-        "backbone": {"_target_": DIT, **model.settings},
+        "backbone": {"_target_": PLACE + model.backbone, **model.settings},
         "objective": dict(model.objective),
         "source": dict(model.source),
     }
@@ -53,7 +57,7 @@ def write_model(model: Model, folder: Path) -> list[Path]:
     return [*written, folder / CONFIG]
 
 
-def read_model(folder: Path) -> Model:
+def read_model(folder: Path) -> Imported:
     """A model from its folder, or the EMA weights of a run from its run directory.
 
     Raises:
@@ -71,21 +75,24 @@ def read_model(folder: Path) -> Model:
     if not isinstance(config, dict) or not isinstance(config.get("backbone"), dict):
         raise DiffxError(f"{config_file} has no backbone settings.")
     settings = dict(config["backbone"])
-    if settings.pop("_target_", DIT) != DIT:
-        raise DiffxError(f"{config_file} is of another backbone than {DIT}, which has no official layout.")
+    target = str(settings.pop("_target_", PLACE + "DiT"))
+    known = sorted({layout.backbone for layout in LAYOUTS.values()})
+    name = target.removeprefix(PLACE)
+    if name not in known:
+        raise DiffxError(f"{config_file} is of a {target}, which has no official layout; there are {', '.join(known)}.")
     tensors = [read_tensors(p).tensors if p.exists() else {} for p in (folder / PLUGIN, folder / UNUSED)]
     weights = Weights(read_tensors(weights_file).tensors, *tensors)
-    return Model(weights, settings, dict(config.get("objective", {})), dict(config.get("source", {})))
+    return Imported(weights, name, settings, dict(config.get("objective", {})), dict(config.get("source", {})))
 
 
-def open_backbone(folder: Path) -> DiT:
+def open_backbone(folder: Path) -> Backbone:
     """The plain backbone of an imported model or of a run, in evaluation mode.
 
     Raises:
         DiffxError: there is none, or its weights do not fit its settings.
     """
     model = read_model(folder)
-    backbone = DiT(**model.settings)
+    backbone = getattr(backbones, model.backbone)(**model.settings)
     ours: dict[str, Tensor] = backbone.state_dict()
     difference = describe_mismatch(model.weights.backbone, ours, "the weights", "config.yaml")
     if difference:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from diffx.backbone import DiT
 from diffx.checkpoint.architecture import Architecture, Layout
 from diffx.checkpoint.tensors import describe_mismatch
 from diffx.errors import DiffxError
@@ -23,7 +22,7 @@ OUTPUT = ("final_layer.linear.weight", "final_layer.linear.bias")
 
 
 class Weights(NamedTuple):
-    """backbone: the state of a plain diffx.backbone.DiT. plugin: the state of the layout's plugin, training only.
+    """backbone: the state of a plain backbone. plugin: the state of the layout's plugin, training only.
     unused: what diffx has no place for, under its official name, so that it can be written back: the output rows of a
     variance that SiT computes and drops."""
 
@@ -158,7 +157,7 @@ def _join_dead_variance(backbone: Tensors, unused: Tensors, settings: Mapping[st
 def _check(backbone: Tensors, architecture: Architecture) -> None:
     """Every name and shape must be the backbone's."""
     with torch.device("meta"):
-        ours = DiT(**architecture.settings).state_dict()
+        ours = architecture.build().state_dict()
     name = {key: key for key in [*ours, *backbone]}
     if architecture.layout.grouped_blocks:
         name = {key: _grouped(key, architecture.settings) for key in name}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffx.assemble.model import build_model
 from diffx.assemble.services import make_encoder
-from diffx.backbone import DiT
+from diffx.backbone import Backbone
 from diffx.checkpoint.native import load_backbone
 from diffx.config.target import make
 from diffx.data import Data
@@ -22,7 +22,10 @@ from diffx.features.linear_probe import linear_probe
 from diffx.frozen.encoder import check_grid, encoder_spec
 from diffx.objective import Objective
 from diffx.pixels.values import signed
+from diffx.planner import make_view
+from diffx.plugin import Plugin
 from diffx.processes.devices import pick_device
+from diffx.step import walk_with_plugins
 
 BATCH = 128
 LAST = 1e4  # beyond any objective's times
@@ -111,21 +114,22 @@ def _held_out(data: Any, count: int) -> Iterator[dict[str, Tensor]]:
 
 
 @torch.no_grad()
-def block_outputs(backbone: DiT, objective: Objective, x: Tensor, t: float, device: torch.device) -> list[Tensor]:
+def block_outputs(backbone: Backbone, objective: Objective, x: Tensor, t: float, device: torch.device) -> list[Tensor]:
     """The mean token (N, D) after each block for images x (N, C, H, W) at noise level t, on the CPU. The noise is the
     same each time."""
-    rng = torch.Generator().manual_seed(0)
+    rng, everywhere = torch.Generator().manual_seed(0), Plugin()
+    everywhere.reads = tuple(range(1, len(backbone.blocks) + 1))
+    view = make_view("probe", backbone, {"probe": everywhere})
     time = time_at(objective, t)
     outputs: list[list[Tensor]] = [[] for _ in backbone.blocks]
     for clean in x.split(BATCH):
         noise = torch.randn(clean.shape, generator=rng)
         times = torch.full((len(clean),), time, device=device)
         x_in, t_in = objective.inputs(objective.noised(clean.to(device), noise.to(device), times), times)
-        tokens, cond = backbone.embed(x_in, t_in, torch.full_like(times, backbone.null_label, dtype=torch.long))
-        memory = backbone.new_memory(tokens)
-        for depth, kept in enumerate(outputs):
-            tokens = backbone.run_block(depth, tokens, cond, memory)
-            kept.append(tokens.x.float().mean(1).cpu())
+        nothing = backbone.null_condition(torch.zeros(len(clean), dtype=torch.long, device=device))
+        _, seen = walk_with_plugins(backbone, view, {"probe": everywhere}, x_in, t_in, nothing, {"probe": {}})
+        for depth, kept in enumerate(outputs, start=1):
+            kept.append(seen["probe"][depth].x[:, : backbone.grid_tokens].float().mean(1).cpu())
     return [torch.cat(kept) for kept in outputs]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffx import ranks
 from diffx.assemble.parts import Parts
-from diffx.backbone import DiT
+from diffx.backbone import Backbone
 from diffx.errors import DiffxError
 from diffx.evaluation.sampling import Sampling
 from diffx.pixels.grid import save_grid
@@ -30,7 +30,7 @@ class Evaluation:
         self.sampling = Sampling(config, parts.model.objective)
         self.protocol_hash = short_hash(parts.protocol)
 
-    def __call__(self, network: DiT, step: int, hours: float) -> None:
+    def __call__(self, network: Backbone, step: int, hours: float) -> None:
         """Measure an average of the weights after `step` steps, which had cost `hours`. Every rank has to call it."""
         mine = range(ranks.rank(), self.config.eval.samples, ranks.world())
         shown: list[Tensor] = []
@@ -43,7 +43,7 @@ class Evaluation:
         print(f"step {step} · " + " · ".join(f"{name} {value:.3g}" for name, value in values.items()), flush=True)
         self.logger.evaluation(values, picture, (cost_unit(self.parts.device), hours), step)
 
-    def _samples(self, network: DiT, indices: range, shown: list[Tensor]) -> Iterator[Tensor]:
+    def _samples(self, network: Backbone, indices: range, shown: list[Tensor]) -> Iterator[Tensor]:
         """This rank's samples as uint8 batches on the CPU; the first ones are kept in `shown`."""
         for x in self.sampling.batches(network, indices, self.parts.device):
             if not x.isfinite().all():

@@ -8,7 +8,8 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from diffx.backbone import DiT
+from diffx.backbone import Backbone
+from diffx.backbone.protocol import state_shape, unpack
 from diffx.config.target import make
 from diffx.errors import DiffxError
 from diffx.objective import Objective
@@ -61,17 +62,18 @@ class Sampling:
         self.objective = objective
 
     @torch.no_grad()
-    def batches(self, backbone: DiT, indices: range, device: torch.device) -> Iterator[Tensor]:
+    def batches(self, backbone: Backbone, indices: range, device: torch.device) -> Iterator[Tensor]:
         """Samples `indices` in float32, batch by batch: x (b, C, H, W)."""
         was_training = backbone.training
         backbone.eval()
-        shape = (backbone.in_channels, backbone.input_size, backbone.input_size)
+        shape = state_shape(backbone)
         for start in range(0, len(indices), self.settings.batch_size):
             part = indices[start : start + self.settings.batch_size]
             labels = torch.tensor([self._label(i, backbone.num_classes) for i in part], device=device)
             noise = SampleNoise(self.settings.seed, part)
-            field = Field(backbone, self.objective, labels, backbone.null_label, self.guidance)
-            yield self.sampler(field, noise.draw(shape).to(device), noise).float()
+            field = Field(backbone, self.objective, labels, backbone.null_condition(labels), self.guidance)
+            state = self.sampler(field, noise.draw(shape).to(device), noise).float()
+            yield unpack(state, backbone.streams)["image"]
         backbone.train(was_training)
 
     def _label(self, index: int, classes: int) -> int:

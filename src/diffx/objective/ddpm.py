@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from diffx.errors import DiffxError
+from diffx.objective.times import expand_times
 
 STEPS = 1000
 BETA_START, BETA_END = 1e-4, 0.02
@@ -52,10 +53,14 @@ class DDPM:
     for none. Needs a backbone with learn_sigma=true.
     """
 
+    gives = frozenset({"score", "data", "chain"})
+    samplers = "ancestral"
+    ends = (0.0, 1.0)
+
     def __init__(self, min_snr: float | None = None) -> None:
         if min_snr is not None and not min_snr > 0:
             raise DiffxError(f"objective.min_snr={min_snr} must be positive; type 5, or null for no weight.")
-        self.name, self.min_snr = "ddpm", min_snr
+        self.min_snr = min_snr
         betas = torch.linspace(BETA_START, BETA_END, STEPS, dtype=torch.float64, device="cpu")
         self.chain = make_chain((1 - betas).cumprod(0))
         self._table = torch.stack(self.chain, dim=1).float()
@@ -73,6 +78,18 @@ class DDPM:
     def inputs(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The network is fed the state and the step as they are."""
         return x_t, t
+
+    def target(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """The noise, which the first half of the network's channels is compared with."""
+        return noise
+
+    def errors(self, out: Tensor, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """The terms of loss() before the mean over a sample (B, C, H, W)."""
+        predicted, _ = _noise_and_fraction(out, noise)
+        error = (predicted - noise).square()
+        if self.min_snr is not None:
+            error = error * self._snr_weight(expand_times(t, error))
+        return error + self._variational_terms(out, x, noise, t)
 
     def loss(self, out: Tensor, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Per sample (B,): the weighted squared error plus the variational term.
@@ -92,9 +109,18 @@ class DDPM:
         snr = at.alpha_bar / at.sigma2
         return error * snr.clamp(max=self.min_snr) / snr
 
+    def _snr_weight(self, t: Tensor) -> Tensor:
+        assert self.min_snr is not None
+        at = self._at(t, t)
+        snr = at.alpha_bar / at.sigma2
+        return snr.clamp(max=self.min_snr) / snr
+
     def variational_term(self, out: Tensor, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """KL(q(x_{t-1} | x_t, x), p(x_{t-1} | x_t)) per sample (B,) in bits per dimension; at t = 0 the decoder's
         negative log-likelihood of x on 256 levels in [−1, 1]. It trains the variance alone: the mean is detached."""
+        return self._variational_terms(out, x, noise, t).flatten(1).mean(1)
+
+    def _variational_terms(self, out: Tensor, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         predicted, fraction = _noise_and_fraction(out, x)
         at, x_t = self._at(t, x), self.noised(x, noise, t)
         true_mean = at.from_data * x + at.from_state * x_t
@@ -102,8 +128,7 @@ class DDPM:
         log_variance = learned_log_variance(fraction, at)
         divergence = _gaussian_kl(true_mean, at.log_low, mean, log_variance)
         decoder = -_discretised_log_likelihood(x, mean, log_variance / 2)
-        bits = torch.where(_like(t, x) == 0, decoder, divergence) / math.log(2)
-        return bits.flatten(1).mean(1)
+        return torch.where(expand_times(t, x) == 0, decoder, divergence) / math.log(2)
 
     def velocity(self, out: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Refused: steps are not a continuous time."""
@@ -128,8 +153,8 @@ class DDPM:
         return (x_t - at.sigma2.sqrt() * noise) / at.alpha_bar.sqrt()
 
     def _at(self, t: Tensor, x: Tensor) -> Chain:
-        """The chain's entries at steps t (B,), each shaped to go with x (B, ...)."""
-        return Chain(*(_like(row, x) for row in self._table.to(t.device)[t.long()].unbind(1)))
+        """The chain's entries at steps t (B,), or a map of steps, each shaped to go with x (B, ...)."""
+        return Chain(*(expand_times(row, x) for row in self._table.to(t.device)[t.long()].unbind(-1)))
 
 
 def learned_log_variance(fraction: Tensor, at: Chain) -> Tensor:
@@ -167,8 +192,3 @@ def _discretised_log_likelihood(x: Tensor, mean: Tensor, log_sigma: Tensor) -> T
 
 def _normal_cdf(x: Tensor) -> Tensor:
     return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-
-
-def _like(t: Tensor, x: Tensor) -> Tensor:
-    """t (B,) as (B, 1, ...), to go with x."""
-    return t.view(-1, *(1 for _ in x.shape[1:]))

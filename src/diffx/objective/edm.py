@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from diffx.errors import DiffxError
+from diffx.objective.times import expand_times
 
 
 class EDM:
@@ -15,11 +16,15 @@ class EDM:
     mean, std: of ln σ in training; −1.2 and 1.2 in the paper and in TREAD. sigma_data: standard deviation of the data.
     """
 
+    gives = frozenset({"score", "data", "noise_levels"})
+    samplers = "edm"
+    ends = (0.0, 1.0)
+
     def __init__(self, mean: float = -1.2, std: float = 1.2, sigma_data: float = 0.5) -> None:
         for key, value in [("std", std), ("sigma_data", sigma_data)]:
             if not value > 0:
                 raise DiffxError(f"objective.{key}={value} must be positive; type for instance objective.{key}=0.5.")
-        self.name, self.mean, self.std, self.sigma_data = "edm", mean, std, sigma_data
+        self.mean, self.std, self.sigma_data = mean, std, sigma_data
 
     def times(self, count: int, rng: torch.Generator) -> Tensor:
         """Noise levels (count,) drawn for training."""
@@ -27,11 +32,23 @@ class EDM:
 
     def noised(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x + σ ε (B, C, H, W) at noise levels t (B,)."""
-        return x + _like(t, x) * noise
+        return x + expand_times(t, x) * noise
 
     def inputs(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """c_in x_t, of unit variance, and c_noise = ln(σ) / 4."""
-        return x_t * (_like(t, x_t).square() + self.sigma_data**2).rsqrt(), t.log() / 4
+        return x_t * (expand_times(t, x_t).square() + self.sigma_data**2).rsqrt(), t.log() / 4
+
+    def target(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """The effective target of F (B, C, H, W): (x − c_skip x_t) / c_out (eq. 8)."""
+        sigma = expand_times(t, x)
+        total = sigma.square() + self.sigma_data**2
+        skip, scale = self.sigma_data**2 / total, sigma * self.sigma_data * total.rsqrt()
+        return (x - skip * self.noised(x, noise, t)) / scale
+
+    def errors(self, out: Tensor, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Weighted squared errors of the denoised data (B, C, H, W)."""
+        error = self.data(out, self.noised(x, noise, t), t) - x
+        return self.weight(expand_times(t, x)) * error.square()
 
     def loss(self, out: Tensor, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Weighted mean squared error of the denoised data per sample (B,)."""
@@ -44,7 +61,7 @@ class EDM:
 
     def data(self, out: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The denoised D(x_t; σ) (B, C, H, W)."""
-        sigma = _like(t, x_t)
+        sigma = expand_times(t, x_t)
         total = sigma.square() + self.sigma_data**2
         skip, scale = self.sigma_data**2 / total, sigma * self.sigma_data * total.rsqrt()
         return skip * x_t + scale * out[:, : x_t.shape[1]]
@@ -55,7 +72,7 @@ class EDM:
 
     def score(self, out: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """∇ log p (B, C, H, W) at noise levels t, which is (D − x_t) / σ²."""
-        return (self.data(out, x_t, t) - x_t) / _like(t, x_t).square()
+        return (self.data(out, x_t, t) - x_t) / expand_times(t, x_t).square()
 
     def position(self, t: float) -> float:
         """The time on the linear path that has the same ratio of noise to data."""
@@ -63,8 +80,3 @@ class EDM:
 
     def sigma(self, t: float) -> float:
         return t
-
-
-def _like(t: Tensor, x: Tensor) -> Tensor:
-    """t (B,) as (B, 1, 1, 1)."""
-    return t.view(-1, *(1 for _ in x.shape[1:]))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from diffx.errors import DiffxError
+from diffx.objective.times import expand_times
 
 PREDICTIONS = ("velocity", "noise", "score", "data")
 TIMES = ("uniform", "lognormal")
@@ -68,6 +69,9 @@ class Interpolant:
     "data". times: "uniform", or "lognormal" (σ/α log-normal(0, 1), as REPA's option). shift: t <- s t / (1 + (s-1) t).
     """
 
+    gives = frozenset({"velocity", "score", "data"})
+    samplers = "euler, heun, dopri5 or sde"
+
     def __init__(
         self, path: str = "linear", prediction: str = "velocity", times: str = "uniform", shift: float = 1.0
     ) -> None:
@@ -80,13 +84,16 @@ class Interpolant:
                 raise DiffxError(f"objective.{key}={value} is not known; type objective.{key}= one of {choices}.")
         if not shift > 0:
             raise DiffxError(f"objective.shift={shift} must be positive; type objective.shift=1 for none.")
-        self.name, self.path_name = "interpolant", path
-        self.path, self.prediction, self.time_law, self.shift = PATHS[path], prediction, times, shift
+        self.path_name, self.prediction, self.time_law, self.shift = path, prediction, times, shift
         # Where velocity is finite at both ends (linear, cosine) all of [0, 1] is drawn; otherwise SiT's margins.
         if path == "vp":
-            self.low, self.high = 1e-5, 1.0
+            self.ends = (1e-5, 1.0)
         else:
-            self.low, self.high = (0.0, 1.0) if prediction == "velocity" else (1e-3, 1 - 1e-3)
+            self.ends = (0.0, 1.0) if prediction == "velocity" else (1e-3, 1 - 1e-3)
+
+    @property
+    def path(self) -> Path:
+        return PATHS[self.path_name]  # not an attribute: its functions have no name that a pickle could hold
 
     def times(self, count: int, rng: torch.Generator) -> Tensor:
         """Times (count,) drawn for training."""
@@ -96,42 +103,50 @@ class Interpolant:
         else:
             t = torch.rand(count, generator=rng, device=rng.device)
         t = self.shift * t / (1 + (self.shift - 1) * t)
-        return self.low + (self.high - self.low) * t
+        low, high = self.ends
+        return low + (high - low) * t
 
     def noised(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t (B, C, H, W) at times t (B,)."""
-        t = _like(t, x)
+        t = expand_times(t, x)
         return self.path.alpha(t) * x + self.path.sigma(t) * noise
 
     def inputs(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The network is fed the state and the time as they are."""
         return x_t, t
 
-    def loss(self, out: Tensor, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Mean squared error per sample (B,). A learned-sigma backbone's second half of channels is ignored (SiT)."""
-        out, t = out[:, : x.shape[1]], _like(t, x)
+    def target(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the network's output is compared with (B, C, H, W); for the score, −ε / σ."""
+        t = expand_times(t, x)
         if self.prediction == "velocity":
-            error = out - (self.path.d_alpha(t) * x + self.path.d_sigma(t) * noise)
-        elif self.prediction == "noise":
-            error = out - noise
-        elif self.prediction == "score":
-            error = out * self.path.sigma(t) + noise
-        else:
-            error = out - x
-        return error.square().flatten(1).mean(1)
+            return self.path.d_alpha(t) * x + self.path.d_sigma(t) * noise
+        if self.prediction == "score":
+            return -noise / self.path.sigma(t)
+        return noise if self.prediction == "noise" else x
+
+    def errors(self, out: Tensor, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Squared errors (B, C, H, W). A learned-sigma backbone's second half of channels is ignored (SiT)."""
+        out = out[:, : x.shape[1]]
+        if self.prediction == "score":
+            return (out * self.path.sigma(expand_times(t, x)) + noise).square()
+        return (out - self.target(x, noise, t)).square()
+
+    def loss(self, out: Tensor, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Mean squared error per sample (B,)."""
+        return self.errors(out, x, noise, t).flatten(1).mean(1)
 
     def velocity(self, out: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The probability-flow velocity dx/dt (B, C, H, W) that the network's output stands for."""
         if self.prediction == "velocity":
             return out[:, : x_t.shape[1]]
         x, noise = self._data_and_noise(out, x_t, t)
-        t = _like(t, x_t)
+        t = expand_times(t, x_t)
         return self.path.d_alpha(t) * x + self.path.d_sigma(t) * noise
 
     def score(self, out: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """∇ log p_t (B, C, H, W), which is −E[ε | x_t] / σ."""
         _, noise = self._data_and_noise(out, x_t, t)
-        return -noise / self.path.sigma(_like(t, x_t))
+        return -noise / self.path.sigma(expand_times(t, x_t))
 
     def data(self, out: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The clean x (B, C, H, W) that the network's output stands for."""
@@ -145,7 +160,7 @@ class Interpolant:
 
     def _data_and_noise(self, out: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Solve x_t = α x + σ ε together with what the output says about x and ε."""
-        out, t = out[:, : x_t.shape[1]], _like(t, x_t)
+        out, t = out[:, : x_t.shape[1]], expand_times(t, x_t)
         alpha, sigma = self.path.alpha(t), self.path.sigma(t)
         if self.prediction == "velocity":
             d_alpha, d_sigma = self.path.d_alpha(t), self.path.d_sigma(t)
@@ -155,8 +170,3 @@ class Interpolant:
             return out, (x_t - alpha * out) / sigma
         noise = out if self.prediction == "noise" else -sigma * out
         return (x_t - sigma * noise) / alpha, noise
-
-
-def _like(t: Tensor, x: Tensor) -> Tensor:
-    """t (B,) as (B, 1, 1, 1)."""
-    return t.view(-1, *(1 for _ in x.shape[1:]))

@@ -1,14 +1,21 @@
 """DDPM's ancestral sampler over some of the 1000 steps (Ho et al. 2020; respacing of Nichol & Dhariwal 2021)."""
 
 from itertools import accumulate, repeat
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from diffx.errors import DiffxError
-from diffx.objective.ddpm import DDPM, STEPS, Chain, learned_log_variance, make_chain
+from diffx.objective.ddpm import STEPS, Chain, learned_log_variance, make_chain
 from diffx.sampler.field import Field, check_fit
 from diffx.sampler.noise import Noise
+
+
+class HasChain(Protocol):
+    """An objective that gives "chain"."""
+
+    chain: Chain
 
 
 class Ancestral:
@@ -18,7 +25,7 @@ class Ancestral:
     clipped (DiT, MDT: clip_denoised false). The last step adds no noise.
     """
 
-    objective = "ddpm"
+    asks = "chain"
 
     def __init__(self, nfe: int = 250) -> None:
         if not 2 <= nfe <= STEPS:
@@ -27,9 +34,8 @@ class Ancestral:
 
     def __call__(self, field: Field, x: Tensor, noise: Noise) -> Tensor:
         check_fit(self, field.objective)
-        assert isinstance(field.objective, DDPM)
         steps = respaced_steps(self.nfe)
-        chain = make_chain(field.objective.chain.alpha_bar[steps])
+        chain = make_chain(cast(HasChain, field.objective).chain.alpha_bar[steps])
         for k in reversed(range(self.nfe)):
             at = Chain(*(entry[k].item() for entry in chain))  # type: ignore[arg-type]
             out, t = field.output(x, steps[k]), torch.full((len(x),), steps[k], device=x.device)

@@ -18,7 +18,7 @@ class Dopri5:
     tolerance, on those beside it.
     """
 
-    objective = "interpolant"
+    asks = "velocity"
 
     def __init__(self, rtol: float = 1e-3, atol: float = 1e-6) -> None:
         if not (rtol > 0 and atol > 0):

@@ -17,7 +17,7 @@ class EDMHeun:
     levels (nfe 79) are TREAD's. The state x starts as standard normal and is scaled to σ_max here.
     """
 
-    objective = "edm"
+    asks = "noise_levels"
 
     def __init__(self, nfe: int = 79, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> None:
         if nfe < 3 or nfe % 2 == 0:

@@ -3,30 +3,34 @@
 import torch
 from torch import Tensor
 
+from diffx.backbone.protocol import Condition
 from diffx.errors import DiffxError
 from diffx.objective import Objective
 from diffx.sampler.guidance import AnyGuidance, Guidance, Network
+
+STEPS = {"velocity": "times in [0, 1]", "noise_levels": "noise levels", "chain": "the steps of a chain"}
 
 
 class Field:
     """Velocity, score or clean data at (x, t), from one guided forward of the network. t is the objective's own time.
 
     States are float64 as in REPA's samplers; the network sees float32. nfe counts forwards (a guided one, which runs
-    the network on twice the batch, counts once: the interval and scale stand in the protocol).
+    the network on twice the batch, counts once: the interval and scale stand in the protocol). y, null: the condition
+    of the samples, and what stands for none.
     """
 
     def __init__(
-        self, network: Network, objective: Objective, y: Tensor, null_label: int, guidance: AnyGuidance | None = None
+        self, network: Network, objective: Objective, y: Condition, null: Condition, guidance: AnyGuidance | None = None
     ) -> None:
-        self.network, self.objective, self.y, self.null_label = network, objective, y, null_label
+        self.network, self.objective, self.y, self.null = network, objective, y, null
         self.guidance = guidance or Guidance()
         self.nfe = 0
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The times that integration goes from and to: 1 and 0, but for predictions that divide by α or σ, which are
-        not defined there and stay SiT's margin away."""
-        return getattr(self.objective, "high", 1.0), getattr(self.objective, "low", 0.0)
+        """The times that integration goes from, at the noise, and to, at the data."""
+        data, noise = self.objective.ends
+        return noise, data
 
     def velocity(self, x: Tensor, t: float) -> Tensor:
         """The probability-flow velocity dx/dt (B, C, H, W), float64."""
@@ -46,7 +50,7 @@ class Field:
         self.nfe += 1
         x_in, times = self.objective.inputs(x, self._times(x, t))
         position = self.objective.position(t)
-        return self.guidance(self.network, x_in.float(), times[0], self.y, self.null_label, position).double()
+        return self.guidance(self.network, x_in.float(), times[0], self.y, self.null, position).double()
 
     @staticmethod
     def _times(x: Tensor, t: float) -> Tensor:
@@ -54,16 +58,16 @@ class Field:
 
 
 def check_fit(sampler: object, objective: Objective) -> None:
-    """Refuse a sampler that steps through the times of another objective, which it names in its attribute `objective`;
-    one without that attribute fits all.
+    """Refuse a sampler that asks (in its attribute `asks`) for what an objective does not give; one without that
+    attribute fits all.
 
     Raises:
         DiffxError: says which sampler to type.
     """
-    wanted = getattr(sampler, "objective", objective.name)
-    if objective.name != wanted:
-        right = {"ddpm": "ancestral", "edm": "edm"}.get(objective.name, "euler, heun, dopri5 or sde")
+    asks = getattr(sampler, "asks", None)
+    if asks is not None and asks not in objective.gives:
+        what, of = STEPS.get(asks, asks), type(objective).__name__
         raise DiffxError(
-            f"{type(sampler).__name__} steps through the times of an {wanted} objective, and this one is "
-            f"{objective.name}; type sampler={right}."
+            f"{type(sampler).__name__} steps through {what}, which {of} does not have; "
+            f"type sampler={objective.samplers}."
         )

@@ -1,28 +1,36 @@
-"""Guidance: classifier-free (Ho & Salimans 2022), with the choices that differ between the field's repositories, and
-TREAD's, which needs no null label."""
+"""Guidance: classifier-free (Ho & Salimans 2022), with the choices that differ between the field's repositories."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
+from diffx.backbone import Backbone
+from diffx.backbone.protocol import Condition, pack, unpack
 from diffx.errors import DiffxError
 
-Network = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t (B, C, H, W), t (B,), y (B,) -> output
+Network = Callable[[Tensor, Tensor, Condition], Tensor]  # x_t (B, C, H, W), t (B,), y -> output
 
 
 class AnyGuidance(Protocol):
-    """The network's guided output at one time for all samples.
+    """The network's guided output at one time for all samples; y conditions them, `null` stands for no condition.
 
     t: what the network is fed, a number or a scalar tensor. position: where that is between data (0) and noise (1), if
     it is not t itself.
     """
 
     def __call__(
-        self, network: Network, x: Tensor, t: float | Tensor, y: Tensor, null_label: int, position: float | None = None
+        self,
+        network: Network,
+        x: Tensor,
+        t: float | Tensor,
+        y: Condition,
+        null: Condition,
+        position: float | None = None,
     ) -> Tensor: ...
 
 
@@ -35,6 +43,7 @@ class Guidance:
     channels: how many leading channels are guided, None for all; DiT, SiT and MDT guide 3 of 4, REPA and TREAD all.
     power: MDT's power-cosine schedule, 1 + (scale − 1) (1 − cos(π (1 − t)^power)) / 2, which is `scale` at the data's
     end and 1 at the noise's; None for a constant scale. MDT's command has scale 3.8 and power 4.
+    streams: constant scales of streams of the state beside the image, such as {class: 1.5} of REG; others have `scale`.
     """
 
     scale: float = 1.0
@@ -42,6 +51,7 @@ class Guidance:
     high: float = 1.0
     channels: int | None = None
     power: float | None = None
+    streams: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         if not self.scale >= 0:
@@ -66,21 +76,41 @@ class Guidance:
         return self.scale_at(position) != 1
 
     def __call__(
-        self, network: Network, x: Tensor, t: float | Tensor, y: Tensor, null_label: int, position: float | None = None
+        self,
+        network: Network,
+        x: Tensor,
+        t: float | Tensor,
+        y: Condition,
+        null: Condition,
+        position: float | None = None,
     ) -> Tensor:
         """The network's guided output at one time for all samples; `t` is fed to it, `position` defaults to t."""
         scale = self.scale_at(float(t) if position is None else position)
         if scale == 1:
-            return network(x, _times(t, x), y)
-        labels = torch.cat([y, torch.full_like(y, null_label)])
+            return network(x, times_of(t, x), y)
+        conditions = tree_map(lambda given, instead: torch.cat([given, instead]), y, null)
         both = torch.cat([x, x])
-        conditional, unconditional = network(both, _times(t, both), labels).chunk(2)
+        conditional, unconditional = network(both, times_of(t, both), conditions).chunk(2)
         guided = unconditional + scale * (conditional - unconditional)
+        if self.streams:
+            guided = self._by_stream(cast(Backbone, network), guided, conditional, unconditional)
         if self.channels is None:
             return guided
         return torch.cat([guided[:, : self.channels], conditional[:, self.channels :]], dim=1)
 
+    def _by_stream(self, network: Backbone, guided: Tensor, conditional: Tensor, unconditional: Tensor) -> Tensor:
+        """The guided output with the streams that have a scale of their own guided by that."""
+        assert self.streams is not None
+        if unknown := [name for name in self.streams if name not in network.streams]:
+            raise DiffxError(
+                f"guidance.streams.{unknown[0]} is no stream of this backbone; there are {', '.join(network.streams)}."
+            )
+        whole, with_label, without = (unpack(part, network.streams) for part in (guided, conditional, unconditional))
+        for name, scale in self.streams.items():
+            whole[name] = without[name] + scale * (with_label[name] - without[name])
+        return pack(whole)
 
-def _times(t: float | Tensor, x: Tensor) -> Tensor:
+
+def times_of(t: float | Tensor, x: Tensor) -> Tensor:
     """t for every row of x, in the type of x."""
     return torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x))

@@ -13,7 +13,7 @@ from diffx.sampler.noise import Noise
 class Euler:
     """Euler on `nfe` equal intervals, so `nfe` forwards (REPA's euler_sampler; SiT's grid of n points has n − 1)."""
 
-    objective = "interpolant"
+    asks = "velocity"
 
     def __init__(self, nfe: int = 50) -> None:
         if nfe < 1:
@@ -32,7 +32,7 @@ class Euler:
 class Heun:
     """Heun's second-order rule; no correction on the last interval, so n intervals cost nfe = 2n − 1 (REPA, EDM)."""
 
-    objective = "interpolant"
+    asks = "velocity"
 
     def __init__(self, nfe: int = 49) -> None:
         if nfe < 1 or nfe % 2 == 0:

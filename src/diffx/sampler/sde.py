@@ -21,7 +21,7 @@ class EulerMaruyama:
     default form). On the linear path they are the same.
     """
 
-    objective = "interpolant"
+    asks = "velocity"
 
     def __init__(self, nfe: int = 250, last_step: float = 0.04, diffusion: str = "linear") -> None:
         if nfe < 2:

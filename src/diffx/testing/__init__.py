@@ -21,6 +21,8 @@ from diffx.testing.tiny import (
     stand_in_services,
     tiny_backbone,
     tiny_batch,
+    tiny_mdt,
+    tiny_of,
 )
 
 __all__ = [
@@ -37,4 +39,6 @@ __all__ = [
     "stand_in_services",
     "tiny_backbone",
     "tiny_batch",
+    "tiny_mdt",
+    "tiny_of",
 ]

@@ -10,10 +10,12 @@ import torch.multiprocessing
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffx.backbone import DiT
+from diffx.assemble.model import Model, set_up
+from diffx.backbone import Backbone, DiT, MDTBackbone
+from diffx.errors import DiffxError
 from diffx.frozen.encoder import encoder_spec
 from diffx.objective import Interpolant
-from diffx.planner import Plan, make_plan
+from diffx.planner import Plan, make_phases, make_plan
 from diffx.plugin import Plugin
 from diffx.step import Draws, draw, losses
 from diffx.streams import Streams
@@ -24,12 +26,21 @@ BATCH, CLASSES, IMAGE = 4, 10, 32
 Services = Mapping[str, Callable[[Tensor], Tensor]]
 
 
-def tiny_backbone(**options: Any) -> DiT:
-    """A DiT of 6 blocks on 16 tokens, the last two a decoder, with no weight left at zero; `options` go to DiT."""
-    sizes = {"input_size": 8, "hidden_size": 32, "depth": 6, "num_heads": 4, "num_classes": CLASSES}
+def tiny_backbone(**options: Any) -> Any:
+    """A DiT of 6 blocks on 16 tokens, with no weight left at zero; `options` go to it."""
+    return tiny_of(DiT, **options)
+
+
+def tiny_mdt(**options: Any) -> Any:
+    """MDT's network of 6 blocks on 16 tokens, the last two a decoder, with no weight left at zero."""
+    return tiny_of(MDTBackbone, **options)
+
+
+def tiny_of(family: Any, **options: Any) -> Any:
+    """A family's tiny network (`family.tiny`), the same every time, with no weight left at zero."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        backbone = DiT(**sizes | {"decoder_layers": 2} | options)
+        backbone = family.tiny(**options)
     randomise(backbone, seed=1)
     return backbone
 
@@ -74,21 +85,32 @@ class TinyRun:
     """Plugins set up on a backbone, planned, and their training step. Raises DiffxError for a set that cannot work."""
 
     def __init__(
-        self, plugins: Mapping[str, Plugin], backbone: DiT | None = None, services: Services | None = None
+        self, plugins: Mapping[str, Plugin], backbone: Backbone | None = None, services: Services | None = None
     ) -> None:
         self.backbone = tiny_backbone() if backbone is None else backbone
         self.plugins, self.objective, self.batch = dict(plugins), Interpolant(), tiny_batch()
-        for seed, plugin in enumerate(self.plugins.values()):
+        for seed, (name, plugin) in enumerate(self.plugins.items()):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                plugin.setup(self.backbone)
+                set_up(name, plugin, self.backbone, self.objective)
             randomise(plugin, seed)
         self.services = services or stand_in_services(self.plugins.values(), self.backbone.side)
         self.plan = self.plan_now()
 
     def plan_now(self) -> Plan:
         """The plan of what the plugins declare at this moment."""
-        return make_plan(self.backbone, self.plugins, {*self.batch, *self.services})
+        return make_plan(self.backbone, self.plugins, self.provided)
+
+    @property
+    def model(self) -> Model:
+        """What a DiffusionModule takes."""
+        return Model(
+            self.backbone, self.plugins, self.objective, make_phases(self.backbone, self.plugins, self.provided)
+        )
+
+    @property
+    def provided(self) -> set[str]:
+        return {*self.batch, *self.services}
 
     def name_in_reverse(self) -> None:
         """The same set, named in the other order."""
@@ -97,8 +119,8 @@ class TinyRun:
 
     def draws(self, step: int = 0) -> Draws:
         """What training step `step` draws, a tenth of the labels dropped."""
-        streams, null = Streams(seed=0, step=step), self.backbone.null_label
-        return draw(self.plan, self.plugins, self.objective, self.batch, self.services, streams, 0.1, null)
+        streams = Streams(seed=0, step=step)
+        return draw(self.backbone, self.plan, self.plugins, self.objective, self.batch, self.services, streams, 0.1)
 
     def losses(self, draws: Draws) -> dict[str, Tensor]:
         return losses(self.backbone, self.plan, self.plugins, self.objective, draws)
@@ -120,3 +142,11 @@ def randomised_anew(module: nn.Module) -> None:
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=rng))
+
+
+def try_set(plugins: Mapping[str, Plugin], backbone: Backbone, services: Services) -> tuple[TinyRun | None, str]:
+    """A run of these plugins, or None and the sentence that refuses them."""
+    try:
+        return TinyRun(plugins, backbone, services), ""
+    except DiffxError as error:
+        return None, str(error)

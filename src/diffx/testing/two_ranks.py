@@ -9,7 +9,6 @@ import torch.multiprocessing
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from diffx.backbone import DiT
 from diffx.objective import Interpolant
 from diffx.planner import Plan
 from diffx.plugin import Plugin
@@ -19,7 +18,7 @@ from diffx.step import Draws, losses
 class Step(nn.Module):
     """The training step as a module, which is what DistributedDataParallel wraps."""
 
-    def __init__(self, backbone: DiT, plugins: Mapping[str, Plugin], plan: Plan) -> None:
+    def __init__(self, backbone: Any, plugins: Mapping[str, Plugin], plan: Plan) -> None:
         super().__init__()
         self.backbone, self.plugins, self.plan = backbone, nn.ModuleDict(plugins), plan
 

@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 
 from diffx import ranks
-from diffx.backbone import DiT
+from diffx.backbone import Backbone
 from diffx.errors import DiffxError
 from diffx.run.folder import RunDir
 from diffx.train.clock import Meter
@@ -149,7 +149,7 @@ class Evaluations:
     """Calls `evaluate` at log-spaced steps, first · 2^(k / per_doubling), and after the last step."""
 
     def __init__(
-        self, evaluate: Callable[[DiT, int, float], None], meter: Meter, first: int, per_doubling: float
+        self, evaluate: Callable[[Backbone, int, float], None], meter: Meter, first: int, per_doubling: float
     ) -> None:
         if first < 1 or per_doubling <= 0:
             raise DiffxError(

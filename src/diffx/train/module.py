@@ -15,8 +15,11 @@ from torch.utils.checkpoint import checkpoint
 
 from diffx import step
 from diffx.assemble.model import Model
-from diffx.backbone.dit import DiT
+from diffx.backbone import Backbone
+from diffx.backbone.teacher import NetworkTeacher
+from diffx.planner import Phase, phase_at
 from diffx.plugin import Batch
+from diffx.streams import Streams
 from diffx.train.ema import local, update_ema
 from diffx.train.guard import Guard
 from diffx.train.strategy import with_settings_of
@@ -28,8 +31,8 @@ OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 class DiffusionModule(L.LightningModule):
     """Trains `backbone` with `plugins`; `ema` is an exponential moving average of the backbone alone.
 
-    In a checkpoint, backbone.*, ema.* and more_ema.<decay>.* are plain DiTs and plugins.<name>.* is the rest. Services
-    (teachers) are held outside the module tree: they are in no checkpoint, optimizer or EMA.
+    In a checkpoint, backbone.*, ema.* and more_ema.<decay>.* are plain backbones and plugins.<name>.* is the rest.
+    Services (teachers) are held outside the module tree: they are in no checkpoint, optimizer or EMA.
 
     Args:
         ema_decay, more_ema_decays: of `ema` and of further averages.
@@ -64,13 +67,13 @@ class DiffusionModule(L.LightningModule):
         self.ema = _average_of(model.backbone)
         self.more_ema = nn.ModuleDict({_key(decay): _average_of(model.backbone) for decay in more_ema_decays})
         self.decays = [ema_decay, *more_ema_decays]
-        self.objective, self.plan = model.objective, model.plan
+        self.objective, self.phases = model.objective, model.phases
         self.seed, self.label_dropout, self.accumulate, self.shard = seed, label_dropout, accumulate, shard
         self.terms: dict[str, Tensor] = {}  # the last step's losses, on the device
         self.gradient_norm = torch.zeros(())
         self.guard = Guard(skip_limit)
         self._make_optimizer = optimizer
-        self._services = services
+        self._services: step.Services = {"ema": NetworkTeacher(self.ema), **services}
         self._losses = step.losses
         self._trained: list[tuple[str, nn.Parameter]] = []
         self._whole = [copy.deepcopy(self.ema)] if shard else []  # in a list, so that it is no part of this module
@@ -95,7 +98,7 @@ class DiffusionModule(L.LightningModule):
         register_fsdp_forward_method(self, "training_step")  # walk() calls parts of the backbone, never its forward
 
     @property
-    def emas(self) -> dict[float, DiT]:
+    def emas(self) -> dict[float, Backbone]:
         """All averages by their decay, the main one first."""
         nets: list[Any] = [self.ema, *self.more_ema.values()]
         return dict(zip(self.decays, nets, strict=True))
@@ -103,22 +106,31 @@ class DiffusionModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one micro-batch."""
         part = batch_idx % self.accumulate
-        for plugin in self._plugins.values():
+        phase = phase_at(self.phases, self.global_step)
+        plugins = {name: self._plugins[name] for name in phase.plugins}
+        for plugin in plugins.values():
             plugin.follow_schedule(self.global_step)
         draws = step.draw(
-            self.plan,
-            self._plugins,
+            self.backbone,
+            phase.plan,
+            plugins,
             self.objective,
             batch,
             self._services,
-            step.Streams(self.seed, self.global_step, self.global_rank * self.accumulate + part, self.device),
+            Streams(self.seed, self.global_step, self.global_rank * self.accumulate + part, self.device),
             self.label_dropout,
-            self.backbone.null_label,
         )
-        terms = self._losses(self.backbone, self.plan, self._plugins, self.objective, draws)
+        terms = self._losses(self.backbone, phase.plan, plugins, self.objective, draws)
         earlier = self.terms if part else {}
         self.terms = {name: earlier.get(name, 0) + value.detach() / self.accumulate for name, value in terms.items()}
-        return terms["total"]
+        return terms["total"] + self._idle(phase)
+
+    def _idle(self, phase: Phase) -> Tensor | float:
+        """Nothing, with a zero gradient for the parameters of plugins that have stopped: DDP waits for every one."""
+        stopped = [
+            p for name, plugin in self._plugins.items() if name not in phase.plugins for p in plugin.parameters()
+        ]
+        return 0.0 * torch.stack([p.sum() for p in stopped if p.requires_grad]).sum() if stopped else 0.0
 
     def configure_gradient_clipping(
         self,
@@ -162,7 +174,7 @@ class DiffusionModule(L.LightningModule):
         self._trained = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         return self._make_optimizer([p for _, p in self._trained])
 
-    def whole_ema(self, decay: float | None = None) -> DiT:
+    def whole_ema(self, decay: float | None = None) -> Backbone:
         """An average with all of its weights on this rank: every rank has to ask for it."""
         ema = self.emas[self.decays[0] if decay is None else decay]
         if not self.shard:
@@ -172,7 +184,7 @@ class DiffusionModule(L.LightningModule):
         return whole
 
 
-def _wrap_blocks(backbone: DiT, compiled: bool, rerun: bool) -> None:
+def _wrap_blocks(backbone: Backbone, compiled: bool, rerun: bool) -> None:
     """Compile each block by itself; have it run a second time in the backward pass."""
     for block in backbone.blocks.children():
         if compiled:  # they share one graph
@@ -182,7 +194,7 @@ def _wrap_blocks(backbone: DiT, compiled: bool, rerun: bool) -> None:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
 
 
-def _average_of(backbone: DiT) -> DiT:
+def _average_of(backbone: Backbone) -> Backbone:
     return copy.deepcopy(backbone).requires_grad_(False).eval()
 
 

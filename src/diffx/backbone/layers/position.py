@@ -23,16 +23,18 @@ class Rotary(nn.Module):
     """Axial rotary embedding of queries and keys (B, H, N, d): half of d turns with the row, half with the column.
 
     Frequencies 10000^(-i/(d/4)), pairs interleaved, positions counted in patches (Su et al. 2021, axial as in EVA-02).
+    extra: tokens behind the grid, which do not turn.
     """
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, side: int, head_dim: int) -> None:
+    def __init__(self, side: int, head_dim: int, extra: int = 0) -> None:
         super().__init__()
         omega = 10000.0 ** (-torch.arange(head_dim // 4, dtype=torch.float64, device="cpu") / (head_dim // 4))
         angle = torch.arange(side, dtype=torch.float64, device="cpu")[:, None] * omega
         grid = torch.cat([angle.repeat_interleave(side, dim=0), angle.repeat(side, 1)], dim=1)  # (N, d/2)
+        grid = torch.cat([grid, grid.new_zeros(extra, grid.shape[1])])
         self.register_buffer("cos", grid.cos().float(), persistent=False)
         self.register_buffer("sin", grid.sin().float(), persistent=False)
 
@@ -70,5 +72,5 @@ class RelativePositionBias(nn.Module):
 
 
 def add_position(x: Tensor, table: Tensor, ids: Tensor | None) -> Tensor:
-    """x (B, N, D) plus the rows of table (1, N, D) that belong to the tokens present."""
+    """x (B, N, D) plus the rows of table (1, N, D) that belong to the tokens present, `ids` (B, N) or all in order."""
     return x + (table if ids is None else gather(table.expand(x.shape[0], -1, -1), ids))

@@ -1,0 +1,38 @@
+"""Multi-head self-attention over the tokens present."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffx.backbone.layers.position import RelativePositionBias, Rotary
+
+
+class Attention(nn.Module):
+    """Through SDPA, on its flash path unless a bias is asked for.
+
+    extra: tokens that stand behind the grid of side² and have no place in it.
+    """
+
+    def __init__(
+        self, dim: int, heads: int, side: int, qk_norm: bool, rotary: bool, relative_bias: bool = False, extra: int = 0
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.q_norm = nn.RMSNorm(dim // heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(dim // heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.rotary = Rotary(side, dim // heads, extra) if rotary else None
+        self.rel_pos_bias = RelativePositionBias(side, heads) if relative_bias else None
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, ids: Tensor | None, attention: list[Tensor] | None = None) -> Tensor:
+        """x (B, N, D) at places ids (B, N), None for all in order. Queries and keys (B, H, N, d), as the product sees
+        them, are appended to `attention` where one is given."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if self.rotary is not None:
+            q, k = self.rotary(q, ids), self.rotary(k, ids)
+        if attention is not None:
+            attention += [q, k]
+        bias = None if self.rel_pos_bias is None else self.rel_pos_bias(ids).to(q.dtype)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return self.proj(out.transpose(1, 2).flatten(2))

@@ -1,0 +1,95 @@
+"""The block with adaLN, the head, and how both start."""
+
+import torch
+from torch import Tensor, nn
+
+from diffx.backbone.layers.attention import Attention
+from diffx.backbone.layers.mlp import Mlp, SwiGLU
+from diffx.backbone.layers.modulation import BlockTable, HeadTable, modulate, rows
+
+
+def make_norm(name: str, dim: int) -> nn.Module:
+    """A normalisation without learned scale: adaLN supplies it."""
+    if name == "rmsnorm":
+        return nn.RMSNorm(dim, eps=1e-6, elementwise_affine=False)
+    return nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
+
+
+class Block(nn.Module):
+    """A transformer block with adaLN: cond gives shift, scale and gate of attention and of the MLP.
+
+    cond is (B, D), or (B, N, D) for each token, of which the block makes them with a layer of its own; or 7 D wide with
+    shared_modulation.
+
+    With `skip`, the block first merges a remembered state: x <- Linear([x, remembered]) (U-ViT's skip, as in MDTv2).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        side: int,
+        *,
+        mlp_ratio: float = 4.0,
+        norm: str = "layernorm",
+        mlp: str = "gelu",
+        qk_norm: bool = False,
+        rotary: bool = False,
+        relative_bias: bool = False,
+        shared_modulation: bool = False,
+        skip: bool = False,
+    ) -> None:
+        super().__init__()
+        self.norm1 = make_norm(norm, dim)
+        self.attn = Attention(dim, heads, side, qk_norm, rotary, relative_bias)
+        self.norm2 = make_norm(norm, dim)
+        self.mlp = (SwiGLU if mlp == "swiglu" else Mlp)(dim, int(dim * mlp_ratio))
+        own = BlockTable(dim) if shared_modulation else nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.adaLN_modulation: nn.Module = own
+        self.skip_linear = nn.Linear(2 * dim, dim) if skip else None
+
+    def forward(
+        self,
+        x: Tensor,
+        cond: Tensor,
+        ids: Tensor | None = None,
+        remembered: Tensor | None = None,
+        attention: list[Tensor] | None = None,
+    ) -> Tensor:
+        if self.skip_linear is not None:
+            assert remembered is not None
+            x = self.skip_linear(torch.cat([x, remembered], dim=-1))
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(cond).chunk(6, dim=-1)
+        # Not addcmul: on a GPU in autocast it would keep a float32 copy of each branch for the backward pass.
+        x = x + rows(gate_a) * self.attn(modulate(self.norm1(x), shift_a, scale_a), ids, attention)
+        return x + rows(gate_m) * self.mlp(modulate(self.norm2(x), shift_m, scale_m))
+
+
+class FinalLayer(nn.Module):
+    """Tokens (B, N, D) -> patches (B, N, p·p·C), each in the order row, column, channel."""
+
+    def __init__(self, dim: int, patch_size: int, out_channels: int, norm: str, shared_modulation: bool) -> None:
+        super().__init__()
+        self.norm_final = make_norm(norm, dim)
+        self.linear = nn.Linear(dim, patch_size * patch_size * out_channels)
+        own = HeadTable(dim) if shared_modulation else nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
+        self.adaLN_modulation: nn.Module = own
+
+    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        shift, scale = self.adaLN_modulation(cond).chunk(2, dim=-1)
+        return self.linear(modulate(self.norm_final(x), shift, scale))
+
+
+def initialise_linears(module: nn.Module) -> None:
+    """Xavier's weights and no bias, in every linear layer (facebookresearch/DiT)."""
+    for linear in module.modules():
+        if isinstance(linear, nn.Linear):
+            nn.init.xavier_uniform_(linear.weight)
+            if linear.bias is not None:
+                nn.init.zeros_(linear.bias)
+
+
+def zero(module: nn.Module) -> None:
+    """Set all parameters to zero: a block whose modulation is zero is the identity (adaLN-zero)."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
