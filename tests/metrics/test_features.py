@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from diffx.data import Digits
-from diffx.embedded import networks as embedded
+from diffx.embedded import training
 from diffx.errors import DiffxError
 from diffx.frozen.encoder import encoder_spec
 from diffx.metrics.embedded import EmbeddedMetrics
@@ -25,7 +25,7 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedMetric
     """On digits of 8 pixels, with networks that were trained for five steps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DIFFX_HOME", str(tmp_path_factory.mktemp("home")))
-        patch.setattr(embedded, "STEPS", 5)
+        patch.setattr(training, "STEPS", 5)
         yield EmbeddedMetrics(Digits(8))
 
 
