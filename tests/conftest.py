@@ -7,6 +7,8 @@ os.environ.setdefault("DIFFX_HOME", str(Path(__file__).parents[1] / ".cache"))
 os.environ["OMP_WAIT_POLICY"] = "passive"  # before torch is imported
 os.environ["WANDB_MODE"] = "offline"
 os.environ["HF_HUB_OFFLINE"] = "1"
+if "PYTHONPATH" in os.environ:  # the same folders for processes that start elsewhere
+    os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, os.environ["PYTHONPATH"].split(os.pathsep)))
 
 import pytest
 import torch

@@ -1,5 +1,6 @@
-"""The embedded networks: three that differ, trained once from the training images, and cached."""
+"""The embedded networks: three that differ, shipped for the default data, else trained once and cached."""
 
+import shutil
 from collections.abc import Callable
 
 import pytest
@@ -7,20 +8,26 @@ import torch
 
 from diffx.assemble.services import make_encoder
 from diffx.data import Digits, Shapes
-from diffx.embedded import TokenEncoder
+from diffx.embedded import __main__ as command
 from diffx.embedded import networks as embedded
+from diffx.embedded import shipped, training
+from diffx.embedded.architecture import TokenEncoder
+from diffx.embedded.networks import Recipe
 from diffx.errors import DiffxError
 from diffx.frozen.encoder import encoder_spec
 
 MAKERS = [embedded.encoder, embedded.supervised, embedded.self_supervised]
+RECIPES = [embedded.ENCODER, embedded.SUPERVISED, embedded.SELF_SUPERVISED]
+STEPS = training.STEPS
 each_network = pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
+each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.role)
 
 
 @pytest.fixture(autouse=True)
 def home(monkeypatch, tmp_path):
     """An empty cache folder, and a training of five steps."""
     monkeypatch.setenv("DIFFX_HOME", str(tmp_path))
-    monkeypatch.setattr(embedded, "STEPS", 5)
+    monkeypatch.setattr(training, "STEPS", 5)
     return tmp_path
 
 
@@ -28,11 +35,60 @@ def forbid_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def train(*_: object) -> None:
         raise AssertionError("a network was trained again")
 
-    monkeypatch.setattr(embedded, "_steps", train)
+    monkeypatch.setattr(training, "_steps", train)
 
 
 def weights(network: torch.nn.Module) -> torch.Tensor:
     return torch.cat([tensor.flatten() for tensor in network.state_dict().values()])
+
+
+@each_recipe
+@pytest.mark.parametrize("data", [Digits, Shapes])
+def test_the_network_of_the_default_data_comes_with_diffx(recipe: Recipe, data: type, monkeypatch, home):
+    monkeypatch.setattr(training, "STEPS", STEPS)
+    forbid_training(monkeypatch)
+    getattr(embedded, recipe.role)(data())
+    assert not list(home.rglob("*.safetensors"))
+
+
+@each_recipe
+def test_a_shipped_network_is_as_good_as_its_record_says(recipe: Recipe, monkeypatch):
+    monkeypatch.setattr(training, "STEPS", STEPS)
+    network, data = getattr(embedded, recipe.role)(Digits()), Digits()
+    said = shipped.records()[f"digits-{recipe.role}"]["linear_probe_accuracy"]
+    # Rounding on another processor may put an image or two of the 500 on the probe's other side.
+    assert embedded.quality(recipe, network, data) == pytest.approx(said, abs=2.5 / 500)
+
+
+@each_recipe
+def test_an_altered_shipped_file_is_refused(recipe: Recipe, monkeypatch, tmp_path):
+    monkeypatch.setattr(training, "STEPS", STEPS)
+    monkeypatch.setattr(shipped, "FOLDER", shutil.copytree(shipped.FOLDER, tmp_path / "weights"))
+    path = tmp_path / "weights" / f"digits-{recipe.role}.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DiffxError, match="not the file that came with diffx"):
+        getattr(embedded, recipe.role)(Digits())
+
+
+def test_a_shipped_file_that_is_absent_is_missed(monkeypatch, tmp_path):
+    monkeypatch.setattr(training, "STEPS", STEPS)
+    monkeypatch.setattr(shipped, "FOLDER", shutil.copytree(shipped.FOLDER, tmp_path / "weights"))
+    (tmp_path / "weights" / "digits-encoder.safetensors").unlink()
+    with pytest.raises(DiffxError, match="Reinstall diffx"):
+        embedded.encoder(Digits())
+
+
+def test_the_command_writes_networks_that_are_found(monkeypatch, tmp_path):
+    monkeypatch.setattr("diffx.data.shapes.REFERENCE_COUNT", 20)
+    monkeypatch.setattr(command, "Shapes", lambda: Shapes(40))
+    command.main(tmp_path / "weights")
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "weights")
+    forbid_training(monkeypatch)
+    for make in MAKERS:
+        make(Digits())
+        make(Shapes(40))
 
 
 @each_network
@@ -107,7 +163,7 @@ def test_features_are_standardised_over_the_training_images(make: Callable):
 def test_forty_steps_teach_the_classifier_more_digits_than_five(monkeypatch, capsys):
     accuracy = []
     for steps in (5, 40):
-        monkeypatch.setattr(embedded, "STEPS", steps)
+        monkeypatch.setattr(training, "STEPS", steps)
         embedded.supervised(Digits(16))
         accuracy.append(float(capsys.readouterr().out.rpartition("classifies ")[2].partition("%")[0]))
     assert accuracy[1] > max(95, accuracy[0])
@@ -127,7 +183,7 @@ def test_the_encoder_learns_to_see_past_noise(monkeypatch):
     torch.manual_seed(0)
     images = Digits(16).reference()
     untrained = unlikeness_of_views(TokenEncoder(1), images)
-    monkeypatch.setattr(embedded, "STEPS", 40)
+    monkeypatch.setattr(training, "STEPS", 40)
     assert unlikeness_of_views(embedded.encoder(Digits(16)), images) < untrained / 2
 
 

@@ -5,6 +5,7 @@ import torch
 
 from diffx.data import Digits
 from diffx.embedded import networks as embedded
+from diffx.embedded import training
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +23,7 @@ class Relabelled(Digits):
 def short(monkeypatch, tmp_path):
     """Ten steps of training and an empty cache."""
     monkeypatch.setenv("DIFFX_HOME", str(tmp_path))
-    monkeypatch.setattr(embedded, "STEPS", 10)
+    monkeypatch.setattr(training, "STEPS", 10)
 
 
 def weights(network: torch.nn.Module) -> torch.Tensor:

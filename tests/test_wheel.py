@@ -45,7 +45,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(python: Path, folder: Path, *arguments: str) -> str:
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"DIFFX_HOME": str(folder / "home")}
     result = subprocess.run([python, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
@@ -78,3 +78,4 @@ def test_the_wheel_trains_a_step(python: Path, tmp_path: Path) -> None:
     settings = ["max_steps=1", "logger=none", "backbone.depth=2", "eval.samples=100", "sampler.nfe=1", "batch_size=4"]
     run(python, tmp_path, "-m", "diffx", "plugins=[tread]", *settings, "plugins.tread.start=0", "plugins.tread.end=0")
     assert list(tmp_path.glob("runs/digits/*/s0/curve.jsonl"))
+    assert not list(tmp_path.glob("home/embedded/*"))  # the feature networks came with the wheel

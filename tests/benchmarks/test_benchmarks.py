@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 
 from benchmarks.ladder import rungs
 from benchmarks.measure import Ratio, in_turn, peak_flops, speed_ratio
+from tests import forks
 
 ROOT = Path(__file__).parents[2]
 TINY = ["backbone.hidden_size=32", "backbone.depth=4", "backbone.num_heads=2"]
@@ -19,9 +19,7 @@ TINY = ["backbone.hidden_size=32", "backbone.depth=4", "backbone.num_heads=2"]
 def run(name: str, out: Path, *arguments: str) -> tuple[dict, str]:
     """The JSON and the text of a benchmark."""
     command = [sys.executable, "-m", f"benchmarks.{name}", *arguments, "--rounds", "2", "-o", str(out)]
-    done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True
-    )
+    done = forks.run(command, cwd=ROOT, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(out.read_text()), done.stdout
 

@@ -7,7 +7,6 @@ import lightning as L
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
@@ -18,6 +17,7 @@ from diffx.metrics.inception_score import InceptionScore
 from diffx.metrics.kernel_distance import KernelDistance
 from diffx.metrics.nearest import NearestTraining
 from diffx.metrics.precision_recall import Precision, Recall
+from tests import forks
 
 WIDTH = 8
 
@@ -206,7 +206,7 @@ def on_one_rank(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_compute_the_values_of_all_images_and_one_may_measure_alone(tmp_path: Path) -> None:
-    mp.spawn(on_one_rank, args=(str(tmp_path),), nprocs=2)
+    forks.ranks(on_one_rank, str(tmp_path))
     images = pictures(31, seed=2)
     expected = [values(MetricCollection(every_metric()), [part]) for part in (images[:10], images)]
     for rank in range(2):
@@ -226,7 +226,7 @@ def on_a_rank_without_images(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_a_process_without_images_has_the_values_too(tmp_path: Path) -> None:
-    mp.spawn(on_a_rank_without_images, args=(str(tmp_path),), nprocs=2)
+    forks.ranks(on_a_rank_without_images, str(tmp_path))
     expected = values(MetricCollection(every_metric()), [pictures(20, seed=2)])
     for rank in range(2):
         found = json.loads((tmp_path / f"{rank}.json").read_text())

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from diffx.data import Digits
-from diffx.embedded import networks as embedded
+from diffx.embedded import training
 from diffx.errors import DiffxError
 from diffx.frozen.encoder import encoder_spec
 from diffx.metrics.embedded import EmbeddedMetrics
 from diffx.metrics.measure import sample_count
 from diffx.store.digest import checksum
+from tests import forks
 
 DISTANCES = ("fd_embedded_sup", "fd_embedded_ssl")
 
@@ -25,7 +25,7 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedMetric
     """On digits of 8 pixels, with networks that were trained for five steps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DIFFX_HOME", str(tmp_path_factory.mktemp("home")))
-        patch.setattr(embedded, "STEPS", 5)
+        patch.setattr(training, "STEPS", 5)
         yield EmbeddedMetrics(Digits(8))
 
 
@@ -112,7 +112,7 @@ def measure_on_one_rank(rank: int, metrics: EmbeddedMetrics, images: torch.Tenso
 @pytest.mark.slow
 def test_two_ranks_with_half_the_samples_each_get_the_values_of_all_samples(metrics, held_out, tmp_path):
     images = noisy(held_out, 0.1)
-    mp.spawn(measure_on_one_rank, args=(metrics, images, str(tmp_path)), nprocs=2)
+    forks.ranks(measure_on_one_rank, metrics, images, str(tmp_path))
     whole = metrics([images])
     for rank in range(2):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == pytest.approx(whole, rel=1e-4)

@@ -7,13 +7,13 @@ import pytest
 import scipy.linalg
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.image.fid import _compute_fid
 
 from diffx.errors import DiffxError
 from diffx.metrics.frechet import Gaussian, Moments, frechet_distance
+from tests import forks
 
 NO_NETWORK = torch.nn.Identity()  # these tests are about features
 
@@ -151,7 +151,7 @@ def reduce_on_one_rank(rank: int, store: str, out: str) -> None:
 
 @pytest.mark.slow
 def test_every_rank_computes_the_moments_of_all_and_keeps_its_own_sums(tmp_path):
-    mp.spawn(reduce_on_one_rank, args=(str(tmp_path / "store"), str(tmp_path)), nprocs=2)
+    forks.ranks(reduce_on_one_rank, str(tmp_path / "store"), str(tmp_path))
     whole = moments(correlated(31, 4, seed=15))
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)

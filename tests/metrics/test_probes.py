@@ -6,9 +6,9 @@ from sklearn.linear_model import Ridge
 from torch import Tensor
 
 from diffx.errors import DiffxError
+from diffx.features import cknna as module
 from diffx.features.cknna import cknna
 from diffx.features.linear_probe import linear_probe
-from diffx.metrics import cknna as module
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

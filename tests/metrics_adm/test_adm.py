@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
@@ -21,6 +20,7 @@ from diffx.features.inception import Inception, InceptionFeatures
 from diffx.metrics.adm import ADMMetrics
 from diffx.metrics.frechet import Gaussian, frechet_distance
 from diffx.metrics.reference import load_reference
+from tests import forks
 
 
 @pytest.fixture(autouse=True)
@@ -239,7 +239,7 @@ def on_one_rank(rank: int, virtual: str, weights: str, images: torch.Tensor, fol
 def test_two_ranks_have_the_values_of_all_samples(
     virtual: Path, weights: Path, fake: torch.Tensor, values: dict[str, float], tmp_path: Path
 ) -> None:
-    mp.spawn(on_one_rank, args=(str(virtual), str(weights), fake, str(tmp_path)), nprocs=2)
+    forks.ranks(on_one_rank, str(virtual), str(weights), fake, str(tmp_path))
     for rank in range(2):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == pytest.approx(values, rel=1e-4)
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
@@ -16,6 +15,7 @@ from diffx.metrics.inception_score import InceptionScore
 from diffx.metrics.kernel_distance import kernel_distance
 from diffx.metrics.precision_recall import precision, recall
 from diffx.processes.gather import all_gathered, all_reduced
+from tests import forks
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -148,7 +148,7 @@ def on_one_rank(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_two_ranks_have_the_score_and_the_rows_of_all_samples(tmp_path: Path) -> None:
-    mp.spawn(on_one_rank, args=(str(tmp_path),), nprocs=2)
+    forks.ranks(on_one_rank, str(tmp_path))
     logits = normal(25, 10)
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)

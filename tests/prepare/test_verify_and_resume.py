@@ -18,6 +18,7 @@ from diffx.errors import DiffxError
 from diffx.prepare.encode import prepare_latents
 from diffx.prepare.images import prepare_images
 from diffx.prepare.verify import verify
+from tests import forks
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_a_preparation_killed_in_the_middle_goes_on_with_nothing_lost_or_doubled
     command = [sys.executable, "-m", "diffx.prepare", "images", str(source), str(tmp_path / "out")]
     command += ["--resolution", "32", "--shard-size", "20"]
     folder = tmp_path / "out" / "images"
-    started = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    started = forks.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
     while not (folder / "shard-00003.npy.partial").exists():
         assert started.poll() is None
         time.sleep(0.0005)
@@ -47,7 +48,7 @@ def test_a_preparation_killed_in_the_middle_goes_on_with_nothing_lost_or_doubled
     assert not (folder / "manifest.json").exists()
     finished = {file: file.stat().st_mtime_ns for file in folder.glob("shard-*.npy")}
     assert len(finished) >= 3
-    subprocess.run(command, check=True, capture_output=True)
+    forks.run(command, check=True, capture_output=True)
     assert {file: file.stat().st_mtime_ns for file in finished} == finished
     whole = prepare_images(str(source), tmp_path / "whole", 32, shard_size=20)
     manifest = json.loads((folder / "manifest.json").read_text())

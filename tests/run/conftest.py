@@ -11,6 +11,7 @@ import pytest
 from diffx.config.compose import compose_config
 from diffx.run.folder import RunDir
 from diffx.train.loop import train
+from tests import forks
 
 SMALL = [
     "logger=none",
@@ -41,11 +42,14 @@ def small(*overrides: str, plugins: tuple[str, ...] = ()) -> list[str]:
 
 @contextmanager
 def training(
-    folder: Path, *settings: str, environment: dict[str, str] | None = None
+    folder: Path,
+    *settings: str,
+    environment: dict[str, str] | None = None,
+    popen: type[subprocess.Popen[str]] = forks.Popen,
 ) -> Iterator[subprocess.Popen[str]]:
     """A run, or a sweep, that has taken its fourth step; a process group of its own, as a terminal makes them."""
     command = [sys.executable, "-u", "-m", "diffx", *LONG, *settings]
-    with subprocess.Popen(
+    with popen(
         command,
         cwd=folder,
         env=environment,
@@ -55,11 +59,13 @@ def training(
         start_new_session=True,
     ) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            if "step 4 " in line:
-                break
-        yield process
-        process.kill()
+        try:
+            for line in process.stdout:
+                if "step 4 " in line:
+                    break
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from diffx.commands.launch import gpu_groups
 from diffx.config.compose import compose_config
 from diffx.processes import children as processes
 from diffx.processes.children import run_ranks
+from tests import forks
 from tests.run.conftest import SMALL, SMALL_PLUGINS, training
 
 
@@ -55,7 +56,7 @@ def inside_slurm(folder: Path, nodes: int) -> dict[str, str]:
 
 
 def end_of(process: subprocess.Popen[str]) -> tuple[int, str]:
-    _, message = process.communicate(timeout=120)
+    _, message = process.communicate(timeout=600)
     return process.returncode, message
 
 
@@ -114,22 +115,21 @@ def test_a_sweep_passes_sigterm_on_to_its_runs(tmp_path: Path) -> None:
 
 
 def test_one_rank_that_dies_ends_the_others(tmp_path: Path) -> None:
-    with training(tmp_path, "trainer.devices=2") as process:
-        victim = next(pid for pid in children(process.pid) if b"RANK=1" in environ(pid))
+    with training(tmp_path, "trainer.devices=2", popen=subprocess.Popen) as process:
+        both = {pid: environ(pid) for pid in children(process.pid) if b"WORLD_SIZE=2" in environ(pid)}
+        victim = next(pid for pid, variables in both.items() if b"LOCAL_RANK=1" in variables)
         os.kill(victim, signal.SIGKILL)
         code, message = end_of(process)
     assert code == 2
     assert "failed (exit code -9)" in message
-    time.sleep(0.1)
-    assert not children(process.pid)
+    assert len(both) == 2
+    assert not any(Path(f"/proc/{pid}").exists() for pid in both)
 
 
 def test_a_run_on_two_nodes_starts_a_worker_on_each_with_srun(tmp_path: Path) -> None:
     settings = [*SMALL, *SMALL_PLUGINS["repa"], "plugins=[repa]", "trainer.threads=1", "trainer.devices=1"]
     command = [sys.executable, "-m", "diffx", *settings, "trainer.num_nodes=2"]
-    result = subprocess.run(
-        command, cwd=tmp_path, env=inside_slurm(tmp_path, nodes=2), capture_output=True, text=True, check=False
-    )
+    result = forks.run(command, cwd=tmp_path, env=inside_slurm(tmp_path, nodes=2), capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     (card,) = tmp_path.glob("runs/digits/*/s0/run.json")
     assert json.loads(card.read_text())["device"]["count"] == 2
@@ -139,7 +139,7 @@ def test_a_run_on_two_nodes_starts_a_worker_on_each_with_srun(tmp_path: Path) ->
 
 def test_several_nodes_without_slurm_are_refused_with_the_two_ways(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "diffx", *SMALL, "trainer.num_nodes=2"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    result = forks.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 2
     assert "inside a Slurm job of 2 nodes" in result.stderr
     assert "torchrun --nnodes=2" in result.stderr
@@ -148,7 +148,7 @@ def test_several_nodes_without_slurm_are_refused_with_the_two_ways(tmp_path: Pat
 def test_several_tasks_on_a_node_are_refused(tmp_path: Path) -> None:
     environment = inside_slurm(tmp_path, nodes=1) | {"SLURM_SRUN_COMM_HOST": "x", "SLURM_STEP_NUM_TASKS": "8"}
     command = [sys.executable, "-m", "diffx", *SMALL, "trainer.devices=8"]
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    result = forks.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 2
     assert "type --ntasks-per-node=1" in result.stderr
 
@@ -157,7 +157,7 @@ def test_a_sweep_over_a_weight_on_two_processes_trains_both_ranks_with_the_same(
     """Ranks compare what they were given before the first step, so a complete run is one that agreed."""
     settings = [*SMALL, *SMALL_PLUGINS["repa"], "plugins=[repa]", "trainer.devices=2", "max_steps=2"]
     command = [sys.executable, "-m", "diffx", "-m", "plugins.repa.weight=0.25,0.5", *settings]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    result = forks.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     cards = [json.loads(file.read_text()) for file in tmp_path.glob("runs/digits/*/s0/run.json")]
     assert [card["device"]["count"] for card in cards] == [2, 2]
@@ -168,7 +168,7 @@ def test_a_step_of_one_node_in_a_larger_job_is_one_node(tmp_path: Path) -> None:
     step = {"SLURM_SRUN_COMM_HOST": "x", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_NUM_NODES": "1", "SLURM_NODEID": "0"}
     command = [sys.executable, "-m", "diffx", *SMALL, "max_steps=2", "trainer.devices=2"]
     environment = inside_slurm(tmp_path, nodes=4) | step
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    result = forks.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
 
 
@@ -197,9 +197,9 @@ def test_ranks_with_different_configurations_end_before_the_first_step(tmp_path:
     own = "import os, runpy, sys; sys.argv[1:] = [os.environ['RANK'] + '.yaml']"
     command = [sys.executable, "-c", f"{own}; runpy.run_module('diffx.worker', run_name='__main__')"]
     ranks = [
-        subprocess.Popen(command, cwd=tmp_path, env=as_rank(rank), stderr=subprocess.PIPE, text=True) for rank in (0, 1)
+        forks.Popen(command, cwd=tmp_path, env=as_rank(rank), stderr=subprocess.PIPE, text=True) for rank in (0, 1)
     ]
-    messages = [process.communicate(timeout=120)[1] for process in ranks]
+    messages = [process.communicate(timeout=600)[1] for process in ranks]
     assert all("disagree about it" in message for message in messages)
     assert not list(tmp_path.glob("runs/**/last.ckpt"))
 
@@ -212,12 +212,12 @@ def as_rank(rank: int) -> dict[str, str]:
 
 def test_a_run_of_two_processes_that_lacks_its_last_evaluation_gets_that_of_all_samples(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "diffx", *SMALL, "max_steps=2", "trainer.devices=2"]
-    assert subprocess.run(command, cwd=tmp_path, check=False).returncode == 0
+    assert forks.run(command, cwd=tmp_path).returncode == 0
     (run,) = tmp_path.glob("runs/digits/*/s0")
     wanted = json.loads((run / "curve.jsonl").read_text())
     (run / "curve.jsonl").unlink()
     (run / "run.json").write_text(json.dumps(json.loads((run / "run.json").read_text()) | {"finished_with": None}))
-    assert subprocess.run(command, cwd=tmp_path, check=False).returncode == 0
+    assert forks.run(command, cwd=tmp_path).returncode == 0
     assert json.loads((run / "curve.jsonl").read_text())["values"] == wanted["values"]
 
 

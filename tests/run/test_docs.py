@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from diffx.assemble.model import build_model
 from diffx.commands import train as cli
 from diffx.config.compose import compose_config, split_sweep
+from tests import forks
 from tests.run.conftest import SMALL
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ def test_a_training_command_of_the_readme_runs(line: str, tmp_path: Path) -> Non
     """As typed, with a small network and two steps added."""
     small = [*SMALL, "backbone.depth=6", "max_steps=2"]
     command = [sys.executable, *shlex.split(line, comments=True)[1:], *small]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    result = forks.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     assert list(tmp_path.glob("runs/digits/*/s0/curve.jsonl"))
 
@@ -74,12 +74,12 @@ def test_the_example_of_a_method_is_found_planned_and_passes_the_contract(tmp_pa
     (tmp_path / "test_spread.py").write_text(test)
     settings = re.findall(r"^# .*?(@package.*)$|^#  +(.*)$", example, re.MULTILINE)
     (tmp_path / "conf/plugins/spread.yaml").write_text("\n".join(f"# {a}" if a else b for a, b in settings) + "\n")
-    plan = subprocess.run(
+    plan = forks.run(
         [sys.executable, "-m", "diffx.plan", "plugins=[spread,tread]"], cwd=tmp_path, capture_output=True, text=True
     )
     assert plan.returncode == 0, plan.stderr
     assert "spread reads" in plan.stdout
-    contract = subprocess.run(
+    contract = forks.run(
         [sys.executable, "-m", "pytest", "-q", "test_spread.py"], cwd=tmp_path, capture_output=True, text=True
     )
     assert contract.returncode == 0, contract.stdout

@@ -1,7 +1,6 @@
 """A step without a finite gradient changes nothing, is counted, and too many of them end the run with a diagnosis."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from diffx.plugin import Aux, Batch, Plugin
 from diffx.run.folder import RunDir
 from diffx.tokens import Tokens
 from diffx.train.guard import Guard
+from tests import forks
 from tests.run.conftest import small
 
 Run = Callable[..., RunDir]
@@ -88,7 +88,7 @@ def test_the_diagnosis_names_a_loss_that_broke_on_another_rank(tmp_path: Path) -
     poison = [*POISON, "+plugins.poison.rank=1", "+plugins.poison.count=100", "max_skipped_steps=3", "max_steps=40"]
     command = [sys.executable, "-m", "diffx", *small(*poison), "trainer.devices=2"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    result = forks.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 2
     assert "the loss poison is not finite" in result.stderr
     assert "losses are finite" not in result.stderr

@@ -19,6 +19,7 @@ from diffx.commands.prepare import main, parser
 from diffx.config.compose import compose_config
 from diffx.data.shards import open_shards
 from diffx.train.loop import train
+from tests import forks
 from tests.prepare.made_sources import image_folder, tiny_autoencoder
 from tests.run.made_latents import NARROW, SIDE
 
@@ -72,7 +73,7 @@ def prepared(place: Path) -> Path:
 def started(place: Path, *arguments: str) -> subprocess.Popen[str]:
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])  # for CountedOnly
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
+    return forks.Popen(
         [sys.executable, "-u", *arguments], cwd=place, env=environment, stdout=subprocess.PIPE, text=True
     )
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from diffx.errors import DiffxError
 from diffx.run.folder import RunDir
+from tests import forks
 from tests.run.conftest import small, training
 
 Run = Callable[..., RunDir]
@@ -219,7 +220,7 @@ def test_every_average_has_its_file(run: Run) -> None:
 def test_a_run_that_was_killed_goes_on_to_the_same_bits(run: Run, tmp_path: Path, after: int) -> None:
     chosen = ["max_steps=30", "checkpoint_minutes=0", "log_every=1", "eval.first=1", "runs_dir=killed"]
     command = [sys.executable, "-u", "-m", "diffx", *small(*chosen, plugins=("tread",)), "trainer.threads=1"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+    with forks.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if "step 1 " in line:
@@ -249,7 +250,7 @@ def _last_step(checkpoints: Path) -> int:
 def test_a_full_disk_ends_the_run_with_the_last_good_checkpoint_intact(tmp_path: Path) -> None:
     """A limit on the size of files stands in for the disk: the system refuses the write in the same way."""
     chosen = small("max_steps=2", "runs_dir=full")
-    assert subprocess.run([sys.executable, "-m", "diffx", *chosen], cwd=tmp_path, check=False).returncode == 0
+    assert forks.run([sys.executable, "-m", "diffx", *chosen], cwd=tmp_path).returncode == 0
     (path,) = tmp_path.glob("full/digits/*/s0/checkpoints/last.ckpt")
     before = path.read_bytes()
     limited = (
@@ -259,7 +260,7 @@ def test_a_full_disk_ends_the_run_with_the_last_good_checkpoint_intact(tmp_path:
         "runpy.run_module('diffx', run_name='__main__')"
     )
     command = [sys.executable, "-c", limited, *small("max_steps=4", "runs_dir=full")]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    result = forks.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 2, result.stderr
     assert "cannot be written" in result.stderr
     assert "Free some space" in result.stderr
@@ -280,7 +281,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     with training(tmp_path) as process:
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        _, message = process.communicate(timeout=120)
+        _, message = process.communicate(timeout=600)
     assert process.returncode == 3
     assert "type the same command again to go on" in message
     (directory,) = tmp_path.glob("runs/digits/*/s0")

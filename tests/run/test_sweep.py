@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tests import forks
 from tests.run.conftest import SMALL, SMALL_PLUGINS, training
 
 
 def diffx(folder: Path, *arguments: str, module: str = "diffx") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+    return forks.run(command, cwd=folder, capture_output=True, text=True)
 
 
 def test_a_sweep_trains_all_compares_them_and_skips_what_is_complete(tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_the_plan_says_what_happens_where_and_what_it_costs(tmp_path: Path) -> N
 def test_ctrl_c_stops_a_sweep_and_starts_no_other_run(tmp_path: Path) -> None:
     with training(tmp_path, "-m", "sweep_jobs=1", "seed=0,1,2") as process:
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the group
-        _, message = process.communicate(timeout=120)
+        _, message = process.communicate(timeout=600)
     assert process.returncode == 3
     assert "type the same command again to go on" in message
     assert len(list(tmp_path.glob("runs/digits/*/s*"))) == 1
