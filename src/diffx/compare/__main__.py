@@ -4,8 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from diffx.compare.publish import Destination
+from diffx.compare.cost import RULES
 from diffx.compare.report import compare
+from diffx.compare.shown.publish import Destination
 from diffx.errors import DiffxError
 
 
@@ -15,7 +16,11 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m diffx.compare", description="Compare runs: curves, time-to-target, tables."
     )
     parser.add_argument(
-        "paths", nargs="+", type=Path, metavar="RUN_OR_STUDY", help="run directories or folders above them"
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="RUN_OR_STUDY",
+        help="run directories, pairs NAME.json and NAME.jsonl, or folders above them",
     )
     parser.add_argument(
         "-o", "--out", type=Path, metavar="REPORT", help="folder of the report (default: compare/ beside the runs)"
@@ -27,6 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--protocol", metavar="NAME", help="compare what diffx.evaluate measured so (curve_NAME.jsonl), such as adm_50k"
     )
+    parser.add_argument(
+        "--cost", default="measured", choices=RULES,
+        help="charge each run what it measured (default), or methods of equal FLOPs the same for a step",
+    )  # fmt: skip
     parser.add_argument("--best", action="store_true", help="use the best value so far instead of the current one")
     parser.add_argument(
         "--mixed", action="store_true", help="draw runs of two protocols, devices or cost units, marked"
@@ -47,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
             targets=given.target,
             best=given.best,
             protocol=given.protocol,
+            cost=given.cost,
             destination=destination,
         )
     except DiffxError as error:

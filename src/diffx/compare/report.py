@@ -1,4 +1,4 @@
-"""The report: everything a comparison writes, and what it says in the terminal."""
+"""Everything a comparison writes, and what it says in the terminal."""
 
 import os
 from collections.abc import Sequence
@@ -8,15 +8,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from diffx.compare import figure, page, words
-from diffx.compare.interact import interaction_tables, interactions
-from diffx.compare.publish import Destination, check_extra, publish
-from diffx.compare.published import read_published, table_of_published
-from diffx.compare.read import AXES, find
-from diffx.compare.response import Response, response_table, responses
-from diffx.compare.response_figure import draw_responses
-from diffx.compare.study import Study, along, study
-from diffx.compare.table import Table, comma_separated, tables
+from diffx.compare.design import Response, find_responses
+from diffx.compare.plain import escape_markdown
+from diffx.compare.read import find_runs
+from diffx.compare.shown import figure, words
+from diffx.compare.shown.page import write_page
+from diffx.compare.shown.publish import Destination, check_extra, publish
+from diffx.compare.shown.published import find_published, read_published
+from diffx.compare.shown.sweep import draw_sweep
+from diffx.compare.shown.table import make_tables, write_csv
+from diffx.compare.study import Study, count_in, make_study
 from diffx.whole_file import write_text
 
 FILES = {"step": "steps", "images": "images", "train_flops": "flops"}  # compare_steps.png, ...
@@ -31,10 +32,11 @@ def compare(
     targets: Sequence[float] = (),
     best: bool = False,
     protocol: str | None = None,
+    cost: str = "measured",
     destination: Destination | None = None,
     console: Console | None = None,
 ) -> Path:
-    """Compares the runs at or below `paths`, writes the report into the folder `out` and prints its tables.
+    """Compares the runs at or below `paths`, writes the files into the folder `out` and prints the tables.
 
     Args:
         out: the folder; by default `compare` in the runs' common parent.
@@ -43,7 +45,8 @@ def compare(
         targets: values to time instead of the usual ladder.
         best: take the best value so far.
         protocol: compare evaluations that diffx.evaluate made under this protocol instead of those of training.
-        destination: where to publish the report in W&B too.
+        cost: `measured`, or `normalised`: methods with the same FLOPs of a step are charged the same for it.
+        destination: where to publish in W&B too.
 
     Returns the folder. Raises DiffxError when there is nothing to compare or the runs cannot share an axis; nothing is
     written then.
@@ -51,95 +54,92 @@ def compare(
     paths, console = [Path(path) for path in paths], console or Console()
     if destination is not None:
         check_extra()
-    published = table_of_published()
+    published = find_published()
     rows = tuple(read_published(published)) if published else ()
-    found = study(paths, mixed=mixed, baseline=baseline, targets=targets, best=best, protocol=protocol)
+    found = make_study(paths, mixed, baseline, targets, best, protocol=protocol, cost=cost)
     found = replace(found, published=rows)
-    folder = Path(out) if out is not None else common_parent(paths) / "compare"
-    write(found, folder)
+    folder = Path(out) if out is not None else find_common_parent(paths) / "compare"
+    write_files(found, folder)
     say(found, folder, console)
     if destination is not None:
-        for sentence in publish(found, folder, all_tables(found), words.paragraph(found), destination):
+        for sentence in publish(found, folder, make_tables(found), words.write_verdict(found), destination):
             console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     return folder
 
 
-def common_parent(paths: Sequence[Path]) -> Path:
-    """The deepest folder above all runs; a single run's report goes beside its seed folder."""
-    folders = find(paths)
+def find_common_parent(paths: Sequence[Path]) -> Path:
+    """The deepest folder above all runs; what is said of a single run goes beside its folder."""
+    folders = [source.folder for source in find_runs(paths)]
     shared = Path(os.path.commonpath(folders))
     return shared.parent if shared in folders else shared
 
 
-def write(study: Study, folder: Path) -> None:
-    """All files of the report."""
-    caption = words.caption(study)
+def write_files(study: Study, folder: Path) -> None:
+    """All files of the comparison."""
+    caption = words.write_caption(study)
     figure.save(figure.draw(study, caption), folder, "compare")
-    for axis in drawable(study):
-        other = along(study, axis)
-        figure.save(figure.draw(other, words.caption(other)), folder, f"compare_{FILES[axis]}")
-    for name, sweep in sweeps(study):
-        figure.save(draw_responses(study, sweep), folder, name)
-    write_text(folder / "compare.html", page.html(study, all_tables(study), card(study)))
-    write_text(folder / "compare.csv", comma_separated(study))
-    write_text(folder / "compare.md", markdown(study, caption))
+    for axis in list_axes(study):
+        other = count_in(study, axis)
+        figure.save(figure.draw(other, words.write_caption(other)), folder, f"compare_{FILES[axis]}")
+    for name, sweep in list_sweeps(study):
+        figure.save(draw_sweep(study, sweep), folder, name)
+    write_text(folder / "compare.html", write_page(study, make_tables(study)))
+    write_data(study, folder)
 
 
-def drawable(study: Study) -> list[str]:
+def write_data(study: Study, folder: Path) -> None:
+    """What needs no picture: the numbers, and the Markdown page."""
+    write_text(folder / "compare.csv", write_csv(study))
+    write_text(folder / "compare.md", write_markdown(study))
+
+
+def list_axes(study: Study) -> list[str]:
     """The axes beside cost that every run has counted."""
-    points = [point for method in study.methods for run in method.runs for point in run.points]
-    return [axis for axis in AXES if axis != "cost" and all(getattr(point, axis) > 0 for point in points)]
+    return [axis for axis in study.points.axes() if axis != "cost"]
 
 
-def sweeps(study: Study) -> list[tuple[str, list[Response]]]:
+def list_sweeps(study: Study) -> list[tuple[str, list[Response]]]:
     """The swept settings, each with its responses in all metrics and the name of its picture."""
-    found = [(key, list(group)) for key, group in groupby(responses(study), key=lambda one: (one.plugins, one.names))]
-    return [(f"response_{plugins.replace('+', '_')}", group) for (plugins, _), group in found]
-
-
-def all_tables(study: Study) -> list[Table]:
-    swept = [response_table(one, study) for one in responses(study)]
-    return [*tables(study), *interaction_tables(interactions(study), study), *swept]
-
-
-def markdown(study: Study, caption: str) -> str:
-    """The report as one Markdown page beside its pictures."""
-    parts = [
-        f"# Comparison: {', '.join(dict.fromkeys(method.runs[0].key[0] for method in study.methods))}",
-        words.paragraph(study),
-        "![the curves](compare.png)",
-        caption,
-        *(f"![response to {', '.join(sweep[0].names)}]({name}.png)" for name, sweep in sweeps(study)),
-        *(table.markdown() for table in all_tables(study)),
-        "### Fair-comparison card",
-        "\n".join(f"- {line}" for line in card(study)),
+    found = groupby(find_responses(study), key=lambda one: (one.plugins, one.names))
+    letters = "".join
+    return [
+        (f"response_{letters(c if c.isalnum() or c in '_-.' else '_' for c in plugins)}", list(group))
+        for (plugins, _), group in found
     ]
-    others = [f"[{study_axis}](compare_{FILES[study_axis]}.png)" for study_axis in drawable(study)]
-    parts += [f"The same curves against other axes: {', '.join(others)}."] if others else []
-    parts += listed("Published numbers in the picture", words.published(study))
-    parts += listed("Remarks", study.remarks)
+
+
+def write_markdown(study: Study) -> str:
+    """The comparison as one Markdown page beside its pictures."""
+    sweeps = [f"![response to {', '.join(found[0].names)}]({name}.png)" for name, found in list_sweeps(study)]
+    others = [f"[{axis}](compare_{FILES[axis]}.png)" for axis in list_axes(study)]
+    parts = [
+        f"# Comparison: {escape_markdown(study.name)}",
+        escape_markdown(words.write_verdict(study)),
+        "![the curves](compare.png)",
+        escape_markdown(words.write_caption(study)),
+        *sweeps,
+        *(table.markdown() for table in make_tables(study)),
+        *write_list("Fair-comparison card", words.write_card(study)),
+        *([f"The same curves against other axes: {', '.join(others)}."] if others else []),
+        *write_list("Published numbers in the picture", words.list_published(study)),
+        *write_list("Remarks", study.remarks),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
-def listed(title: str, lines: Sequence[str]) -> list[str]:
-    return [f"### {title}", "\n".join(f"- {line}" for line in lines)] if lines else []
-
-
-def card(study: Study) -> list[str]:
-    """What differs beside the plugins, line by line, and who is related to whom."""
-    lines = [str(difference) for difference in study.differences] or ["nothing differs beside the plugins"]
-    return [*lines, *study.kinship, *study.busy, *words.mixed(study)]
+def write_list(title: str, lines: Sequence[str]) -> list[str]:
+    return [f"### {title}", "\n".join(f"- {escape_markdown(line)}" for line in lines)] if lines else []
 
 
 def say(study: Study, folder: Path, console: Console) -> None:
     """The tables, the remarks and the verdict, ending with where everything is."""
-    for table in all_tables(study):
+    for table in make_tables(study):
         console.print(table.rich())
-    for line in (words.differences(study), *study.kinship, *study.busy, *words.mixed(study)):
+    for line in (words.list_differences(study), *study.cautions, *words.say_mixed(study)):
         console.print(line, highlight=False, markup=False)
     for remark in study.remarks:
         console.print(f"note: {remark}", style="yellow", highlight=False, markup=False)
     console.print()
-    console.print(words.paragraph(study), highlight=False, markup=False)
+    console.print(words.write_verdict(study), highlight=False, markup=False)
     where = f"\nCurves, tables and data: {folder}/compare.html .png .svg .md .csv"
     console.print(where, highlight=False, markup=False, soft_wrap=True)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffx.compare.metric import title
+from diffx.compare.metric import name_metric
+from diffx.compare.shown.table import Table
 from diffx.compare.study import Study
-from diffx.compare.table import Table
 from diffx.errors import DiffxError
 from diffx.whole_file import write_text
 
@@ -76,7 +76,7 @@ def waiting(study: Study) -> Iterator[Path]:
     """The compared runs' own offline W&B runs."""
     for method in study.methods:
         for run in method.runs:
-            yield from sorted((run.folder / "wandb").glob("offline-run-*"))
+            yield from sorted((run.source.folder / "wandb").glob("offline-run-*"))
 
 
 def again() -> str:
@@ -150,7 +150,7 @@ def panels(study: Study) -> Iterator[Any]:
     for row, result in enumerate(study.results):
         for column, (name, axis) in enumerate({study.cost_name: cost, **AXES}.items()):
             yield wr.LinePlot(
-                title=f"{title(result.metric)} against {name}",
+                title=f"{name_metric(result.metric)} against {name}",
                 x=axis,
                 y=[f"eval/{result.metric}"],
                 log_x=True,
