@@ -47,7 +47,7 @@ def test_the_committed_study_is_drawn_again_with_the_values_of_its_readme(tmp_pa
     text = (out / "compare.md").read_text()
     assert "| tread | 3 | 0.816 [0.784 – 0.875] |" in text
     assert "| plain | 3 | 1.79 [1.58 – 2.15] |" in text
-    assert "runs have no settings beside them" in text
+    assert "Settings were not kept beside the runs" in text
     assert (out / "compare.png").stat().st_size > 50_000
 
 

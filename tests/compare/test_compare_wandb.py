@@ -13,7 +13,7 @@ from rich.console import Console
 
 from diffx.compare import compare
 from diffx.compare.__main__ import main
-from diffx.compare.shown.publish import Destination, build_report, panels
+from diffx.compare.shown.publish import Destination, build_report, plot_distances
 from diffx.compare.study import make_study
 from diffx.errors import DiffxError
 
@@ -66,7 +66,7 @@ def test_offline_the_report_is_left_as_a_file_and_the_commands_that_publish_it_a
 def test_the_report_plots_every_distance_against_the_cost_that_runs_log_with_it(root: Path):
     write_run(root, "plain")
     write_run(root, "repa")
-    plots = [(plot.x, plot.y, plot.log_x, plot.log_y) for plot in panels(make_study([root]))]
+    plots = [(plot.x, plot.y, plot.log_x, plot.log_y) for plot in plot_distances(make_study([root]))]
     assert ("cpu_hours", ["eval/fd_embedded_sup_1k"], True, True) in plots
     assert ("trainer/global_step", ["eval/fd_embedded_ssl_1k"], True, True) in plots
 

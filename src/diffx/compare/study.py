@@ -84,9 +84,13 @@ class Study:
         return [one for one in self.methods if self.baseline is None or one.label != self.baseline.label]
 
     @property
+    def experiments(self) -> list[str]:
+        return list(dict.fromkeys(method.runs[0].key[0] for method in self.methods))
+
+    @property
     def name(self) -> str:
-        """The experiments that are compared."""
-        return ", ".join(dict.fromkeys(method.runs[0].key[0] for method in self.methods))
+        """The experiments that are compared, in one line."""
+        return ", ".join(self.experiments)
 
     @property
     def cost_name(self) -> str:

@@ -209,7 +209,7 @@ def place_texts(axis: Axes, panel: Panel, texts: Sequence[Name]) -> None:
     )[2]  # fmt: skip
     for one in placed:
         if isinstance(one, Text):
-            sides = {"ha": one.get_horizontalalignment(), "va": one.get_verticalalignment()}
+            sides: dict[str, Any] = {"ha": one.get_horizontalalignment(), "va": one.get_verticalalignment()}
             axis.text(*one.get_position(), one.get_text(), **sides, color=one.get_color(),
                       fontsize=one.get_fontsize(), path_effects=HALO, zorder=8)  # fmt: skip
 

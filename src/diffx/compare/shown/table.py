@@ -92,7 +92,7 @@ def summarise(study: Study) -> list[Table]:
         for one, goal in ((result.outcomes[method.label], result.goal) for result in study.results):
             sooner = one.speedups[goal]
             cells += [write_number(one.equal.mean if one.equal else None), write_times(one.ratio)]
-            cells.append(NONE if sooner is None else f"{write_bound(sooner.bound)}{sooner.ratio:.2g}×")
+            cells.append(NONE if sooner is None else f"{write_bound(sooner.bound)}{sooner.ratio:.3g}×")
         rows.append(tuple(cells))
     costs = dict.fromkeys(f"{write_number(result.equal_cost)} {study.unit_name}" for result in study.results)
     note = (
@@ -369,8 +369,8 @@ def write_reach(met: Reach, gain: Speedup | None) -> str:
     cost = f"{write_bound(met.bound)}{write_number(met.cost)}"
     if gain is None:
         return cost
-    return f"{cost}\n{write_bound(gain.bound)}{gain.ratio:.2g}×{write_interval(gain.interval)}"
+    return f"{cost}\n{write_bound(gain.bound)}{gain.ratio:.3g}×{write_interval(gain.interval)}"
 
 
 def write_interval(ends: tuple[float, float] | None) -> str:
-    return "" if ends is None else f" [{'–'.join('∞' if math.isinf(end) else f'{end:.2g}' for end in ends)}]"
+    return "" if ends is None else f" [{'–'.join('∞' if math.isinf(end) else f'{end:.3g}' for end in ends)}]"

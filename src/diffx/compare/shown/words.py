@@ -84,9 +84,16 @@ def name_setting(name: str) -> str:
 
 
 def list_differences(study: Study) -> str:
-    if not study.differences:
-        return "Nothing differs between the methods beside their plugins."
-    return f"Differs beside the plugins: {'; '.join(map(str, study.differences))}."
+    if study.differences:
+        return f"Differs beside the plugins: {'; '.join(map(str, study.differences))}."
+    return f"{say_nothing_differs(study)}."
+
+
+def say_nothing_differs(study: Study) -> str:
+    """What an empty list of differences means: nothing, unless the settings were not kept."""
+    if any(run.source.config is None for method in study.methods for run in method.runs):
+        return "Settings were not kept beside the runs; in what their records say nothing differs beside the plugins"
+    return "Nothing differs between the methods beside their plugins"
 
 
 def say_mixed(study: Study) -> list[str]:
@@ -98,7 +105,7 @@ def say_mixed(study: Study) -> list[str]:
 
 def write_card(study: Study) -> list[str]:
     """The fair-comparison card: what differs beside the plugins, line by line, how cost is counted, and cautions."""
-    lines = [str(difference) for difference in study.differences] or ["nothing differs beside the plugins"]
+    lines = [str(difference) for difference in study.differences] or [say_nothing_differs(study)]
     return [*lines, f"cost: {study.cost_rule}, {RULES[study.cost_rule]}", *study.cautions, *say_mixed(study)]
 
 
@@ -215,7 +222,7 @@ def say_sooner(result: Result, baseline: Method, better: Sequence[str]) -> str:
     """How much sooner the better methods reached the baseline's final value."""
     gains = [(label, result.outcomes[label].speedups[result.goal]) for label in better]
     bounds = {"=": "", ">": "more than ", "<": "less than "}
-    listed = [f"{bounds[gain.bound]}{gain.ratio:.2g} times sooner by {label}" for label, gain in gains if gain]
+    listed = [f"{bounds[gain.bound]}{gain.ratio:.3g} times sooner by {label}" for label, gain in gains if gain]
     return f"What {baseline.label} ended with was reached {join(listed)}." if listed else ""
 
 
