@@ -13,8 +13,8 @@ from PIL import Image
 from rich.console import Console
 
 from diffx.compare import compare
+from diffx.compare.output import say, write_data
 from diffx.compare.points import pool
-from diffx.compare.report import say, write_data
 from diffx.compare.shown import figure
 from diffx.compare.shown.panel import BASELINE, choose_looks
 from diffx.compare.shown.words import write_caption, write_verdict

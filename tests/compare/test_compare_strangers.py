@@ -10,8 +10,8 @@ from made_runs import falling, write_run
 from rich.console import Console
 
 from diffx.compare import compare
+from diffx.compare.output import say, write_data
 from diffx.compare.read import LARGEST, read
-from diffx.compare.report import say, write_data
 from diffx.compare.shown.table import write_csv
 from diffx.compare.study import make_study
 

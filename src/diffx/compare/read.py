@@ -1,4 +1,4 @@
-"""Runs on disk, read without trusting them: one bad run costs one line of the report, never the report.
+"""Runs on disk, read without trusting them: one bad run costs one remark, never the comparison.
 
 A run is a run directory (`run.json`, `config.yaml`, `curve.jsonl`), or a pair NAME.json and NAME.jsonl that a study
 keeps of it, with NAME.yaml where its settings were kept too.

@@ -129,25 +129,17 @@ def make_study(
     chosen, said_of_baseline = choose_baseline(methods, baseline)
     points = tabulate(methods)
     metrics = find_common_metrics(methods, points)
-    if not metrics:
-        raise DiffxError("the runs share no distance (fid_..., fd_...), so no axis can hold them.")
     results = tuple(compare_metric(methods, chosen, points, metric, targets, axis) for metric in metrics)
     unequal = name_equal_work(timed, UNITS.get(runs[0].unit, runs[0].unit)) if cost == "measured" else []
     return Study(
-        methods=tuple(methods),
-        baseline=chosen,
-        points=points,
-        results=results,
+        tuple(methods), chosen, points, results,
         differences=tuple(find_differences(methods)),
         cautions=(*name_kinship(methods, metrics), *name_busy(timed), *unequal),
         clashes=tuple(clashes),
         odd=frozenset(find_odd(methods, chosen)) if clashes else frozenset(),
-        remarks=(*remarks, *said_of_baseline, *name_unevenness(methods, points, metrics), *name_unmet(results)),
-        best_so_far=best,
-        axis=axis,
-        protocol=protocol,
-        cost_rule=cost,
-    )
+        remarks=(*remarks, *said_of_baseline, *name_unevenness(methods, metrics), *name_unmet(results)),
+        best_so_far=best, axis=axis, protocol=protocol, cost_rule=cost,
+    )  # fmt: skip
 
 
 def join_paths(paths: Sequence[Path]) -> str:
@@ -179,7 +171,10 @@ def find_common_metrics(methods: Sequence[Method], points: Points) -> list[str]:
     first evaluation has none and is not asked."""
     measured = [method for method in methods if any(run.points for run in method.runs)]
     names = pick_distances(points.metrics())
-    return [name for name in names if all(points.curves(method.label, name) for method in measured)]
+    shared = [name for name in names if all(points.curves(method.label, name) for method in measured)]
+    if not shared:
+        raise DiffxError("the runs share no distance (fid_..., fd_...), so no axis can hold them.")
+    return shared
 
 
 def compare_metric(
@@ -219,7 +214,7 @@ def weigh(
 ) -> Outcome:
     """One method against the baseline."""
     own = curves[method.label]
-    read = read_seeds(method, own, equal_cost)
+    read = read_seeds(own, equal_cost)
     equal = spread([one.value for one in read])
     lost = {run.seed for run in method.runs if run.diverged}
     final = spread([curve.y[-1] for seed, curve in own.items() if seed not in lost])
@@ -227,7 +222,7 @@ def weigh(
     medians = tuple(map(take_median, reaches))
     if baseline is None or baseline.label == method.label:
         return Outcome(final, equal, None, None, medians, (None,) * len(targets))
-    theirs = read_seeds(baseline, curves[baseline.label], equal_cost)
+    theirs = read_seeds(curves[baseline.label], equal_cost)
     ratio, luck = divide(baseline, theirs, method, read)
     base_reaches = [reach_target(baseline, curves[baseline.label], target) for target in targets]
     gains = tuple(compare_costs(above, below) for above, below in zip(base_reaches, reaches, strict=True))
@@ -239,7 +234,7 @@ def reach_target(method: Method, curves: dict[int, Curve], target: float) -> lis
     return [find_cost(curves.get(run.seed, Curve((), ())), target) for run in method.runs]
 
 
-def read_seeds(method: Method, curves: dict[int, Curve], cost: float) -> list[Value]:
+def read_seeds(curves: dict[int, Curve], cost: float) -> list[Value]:
     """The values of the seeds that were trained that far; seeds that diverged before are not among them."""
     return [value for curve in curves.values() if (value := read_value(curve, cost)) is not None]
 
@@ -295,7 +290,7 @@ def choose_targets(
     return targets, targets.index(final)
 
 
-def name_unevenness(methods: Sequence[Method], points: Points, metrics: Sequence[str]) -> list[str]:
+def name_unevenness(methods: Sequence[Method], metrics: Sequence[str]) -> list[str]:
     """Remarks on seeds, settings and feature spaces that a reader has to know about."""
     remarks = []
     if len({method.seeds for method in methods}) > 1:

@@ -1,8 +1,10 @@
 """The pictures of curves: each distance against cost, one panel per metric, on paper-ready axes."""
 
+import io
 import math
 import textwrap
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,14 +100,17 @@ def draw_panel(axis: Axes, panel: Panel, scale: str = "log", tidy: bool = True) 
     """
     axis.set_title(panel.title, loc="left", fontsize=10, fontweight="bold", pad=14)
     axis.text(0, 1.02, panel.subtitle, transform=axis.transAxes, fontsize=7.5, color="#666666")
-    axis.set(xscale=scale, yscale=scale)
+    positive = all(trace.line.low.max() > 0 for trace in panel.traces.values())
+    axis.set(xscale=scale, yscale=scale if positive else "linear")
     axis.set_xlabel(panel.xlabel, gid="xlabel")
     axis.grid(True, which="major", color="#E6E6E6", linewidth=0.6)
     axis.set_axisbelow(True)
     for place, trace in panel.traces.items():
         draw_trace(axis, trace, f"curve-{place}")
     xs = [
-        x for trace in panel.traces.values() for x in (trace.line.x[0], trace.line.x[-1], *(p[0] for p in trace.lost))
+        x
+        for trace in panel.traces.values()
+        for x in (trace.line.x[0], trace.line.x[-1], *(lost.x[-1] for lost in trace.lost))
     ]
     if scale == "log":
         axis.set_xlim(min(xs) * 0.93, max([max(xs) * 1.04, *(mark.x * 1.9 for mark in panel.marks)]))
@@ -136,10 +141,13 @@ def draw_trace(axis: Axes, trace: Trace, gid: str) -> None:
     if line.seeds > 1 and single:
         axis.plot([line.x[0]] * 2, [line.low[0], line.high[0]], linewidth=1.2, color=colour, alpha=0.5,
                   gid=f"{gid}-range")  # fmt: skip
-    for x, y in trace.lost:
-        axis.plot([x], [y], "x", color=colour, markersize=6, markeredgewidth=1.6, zorder=6, gid=f"{gid}-lost")
-    for one in trace.crossings:
-        axis.plot([one.x], [one.y], "s", markersize=4.2, markerfacecolor="white", markeredgewidth=1.1,
+    for one in trace.lost:
+        axis.plot(one.x, one.mean, linewidth=0.9, color=colour, alpha=0.7, gid=f"{gid}-broken")
+        axis.plot(
+            one.x[-1:], one.mean[-1:], "x", color=colour, markersize=6, markeredgewidth=1.6, zorder=6, gid=f"{gid}-lost"
+        )
+    for met in trace.crossings:
+        axis.plot([met.x], [met.y], "s", markersize=4.2, markerfacecolor="white", markeredgewidth=1.1,
                   markeredgecolor=colour, zorder=5, gid=f"{gid}-crossing")  # fmt: skip
 
 
@@ -202,11 +210,12 @@ def place_texts(axis: Axes, panel: Panel, texts: Sequence[Name]) -> None:
     lines = [(trace.line.x, trace.line.mean) for trace in panel.traces.values() if len(trace.line.x) > 1]
     lines += [(np.array(axis.get_xlim()), np.full(2, panel.goal))] if panel.goal is not None else []
     x, y = [one.x for one in texts], [one.y for one in texts]
-    placed = textalloc.allocate(
-        empty, x, y, [one.text for one in texts], x_scatter=x, y_scatter=y, textsize=[one.size for one in texts],
-        textcolor=[one.colour for one in texts], draw_lines=False, x_lines=[line[0] for line in lines],
-        y_lines=[line[1] for line in lines], min_distance=0.01, max_distance=0.25,
-    )[2]  # fmt: skip
+    with redirect_stdout(io.StringIO()):  # textalloc prints when it finds no room; the text then stands at its point
+        placed = textalloc.allocate(
+            empty, x, y, [one.text for one in texts], x_scatter=x, y_scatter=y, textsize=[one.size for one in texts],
+            textcolor=[one.colour for one in texts], draw_lines=False, x_lines=[line[0] for line in lines],
+            y_lines=[line[1] for line in lines], min_distance=0.01, max_distance=0.25,
+        )[2]  # fmt: skip
     for one in placed:
         if isinstance(one, Text):
             sides: dict[str, Any] = {"ha": one.get_horizontalalignment(), "va": one.get_verticalalignment()}
@@ -247,6 +256,8 @@ def to_axes(axis: Axes, x: float, y: float) -> np.ndarray:
 def set_ticks(axis: Axes) -> None:
     """Plain numbers on both log axes, with more of them when the range is short."""
     for side, limits in ((axis.xaxis, axis.get_xlim()), (axis.yaxis, axis.get_ylim())):
+        if side.get_scale() != "log":
+            continue
         decades = math.log10(limits[1] / limits[0])
         digits = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0) if decades > 0.8 else tuple(map(float, range(1, 10)))
         side.set_major_locator(LogLocator(base=10, subs=digits, numticks=12))

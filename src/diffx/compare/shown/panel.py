@@ -41,7 +41,7 @@ class Trace:
     line: Line
     ring: Ring | None
     crossings: tuple[Crossing, ...]
-    lost: tuple[tuple[float, float], ...]
+    lost: tuple[Line, ...]  # each seed that diverged, up to its break
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def make_traces(study: Study, metric: str, result: Result | None) -> dict[int, T
             line=pool(list(study.points.curves(method.label, metric, study.axis, sound=True).values())),
             ring=make_ring(result, method.label) if result else None,
             crossings=result.outcomes[method.label].crossings if result else (),
-            lost=tuple((curve.end, curve.y[-1]) for curve in lost),
+            lost=tuple(pool([curve]) for curve in lost),
         )
     return traces
 

@@ -44,7 +44,7 @@ def check_extra() -> None:
 
 
 def publish(study: Study, folder: Path, tables: Sequence[Table], verdict: str, where: Destination) -> list[str]:
-    """Logs what lies in the report's folder and publishes the W&B report. Returns sentences that say where it is."""
+    """Logs what lies in the folder and publishes the W&B report. Returns sentences that say where it is."""
     from diffx.logger import online
 
     check_extra()

@@ -30,8 +30,10 @@ def find_published() -> Path | None:
     return next((file for place in places if (file := place / "experiments" / "published.csv").is_file()), None)
 
 
-def read_published(file: Path) -> list[dict[str, str]]:
-    """The rows of the table. Raises DiffxError when a row lacks a value or its source."""
+def read_published(file: Path | None) -> list[dict[str, str]]:
+    """The rows of the table, none without one. Raises DiffxError when a row lacks a value or its source."""
+    if file is None:
+        return []
     with file.open(encoding="utf-8", newline="") as lines:
         table = csv.DictReader(lines)
         if lacking := [name for name in COLUMNS if name not in (table.fieldnames or [])]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from diffx.compare.card import MARK
 from diffx.compare.cost import RULES
 from diffx.compare.design import Response, find_responses
-from diffx.compare.method import Method
+from diffx.compare.method import Method, name_together
 from diffx.compare.metric import name_metric
 from diffx.compare.plain import join, write_number, write_value
 from diffx.compare.read import list_leaves
@@ -192,7 +192,7 @@ def describe_metric(study: Study, result: Result, baseline: Method) -> str:
     if not {"better", "untold better"} & set(calls.values()):
         parts.append(f"so no method beats {baseline.label} here")
     better = [label for label, said in calls.items() if said == "better"]
-    said = [head + "; ".join(parts) + ".", say_sooner(result, baseline, better), say_since(result, baseline, better)]
+    said = [head + "; ".join(parts) + ".", say_sooner(result, baseline, better), say_since(study, result, better)]
     return " ".join(part for part in said if part)
 
 
@@ -226,18 +226,23 @@ def say_sooner(result: Result, baseline: Method, better: Sequence[str]) -> str:
     return f"What {baseline.label} ended with was reached {join(listed)}." if listed else ""
 
 
-def say_since(result: Result, baseline: Method, better: Sequence[str]) -> str:
+def say_since(study: Study, result: Result, better: Sequence[str]) -> str:
     """From which budget on the order of the lines is what it is at equal cost."""
-    turned = {
-        label: seen[-1]
-        for label, one in result.outcomes.items()
-        if (seen := [crossing for crossing in one.crossings if crossing.x <= result.equal_cost])
-    }
-    always = [label for label in better if label not in turned]
-    said = [f"{join(always)} {'are' if len(always) > 1 else 'is'} below at every budget measured"] if always else []
-    said += [
-        f"{label} is {'below' if one.below else 'above'} {baseline.label} only from {write_number(one.x)} on"
-        for label, one in turned.items()
+    assert study.baseline is not None
+    turned: dict[str, list[str]] = {}
+    for label, one in result.outcomes.items():
+        seen = [crossing for crossing in one.crossings if crossing.x <= result.equal_cost]
+        if seen:
+            side = "below" if seen[-1].below else "above"
+            turned.setdefault(f"{side} {study.baseline.label} only from {write_number(seen[-1].x)} on", []).append(
+                label
+            )
+    crossed = {label for labels in turned.values() for label in labels}
+    always = [label for label in better if label not in crossed]
+    turned |= {f"below {study.baseline.label} at every budget measured": always} if always else {}
+    said = [
+        f"{name_together(study.methods, labels)} {'is' if len(labels) == 1 else 'are'} {where}"
+        for where, labels in turned.items()
     ]
     return f"Of the lines, {'; '.join(said)}." if said else ""
 

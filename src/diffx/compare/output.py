@@ -48,16 +48,13 @@ def compare(
         cost: `measured`, or `normalised`: methods with the same FLOPs of a step are charged the same for it.
         destination: where to publish in W&B too.
 
-    Returns the folder. Raises DiffxError when there is nothing to compare or the runs cannot share an axis; nothing is
-    written then.
+    Returns the folder. Raises DiffxError, with nothing written, when the runs cannot be compared.
     """
     paths, console = [Path(path) for path in paths], console or Console()
     if destination is not None:
         check_extra()
-    published = find_published()
-    rows = tuple(read_published(published)) if published else ()
     found = make_study(paths, mixed, baseline, targets, best, protocol=protocol, cost=cost)
-    found = replace(found, published=rows)
+    found = replace(found, published=tuple(read_published(find_published())))
     folder = Path(out) if out is not None else find_common_parent(paths) / "compare"
     write_files(found, folder)
     say(found, folder, console)
