@@ -1,7 +1,6 @@
 """Run directories with curves whose answers are known."""
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ ENCODER = {"name": "embedded_encoder", "family": "embedded-encoder", "training":
 Curve = Callable[[float], float]
 
 
-def falling(start: float, rate: float) -> Curve:
-    """A distance whose logarithm is linear in cost: start * exp(-rate * cost)."""
-    return lambda cost: start * math.exp(-rate * cost)
+def falling(start: float, rate: float, sooner: float = 1.0) -> Curve:
+    """A power law, which is read exactly between evaluations: start / (sooner * cost) ** rate."""
+    return lambda cost: start * (sooner * cost) ** -rate
 
 
 def line(step: int, cost: float, values: dict[str, Any], unit: str = "cpu_hours", protocol: str = "ab12") -> str:
@@ -38,7 +37,7 @@ def write_run(
 ) -> Path:
     """Writes one run directory and returns it. Cost is in CPU-hours, one evaluation per entry of `costs`."""
     identity = identity or label.replace("+", "-")
-    curves = curves or {"fd_embedded_sup_1k": falling(100, 0.2), "fd_embedded_ssl_1k": falling(2, 0.2)}
+    curves = curves or {"fd_embedded_sup_1k": falling(100, 0.8), "fd_embedded_ssl_1k": falling(2, 0.8)}
     folder = root / "demo" / identity / f"s{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     if plugins is None:

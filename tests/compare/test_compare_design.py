@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,11 @@ from made_runs import write_run
 from rich.console import Console
 
 from diffx.compare import compare
-from diffx.compare.interact import interaction_tables, interactions
-from diffx.compare.published import marks, read_published, table_of_published
-from diffx.compare.response import described, flat_region, responses
-from diffx.compare.study import study
-from diffx.compare.target import Spread
+from diffx.compare.design import find_flat_region, find_interactions, find_responses
+from diffx.compare.seeds import Spread
+from diffx.compare.shown.published import find_published, place_published, read_published
+from diffx.compare.shown.table import tabulate_interactions
+from diffx.compare.study import Study, count_in, make_study
 from diffx.errors import DiffxError
 
 METRIC = "fd_embedded_sup_1k"
@@ -32,7 +33,7 @@ def four(root: Path, plain: float, first: float, second: float, both: float, see
 
 def test_gains_that_add_up_have_no_surplus(root: Path):
     four(root, plain=10, first=8, second=7, both=5)
-    (one,) = interactions(study([root]))
+    (one,) = find_interactions(make_study([root]))
     assert one.labels == ("repa", "tread", "repa+tread")
     assert [gain.mean for gain in one.gains] == pytest.approx([2, 3, 5])
     assert one.surplus.mean == pytest.approx(0, abs=1e-9)
@@ -40,14 +41,14 @@ def test_gains_that_add_up_have_no_surplus(root: Path):
 
 def test_gains_that_multiply_have_a_factor_of_one(root: Path):
     four(root, plain=10, first=8, second=5, both=4)
-    (one,) = interactions(study([root]))
+    (one,) = find_interactions(make_study([root]))
     assert one.factor.mean == pytest.approx(1)
     assert one.surplus.mean == pytest.approx(-1)
 
 
 def test_a_pair_that_helps_more_than_its_parts_has_a_positive_surplus(root: Path):
     four(root, plain=10, first=9, second=9, both=5)
-    (one,) = interactions(study([root]))
+    (one,) = find_interactions(make_study([root]))
     assert one.surplus.mean == pytest.approx(3)
 
 
@@ -55,7 +56,7 @@ def test_the_surplus_is_computed_seed_by_seed(root: Path):
     """Seeds that shift all four methods alike leave the surplus alone, however far apart they are."""
     for seed, shift in enumerate((0, 5, 50)):
         four(root, 10 + shift, 8 + shift, 7 + shift, 5 + shift, seed)
-    (one,) = interactions(study([root]))
+    (one,) = find_interactions(make_study([root]))
     assert one.paired
     assert one.surplus.count == 3
     assert one.surplus.low == pytest.approx(0, abs=1e-9)
@@ -65,23 +66,23 @@ def test_the_surplus_is_computed_seed_by_seed(root: Path):
 def test_without_shared_seeds_means_are_used_and_said_to_be_unpaired(root: Path):
     for seed, (label, value) in enumerate((("plain", 10), ("repa", 8), ("tread", 7), ("repa+tread", 5))):
         write_run(root, label, seed, level(value))
-    found = study([root])
-    (one,) = interactions(found)
+    found = make_study([root])
+    (one,) = find_interactions(found)
     assert not one.paired
     assert one.surplus.mean == pytest.approx(0, abs=1e-9)
-    assert interaction_tables([one], found)[0].rows[0][-1] == "unpaired"
+    assert tabulate_interactions(found)[0].rows[0][-1] == "unpaired"
 
 
 def test_a_part_with_other_settings_is_not_the_part_of_the_pair(root: Path):
     four(root, 10, 8, 7, 5)
     write_run(root, "repa", curves=level(8), plugins={"repa": {"weight": 9.0}})
-    assert interactions(study([root])) == []
+    assert find_interactions(make_study([root])) == []
 
 
 def test_without_a_plain_run_there_are_no_interactions(root: Path):
     for label in ("repa", "tread", "repa+tread"):
         write_run(root, label)
-    assert interactions(study([root])) == []
+    assert find_interactions(make_study([root])) == []
 
 
 def sweep(root: Path, values: dict[float, float]) -> None:
@@ -92,7 +93,7 @@ def sweep(root: Path, values: dict[float, float]) -> None:
 def test_a_swept_setting_gives_a_response_at_equal_cost(root: Path):
     sweep(root, {0.25: 6.0, 1.0: 5.0, 0.5: 4.0})
     write_run(root, "plain", curves=level(10))
-    (one,) = responses(study([root]))
+    (one,) = find_responses(make_study([root]))
     assert one.names == ("plugins.repa.weight",)
     assert one.points == ((0.25,), (0.5,), (1.0,))
     assert [value.mean for value in one.values] == pytest.approx([6, 4, 5])
@@ -100,7 +101,7 @@ def test_a_swept_setting_gives_a_response_at_equal_cost(root: Path):
 
 def test_two_values_are_no_response(root: Path):
     sweep(root, {0.25: 6.0, 1.0: 5.0})
-    assert responses(study([root])) == []
+    assert find_responses(make_study([root])) == []
 
 
 def test_two_swept_settings_give_a_grid(root: Path):
@@ -108,7 +109,7 @@ def test_two_swept_settings_give_a_grid(root: Path):
         for depth in (2, 4):
             plugins = {"repa": {"weight": weight, "depth": depth}}
             write_run(root, "repa", curves=level(weight * depth), plugins=plugins, identity=f"{weight}-{depth}")
-    (one,) = responses(study([root]))
+    (one,) = find_responses(make_study([root]))
     assert one.names == ("plugins.repa.weight", "plugins.repa.depth")
     assert one.points == ((0.5, 2.0), (0.5, 4.0), (1.0, 2.0), (1.0, 4.0))
     assert [value.mean for value in one.values] == pytest.approx([1, 2, 2, 4])
@@ -121,23 +122,23 @@ def seeds(*values: float) -> Spread:
 def test_the_flat_region_reaches_as_far_as_means_stay_below_the_best_values_worst_seed():
     points = ((1.0,), (2.0,), (3.0,), (4.0,))
     values = (seeds(5.0, 5.2), seeds(4.0, 4.4), seeds(4.2, 4.5), seeds(4.5, 4.6))
-    assert flat_region(points, values) == (1, 2)
+    assert find_flat_region(points, values) == (1, 2)
 
 
 def test_with_one_seed_the_flat_region_is_within_five_per_cent():
     points = ((1.0,), (2.0,), (3.0,))
-    assert flat_region(points, (seeds(4.0), seeds(4.19), seeds(4.21))) == (0, 1)
+    assert find_flat_region(points, (seeds(4.0), seeds(4.19), seeds(4.21))) == (0, 1)
 
 
 def test_a_good_value_behind_a_bad_one_is_not_in_the_flat_region():
     points = ((1.0,), (2.0,), (3.0,))
-    assert flat_region(points, (seeds(4.0), seeds(9.0), seeds(4.0))) == (0,)
+    assert find_flat_region(points, (seeds(4.0), seeds(9.0), seeds(4.0))) == (0,)
 
 
 def test_the_flat_region_is_said_in_words_and_drawn(root: Path, tmp_path: Path):
     sweep(root, {0.25: 6.0, 0.5: 4.0, 1.0: 4.1, 2.0: 7.0})
-    (one,) = responses(study([root]))
-    assert described(one) == "weight 0.5 to 1"
+    (one,) = find_responses(make_study([root]))
+    assert one.describe_flat() == "weight 0.5 to 1"
     compare([root], tmp_path / "report", console=Console(file=io.StringIO()))
     assert "flat: weight 0.5 to 1" in (tmp_path / "report" / "response_repa.svg").read_text()
     assert "response_repa.png" in (tmp_path / "report" / "compare.md").read_text()
@@ -170,7 +171,12 @@ def imagenet(root: Path, **changes: object) -> None:
 
 
 def found(root: Path, axis: str = "cost") -> list[float]:
-    return [mark.x for mark in marks([ROW], study([root]).methods, "fid_50k", axis)]
+    return [mark.x for mark in place_published(count_in(beside(root, ROW), axis), "fid_50k")]
+
+
+def beside(root: Path, row: dict[str, str]) -> Study:
+    """The study of the runs beside one published number."""
+    return replace(make_study([root]), published=(row,))
 
 
 def test_a_published_number_stands_beside_runs_of_its_data_metric_and_size(root: Path):
@@ -193,7 +199,7 @@ def test_a_published_number_does_not_stand_beside_other_runs(root: Path, changes
 
 def test_published_hours_of_another_gpu_are_not_drawn(root: Path):
     imagenet(root)
-    assert marks([{**ROW, "gpu": "A100"}], study([root]).methods, "fid_50k", "cost") == []
+    assert place_published(beside(root, {**ROW, "gpu": "A100"}), "fid_50k") == []
 
 
 def test_a_number_far_beyond_the_runs_is_not_drawn(root: Path):
@@ -202,7 +208,7 @@ def test_a_number_far_beyond_the_runs_is_not_drawn(root: Path):
 
 
 def test_every_published_number_of_the_project_has_a_source_and_a_finite_value():
-    file = table_of_published()
+    file = find_published()
     assert file is not None
     rows = read_published(file)
     assert len(rows) > 20

@@ -5,15 +5,16 @@ from pathlib import Path
 import pytest
 from made_runs import ENCODER, write_run
 
-from diffx.compare.card import busy, check_measures, differences, kinship, odd_ones
-from diffx.compare.group import Method, choose_baseline, group
-from diffx.compare.metric import distances, network_of, title
+from diffx.compare.card import check_measures, find_differences, find_odd, name_kinship
+from diffx.compare.cost import name_busy
+from diffx.compare.method import Method, choose_baseline, group_runs
+from diffx.compare.metric import find_network, name_metric, pick_distances
 from diffx.compare.read import read
 from diffx.errors import DiffxError
 
 
 def methods(root: Path) -> list[Method]:
-    return group(read([root])[0])
+    return group_runs(read([root])[0])
 
 
 def labels(root: Path) -> list[str]:
@@ -78,7 +79,7 @@ def test_without_a_plain_run_there_is_no_baseline_and_a_remark_says_so(root: Pat
 def test_the_card_is_empty_when_only_plugins_differ(root: Path):
     write_run(root, "plain")
     write_run(root, "repa")
-    assert differences(methods(root)) == []
+    assert find_differences(methods(root)) == []
 
 
 @pytest.mark.parametrize(
@@ -100,14 +101,14 @@ def test_the_card_is_empty_when_only_plugins_differ(root: Path):
 def test_every_other_difference_stands_on_the_card(root: Path, config: dict, facts: dict, said: str):
     write_run(root, "plain")
     write_run(root, "repa", config=config, facts=facts)
-    assert any(said in str(difference) for difference in differences(methods(root)))
+    assert any(said in str(difference) for difference in find_differences(methods(root)))
 
 
 def test_unequal_seeds_stand_on_the_card(root: Path):
     write_run(root, "plain", 0)
     write_run(root, "plain", 1)
     write_run(root, "repa", 0)
-    assert [str(one) for one in differences(methods(root))] == ["seeds: 0 1 in plain, 0 in repa"]
+    assert [str(one) for one in find_differences(methods(root))] == ["seeds: 0 1 in plain, 0 in repa"]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ def test_two_measures_on_one_axis_are_refused_unless_mixed(root: Path, facts: di
         check_measures(both, mixed=False)
     assert said in str(refusal.value)
     assert any(said in sentence for sentence in check_measures(both, mixed=True))
-    assert odd_ones(both, both[0]) == {"repa"}
+    assert find_odd(both, both[0]) == {"repa"}
 
 
 def test_real_images_that_score_differently_betray_a_changed_feature_network(root: Path):
@@ -135,7 +136,7 @@ def test_real_images_that_score_differently_betray_a_changed_feature_network(roo
     both = methods(root)
     with pytest.raises(DiffxError, match=r"1\.11 in plain, 0\.53 in repa. Its feature network or reference changed"):
         check_measures(both, mixed=False)
-    assert odd_ones(both, both[0]) == {"repa"}
+    assert find_odd(both, both[0]) == {"repa"}
 
 
 def test_rounding_of_another_machine_is_not_a_changed_feature_network(root: Path):
@@ -165,32 +166,34 @@ METRICS = ["fd_embedded_sup_1k", "fd_embedded_ssl_1k"]
 )
 def test_a_metric_related_to_a_runs_encoder_is_called_out(root: Path, encoder: dict, said: str):
     write_run(root, "repa", facts={"encoders": [encoder]})
-    (sentence,) = kinship(methods(root), METRICS)
+    (sentence,) = name_kinship(methods(root), METRICS)
     assert sentence.startswith("repa is aligned to")
     assert said in sentence
 
 
 def test_an_unrelated_encoder_is_not_called_out(root: Path):
     write_run(root, "repa", facts={"encoders": [{**ENCODER, "training": "language"}]})
-    assert kinship(methods(root), METRICS) == []
+    assert name_kinship(methods(root), METRICS) == []
 
 
 def test_distances_are_told_from_other_values_by_name():
     names = ["fid_50k", "sfid_50k", "fd_dinov2_10k", "nearest_train", "precision_50k", "is_50k", "kid_10k", "fdx"]
-    assert distances(names) == ["fid_50k", "sfid_50k", "fd_dinov2_10k", "kid_10k"]
+    assert pick_distances(names) == ["fid_50k", "sfid_50k", "fd_dinov2_10k", "kid_10k"]
 
 
 def test_titles_keep_the_number_of_samples():
-    assert title("fd_embedded_ssl_2k") == "FD embedded ssl (2k samples)"
-    assert title("fid_50k") == "FID (50k samples)"
+    assert name_metric("fd_embedded_ssl_2k") == "FD embedded ssl (2k samples)"
+    assert name_metric("fid_50k") == "FID (50k samples)"
 
 
 def test_fid_is_measured_in_inception_features_whether_listed_or_not():
-    assert (network_of("fid_50k", []) or {})["family"] == "inception"
+    assert (find_network("fid_50k", []) or {})["family"] == "inception"
 
 
 def test_a_metric_of_an_unlisted_network_has_no_known_features():
-    assert network_of("fd_mystery_1k", [{"name": "dinov2", "family": "dinov2", "training": "self-supervised"}]) is None
+    assert (
+        find_network("fd_mystery_1k", [{"name": "dinov2", "family": "dinov2", "training": "self-supervised"}]) is None
+    )
 
 
 def test_a_seed_whose_steps_cost_more_than_its_siblings_is_called_out(root: Path):
@@ -198,7 +201,7 @@ def test_a_seed_whose_steps_cost_more_than_its_siblings_is_called_out(root: Path
     write_run(root, "plain", 0, costs=(1.0, 2.0))
     write_run(root, "plain", 1, costs=(1.2, 2.4))
     write_run(root, "repa", 0, costs=(2.0, 4.0))
-    (sentence,) = busy(methods(root))
+    (sentence,) = name_busy(methods(root))
     assert (
         "Each step cost more than the fastest sibling's in plain seed 1 (+20%): at equal cost this seed is" in sentence
     )
@@ -207,17 +210,17 @@ def test_a_seed_whose_steps_cost_more_than_its_siblings_is_called_out(root: Path
 def test_the_steps_of_a_run_of_seconds_are_not_timed(root: Path):
     write_run(root, "plain", 0, costs=(0.001, 0.002))
     write_run(root, "plain", 1, costs=(0.002, 0.004))
-    assert busy(methods(root)) == []
+    assert name_busy(methods(root)) == []
 
 
 def test_seeds_that_are_a_few_per_cent_apart_are_not_called_out(root: Path):
     for seed, slower in enumerate((1.0, 1.05, 1.09)):
         write_run(root, "plain", seed, costs=(1.0 * slower, 2.0 * slower))
-    assert busy(methods(root)) == []
+    assert name_busy(methods(root)) == []
 
 
 def test_a_sweeps_many_methods_are_named_together_in_the_sentence_on_kinship(root: Path):
     for weight in range(1, 7):
         write_run(root, "repa", plugins={"repa": {"weight": weight}}, identity=f"w{weight}")
-    assert all(sentence.startswith("the 6 methods with repa are") for sentence in kinship(methods(root), METRICS))
-    assert kinship(methods(root), METRICS)
+    assert all(sentence.startswith("the 6 methods with repa are") for sentence in name_kinship(methods(root), METRICS))
+    assert name_kinship(methods(root), METRICS)

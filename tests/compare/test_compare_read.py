@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from made_runs import falling, line, write_run
 
 from diffx.compare.read import read
-from diffx.compare.study import study
-from diffx.compare.table import comma_separated, tables
-from diffx.compare.words import caption, paragraph
+from diffx.compare.shown.table import make_tables, write_csv
+from diffx.compare.shown.words import write_caption, write_verdict
+from diffx.compare.study import make_study
 from diffx.errors import DiffxError
 
 
@@ -35,10 +35,12 @@ def test_runs_are_found_at_and_below_the_given_paths_and_counted_once(root: Path
 
 
 def test_a_curve_is_read_as_written(root: Path):
-    write_run(root, curves={"fd_x_1k": falling(100, 0.5)}, costs=(1.0, 2.0))
+    write_run(root, curves={"fd_x_1k": falling(100, 0.5)}, costs=(1.0, 4.0))
     (run,) = read([root])[0]
-    assert run.series("fd_x_1k") == ([1.0, 2.0], [pytest.approx(60.653066), pytest.approx(36.787944)])
-    assert run.series("fd_x_1k", "images")[0] == [6400.0, 12800.0]
+    assert [(point.cost, point.images, point.values["fd_x_1k"]) for point in run.points] == [
+        (1.0, 6400, 100.0),
+        (4.0, 12800, 50.0),
+    ]
 
 
 def test_a_missing_path_is_an_error_that_says_what_to_give(root: Path):
@@ -182,10 +184,10 @@ fuzzed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthC
 
 
 def everything_said(root: Path) -> str:
-    found = study([root], mixed=True)
+    found = make_study([root], mixed=True)
     found = replace(found, published=PUBLISHED)
-    text = "".join(table.markdown() for table in tables(found))
-    return text + comma_separated(found) + caption(found) + paragraph(found)
+    text = "".join(table.markdown() for table in make_tables(found))
+    return text + write_csv(found) + write_caption(found) + write_verdict(found)
 
 
 @fuzzed

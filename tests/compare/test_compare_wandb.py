@@ -13,8 +13,8 @@ from rich.console import Console
 
 from diffx.compare import compare
 from diffx.compare.__main__ import main
-from diffx.compare.publish import Destination, build_report, panels
-from diffx.compare.study import study
+from diffx.compare.shown.publish import Destination, build_report, plot_distances
+from diffx.compare.study import make_study
 from diffx.errors import DiffxError
 
 
@@ -66,14 +66,14 @@ def test_offline_the_report_is_left_as_a_file_and_the_commands_that_publish_it_a
 def test_the_report_plots_every_distance_against_the_cost_that_runs_log_with_it(root: Path):
     write_run(root, "plain")
     write_run(root, "repa")
-    plots = [(plot.x, plot.y, plot.log_x, plot.log_y) for plot in panels(study([root]))]
+    plots = [(plot.x, plot.y, plot.log_x, plot.log_y) for plot in plot_distances(make_study([root]))]
     assert ("cpu_hours", ["eval/fd_embedded_sup_1k"], True, True) in plots
     assert ("trainer/global_step", ["eval/fd_embedded_ssl_1k"], True, True) in plots
 
 
 def test_the_report_is_built_without_a_server_and_pools_the_seeds_of_a_method(root: Path):
     write_run(root, "plain", config={"logger": {"project": "efficiency"}})
-    report = build_report(study([root]), [], "A verdict.", Destination("p", "e"))
+    report = build_report(make_study([root]), [], "A verdict.", Destination("p", "e"))
     assert report.blocks[0].text == "A verdict."
     (runs,) = report.blocks[1].runsets
     assert (report.project, runs.project) == ("p", "efficiency")

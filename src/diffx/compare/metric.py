@@ -7,22 +7,26 @@ from typing import Any
 DISTANCE = re.compile(r"^(s?fid|fd|kid|kd|kdd|mmd)(_|$)")
 SAMPLES = re.compile(r"_(\d+k?)$")
 SPACE_TRAINING = {"sup": "supervised", "ssl": "self-supervised"}
+INCEPTION = {"name": "inception", "family": "inception", "training": "supervised"}
+DINOV2 = {"name": "dinov2", "family": "dinov2", "training": "self-supervised"}
 
 
-def distances(names: Iterable[str]) -> list[str]:
+def pick_distances(names: Iterable[str]) -> list[str]:
     """The metrics that measure a distance to real images in some feature space: lower is better. Keeps the order."""
     return [name for name in names if DISTANCE.match(name)]
 
 
-def title(metric: str) -> str:
-    """`fd_embedded_sup_1k` as people write it: FD embedded sup (1k samples)."""
-    samples = SAMPLES.search(metric)
+def name_metric(metric: str, samples: bool = True) -> str:
+    """`fd_embedded_sup_1k` as people write it: FD embedded sup (1k samples). Other metrics keep their names."""
+    if not DISTANCE.match(metric):
+        return metric
+    count = SAMPLES.search(metric)
     first, *rest = SAMPLES.sub("", metric).split("_")
     name = " ".join([("sFID" if first == "sfid" else first.upper()), *rest])
-    return f"{name} ({samples.group(1)} samples)" if samples else name
+    return f"{name} ({count.group(1)} samples)" if count and samples else name
 
 
-def network_of(metric: str, networks: Iterable[Mapping[str, Any]]) -> dict[str, str] | None:
+def find_network(metric: str, networks: Iterable[Mapping[str, Any]]) -> dict[str, str] | None:
     """The feature network behind a metric, among those that `run.json` lists; None when the name does not tell.
 
     FID and KID are measured in Inception features by definition, and a name with DINOv2 in it in that, so they are
@@ -34,19 +38,12 @@ def network_of(metric: str, networks: Iterable[Mapping[str, Any]]) -> dict[str, 
     if named:
         return max(named, key=lambda network: len(network.get("name", "")))
     if re.match(r"^(s?fid|kid)(_|$)", metric):
-        inception = {"name": "inception", "family": "inception", "training": "supervised"}
-        return next((network for network in listed if "inception" in network.get("name", "").lower()), inception)
+        return next((network for network in listed if "inception" in network.get("name", "").lower()), INCEPTION)
     if "dinov2" in bare:
-        return {"name": "dinov2", "family": "dinov2", "training": "self-supervised"}
+        return DINOV2
     training = next((SPACE_TRAINING[part] for part in bare.split("_") if part in SPACE_TRAINING), None)
     alike = [network for network in listed if network.get("training") == training]
     return alike[0] if len(alike) == 1 else None
-
-
-def space(metric: str, networks: Iterable[Mapping[str, Any]]) -> str:
-    """The feature space of a metric in words, for a panel's title."""
-    network = network_of(metric, networks)
-    return f"{network.get('training', '')} features".strip() if network else "features of an unnamed network"
 
 
 def squash(name: str) -> str:

@@ -1,21 +1,31 @@
-"""Run directories on disk, read without trusting them: one bad run costs one line of the report, never the report."""
+"""Runs on disk, read without trusting them: one bad run costs one remark, never the comparison.
+
+A run is a run directory (`run.json`, `config.yaml`, `curve.jsonl`), or a pair NAME.json and NAME.jsonl that a study
+keeps of it, with NAME.yaml where its settings were kept too.
+"""
 
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
-from diffx.compare.facts import COSTS, misshapen
-from diffx.compare.metric import distances
+from diffx.compare.metric import pick_distances
+from diffx.compare.plain import clean, clean_text
 from diffx.errors import DiffxError
 
-AXES = ("cost", "step", "images", "train_flops")  # what a curve can be drawn against: attributes of a Point
+COSTS = ("gpu_hours", "cpu_hours")
 NOT_RUNS = {"checkpoints", "samples", "wandb"}  # folders inside a run directory
+LARGEST = 32 * 2**20  # bytes of a file that a run may bring
+LABEL = 60  # letters of a label
+STEPS = 2**53  # counts beyond this are no longer exact numbers
+NOT_FINITE = re.compile(r"\bnan\b|\binf(inity)?\b|(non|not)[ -]?finite", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -31,10 +41,21 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where a run lies: its facts, its curve, its settings where they were kept, and a short name for remarks."""
+
+    name: str
+    facts: Path
+    curve: Path
+    config: Path | None
+    folder: Path
+
+
+@dataclass(frozen=True)
 class Run:
     """One training run: its resolved configuration, the facts of `run.json`, and the evaluations that can be used."""
 
-    folder: Path
+    source: Source
     config: dict[str, Any]
     facts: dict[str, Any]
     points: tuple[Point, ...]
@@ -48,7 +69,7 @@ class Run:
     @property
     def key(self) -> tuple[str, str]:
         """What seeds of one method share: experiment and id."""
-        return str(self.facts.get("experiment", "")), str(self.facts.get("id", self.folder.parent.name))
+        return str(self.facts.get("experiment", "")), str(self.facts.get("id", self.source.folder.parent.name))
 
     @property
     def plugins(self) -> tuple[str, ...]:
@@ -56,108 +77,155 @@ class Run:
 
     @property
     def label(self) -> str:
-        return str(self.facts.get("label") or "+".join(self.plugins) or "plain")
+        return clean_text(str(self.facts.get("label") or "+".join(self.plugins) or "plain"), LABEL)
 
-    def series(self, metric: str, axis: str = "cost") -> tuple[list[float], list[float]]:
-        """The curve of one metric: positions on one of AXES, and values."""
-        kept = [point for point in self.points if metric in point.values]
-        return [float(getattr(point, axis)) for point in kept], [point.values[metric] for point in kept]
+    @property
+    def last_step(self) -> int:
+        return self.points[-1].step if self.points else 0
+
+    def values(self, metric: str) -> list[float]:
+        return [point.values[metric] for point in self.points if metric in point.values]
 
 
 def read(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
     """All usable runs at or below the paths, and a remark for everything left out. A missing path raises DiffxError."""
     runs: list[Run] = []
     remarks: list[str] = []
-    for folder in find(paths):
-        run, said = read_run(folder)
-        remarks += [f"{short(folder)}: {line}" for line in said]
-        if run is not None:
-            runs.append(run)
-    kept, doubles = without_duplicates(runs)
-    return kept, remarks + doubles
+    for source in find_runs(paths):
+        run, said = read_run(source)
+        remarks += [f"{source.name}: {line}" for line in said]
+        runs += [run] if run is not None else []
+    kept, doubles = drop_duplicates(runs)
+    return kept, remarks + doubles + name_same_curves(kept)
 
 
-def find(paths: Iterable[Path]) -> list[Path]:
-    """Run directories at or below the paths, each once, sorted."""
-    found: set[Path] = set()
+def find_runs(paths: Iterable[Path]) -> list[Source]:
+    """Run directories and pairs at or below the paths, each once, sorted."""
+    found: dict[Path, Source] = {}
     for path in paths:
         if not path.is_dir():
             raise DiffxError(f"{path} is not a folder. Give run directories, or a folder above them such as runs/demo.")
         for folder, below, files in os.walk(path):
-            if "run.json" in files or "curve.jsonl" in files:
-                found.add(Path(folder).resolve())
+            for source in sources_in(Path(folder).resolve(), files):
+                found[source.curve] = source
             below[:] = [name for name in below if name not in NOT_RUNS]
-    return sorted(found)
+    return [found[key] for key in sorted(found)]
 
 
-def read_run(folder: Path) -> tuple[Run | None, list[str]]:
-    """One run directory, or None, and what a reader has to know about it."""
+def sources_in(folder: Path, files: Sequence[str]) -> Iterator[Source]:
+    """The run that a folder is, or the pairs that it holds."""
+    if "run.json" in files or "curve.jsonl" in files:
+        name = clean_text("/".join(folder.parts[-3:]))
+        yield Source(name, folder / "run.json", folder / "curve.jsonl", folder / "config.yaml", folder)
+        return
+    for curve in (folder / file for file in files if file.endswith(".jsonl") and f"{file[:-1]}" in files):
+        config = curve.with_suffix(".yaml")
+        kept = config if config.name in files else None
+        yield Source(clean_text("/".join(curve.parts[-2:])), curve.with_suffix(".json"), curve, kept, folder)
+
+
+def read_run(source: Source) -> tuple[Run | None, list[str]]:
+    """One run, or None, and what a reader has to know about it."""
     try:
-        facts = json.loads((folder / "run.json").read_text())
-        config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=False)
+        facts = clean(json.loads(read_bytes(source.facts)))
+        config = {} if source.config is None else clean(read_settings(source.config))
     except Exception as error:  # any broken file is this run's problem alone
         return None, [f"skipped: {first_line(error)}"]
     if not isinstance(facts, dict) or not isinstance(config, dict):
         return None, ["skipped: run.json and config.yaml have to be mappings"]
-    if wrong := misshapen(facts):
-        return None, [f"skipped: {wrong} in run.json is not what diffx writes"]
-    if not (folder / "curve.jsonl").is_file():
-        return None, ["skipped: no evaluations (no curve.jsonl)"]
-    lines, remarks = read_lines(folder / "curve.jsonl")
+    if wrong := find_misshapen(facts):
+        return None, [f"skipped: {wrong} in {source.facts.name} is not what diffx writes"]
+    try:
+        lines, remarks = read_lines(source.curve)
+    except (DiffxError, OSError):
+        lines, remarks = [], []
     unit = facts.get("cost") or next((name for name in COSTS if any(name in line for line in lines)), COSTS[0])
-    points, said = usable_points(lines, unit)
-    finite = until_divergence(points)
-    diverged = len(finite) < len(points)
-    run = Run(folder, {str(k): v for k, v in config.items()}, facts, tuple(finite), unit, diverged)
-    verdict, skipped = judge(run, points)
-    return (None if skipped else run), remarks + said + verdict
+    points, said = make_points(lines, unit)
+    kept, run_ends, used = end_run(facts, points)
+    run = Run(source, config, facts, tuple(kept), unit, run_ends is not None)
+    return (run if used else None), [*remarks, *said, *describe_end(run, points, run_ends)]
 
 
-def judge(run: Run, points: Sequence[Point]) -> tuple[list[str], bool]:
-    """Whether a run is skipped, and the sentence that says why or how it ended."""
+def end_run(facts: dict[str, Any], points: Sequence[Point]) -> tuple[list[Point], int | None, bool]:
+    """The points before a run broke, the step at which it did (None when it did not), and whether the run is used.
+
+    A run diverged when its record says so, or at its first distance that is not finite. It is always used: that it
+    diverged is its result.
+    """
+    status, reason = facts.get("status", "complete"), str(facts.get("reason") or "")
+    kept = keep_finite(points)
+    broke = points[len(kept)].step if len(kept) < len(points) else None
+    if status == "diverged" or (status == "failed" and NOT_FINITE.search(reason)):
+        recorded = facts.get("diverged_at")
+        last = kept[-1].step if kept else 0
+        broke = min(step for step in (broke, recorded if recorded is not None else broke or last) if step is not None)
+        kept = [point for point in kept if point.step <= broke]
+    return kept, broke, broke is not None or (bool(points) and status != "failed")
+
+
+def describe_end(run: Run, points: Sequence[Point], broke: int | None) -> list[str]:
+    """The sentence that says why a run is skipped or how it ended."""
     status = run.facts.get("status", "complete")
+    if broke is not None:
+        reason = clean_text(str(run.facts.get("reason") or "NaN").strip().rstrip("."))
+        ends = "its curve ends before" if run.points else "it was never evaluated"
+        return [f"diverged: {reason} at step {broke}; {ends}, and later targets count as not reached"]
     if not points:
-        return ["skipped: no evaluations" + (" and the run failed" if status == "failed" else "")], True
-    if run.diverged:
-        step = points[len(run.points)].step
-        if not run.points:
-            return [f"skipped: diverged, its first evaluation (step {step}) is NaN"], True
-        return [f"diverged: NaN at step {step}; its curve ends before, and later targets count as not reached"], False
+        return ["skipped: no evaluations" + (" and the run failed" if status == "failed" else "")]
     if status == "failed":
-        return [f"skipped: the run failed after step {points[-1].step}"], True
-    if status != "complete":
-        return [f"{status}: its curve ends at step {points[-1].step}"], False
-    return [], False
+        return [f"skipped: the run failed after step {points[-1].step}"]
+    return [] if status == "complete" else [f"{clean_text(str(status))}: its curve ends at step {points[-1].step}"]
+
+
+def read_bytes(file: Path) -> bytes:
+    """A regular file of a size that diffx writes; anything else (a pipe, a device) is refused unopened."""
+    if not file.exists():
+        raise DiffxError(f"no {file.name}")
+    if not file.is_file():
+        raise DiffxError(f"{file.name} is not a regular file")
+    if file.stat().st_size > LARGEST:
+        raise DiffxError(f"{file.name} is larger than {LARGEST >> 20} MB")
+    return file.read_bytes()
+
+
+def read_settings(file: Path) -> Any:
+    """A configuration. YAML aliases, which diffx never writes, are refused: few bytes of them can mean gigabytes."""
+    text = read_bytes(file).decode()
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+        raise DiffxError(f"{file.name} holds YAML aliases, which diffx does not write")
+    return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
 
 
 def read_lines(file: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The JSON lines of a curve. A line that cannot be read is left out with a remark."""
+    """The JSON lines of a curve. A line that is no point or cannot be read is left out with a remark."""
     lines: list[dict[str, Any]] = []
     remarks: list[str] = []
-    texts = file.read_text(errors="replace").splitlines()
+    raw = read_bytes(file).split(b"\n")
+    texts = raw[:-1] if raw and not raw[-1] else raw
     for number, text in enumerate(texts, start=1):
         if not text.strip():
             continue
         try:
-            line = json.loads(text)
-        except ValueError:
-            line = None
+            line = json.loads(text.decode())
+        except (ValueError, RecursionError):
+            cut = number == len(texts)
+            wrong = f"the last line of {file.name} (line {number}) is cut off" if cut else None
+            remarks.append(f"{wrong or f'line {number} of {file.name} cannot be read'}: that evaluation is left out")
+            continue
         if isinstance(line, dict):
             lines.append(line)
-        elif number == len(texts):
-            remarks.append(f"the last line of curve.jsonl (line {number}) is cut off: that evaluation is left out")
         else:
-            remarks.append(f"line {number} of curve.jsonl cannot be read: that evaluation is left out")
+            remarks.append(f"line {number} of {file.name} is no evaluation: left out")
     return lines, remarks
 
 
-def usable_points(lines: Sequence[dict[str, Any]], unit: str) -> tuple[list[Point], list[str]]:
+def make_points(lines: Sequence[dict[str, Any]], unit: str) -> tuple[list[Point], list[str]]:
     """Points in the order of steps. A resumed run may repeat a step: training went on from the later line."""
     by_step: dict[int, Point] = {}
     unusable = 0
     for line in lines:
         try:
-            point = as_point(line, unit)
+            point = make_point(line, unit)
         except (KeyError, TypeError, ValueError, OverflowError):
             unusable += 1
             continue
@@ -171,37 +239,36 @@ def usable_points(lines: Sequence[dict[str, Any]], unit: str) -> tuple[list[Poin
             unusable += 1
         else:
             points.append(point)
-    remark = f"{unusable} evaluation(s) without a step, values or growing {unit} are left out"
-    return points, [remark] if unusable else []
+    return points, [
+        f"{unusable} evaluation(s) without a step, values or growing {unit} are left out"
+    ] if unusable else []
 
 
-def as_point(line: dict[str, Any], unit: str) -> Point:
-    values = {str(name): math.nan if value is None else float(value) for name, value in dict(line["values"]).items()}
+def make_point(line: dict[str, Any], unit: str) -> Point:
+    """Raises ValueError, KeyError or TypeError for a line that is not what an evaluation writes."""
+    values = {
+        clean_text(str(name), LABEL): math.nan if value is None else float(value)
+        for name, value in dict(line["values"]).items()
+    }
+    step, images = int(line["step"]), int(line.get("images") or 0)
     cost, flops = float(line[unit]), float(line.get("train_flops") or 0.0)
-    if not (math.isfinite(cost) and math.isfinite(flops)):
-        raise ValueError("a cost has to be finite")
-    return Point(
-        step=int(line["step"]),
-        images=int(line.get("images") or 0),
-        cost=cost,
-        train_flops=flops,
-        values=values,
-        protocol=str(line.get("protocol", "")),
-    )
+    if not (math.isfinite(cost) and math.isfinite(flops) and 0 <= step < STEPS and 0 <= images < STEPS):
+        raise ValueError("a cost has to be finite, and a step a count")
+    return Point(step, images, cost, flops, values, clean_text(str(line.get("protocol", ""))))
 
 
-def until_divergence(points: Sequence[Point]) -> list[Point]:
+def keep_finite(points: Sequence[Point]) -> list[Point]:
     """The points before the first distance that is not finite. Other values that are not finite are dropped alone."""
     kept: list[Point] = []
     for point in points:
-        if any(not math.isfinite(point.values[name]) for name in distances(point.values)):
+        if any(not math.isfinite(point.values[name]) for name in pick_distances(point.values)):
             break
         values = {name: value for name, value in point.values.items() if math.isfinite(value)}
         kept.append(replace(point, values=values))
     return kept
 
 
-def without_duplicates(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
+def drop_duplicates(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
     """One run per experiment, id and seed: the one that went furthest."""
     best: dict[tuple[str, str, int], Run] = {}
     remarks: list[str] = []
@@ -210,27 +277,76 @@ def without_duplicates(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
         other = best.setdefault(key, run)
         if other is run:
             continue
-        kept, dropped = (run, other) if run.points[-1].step > other.points[-1].step else (other, run)
+        kept, dropped = (run, other) if run.last_step > other.last_step else (other, run)
         best[key] = kept
-        remarks.append(f"{short(dropped.folder)}: skipped: a duplicate of {short(kept.folder)} (same id and seed)")
+        remarks.append(f"{dropped.source.name}: skipped: a duplicate of {kept.source.name} (same id and seed)")
     return list(best.values()), remarks
 
 
-def short(folder: Path) -> str:
-    """The last parts of a run's path: experiment/id/seed."""
-    return "/".join(folder.parts[-3:])
+def name_same_curves(runs: Sequence[Run]) -> list[str]:
+    """A remark on every curve that stands under two seed numbers of a method: seeds never agree to the last digit."""
+    found: dict[Any, list[Run]] = {}
+    for run in runs:
+        curve = tuple((point.step, tuple(point.values.items())) for point in run.points)
+        if curve:
+            found.setdefault((run.key, curve), []).append(run)
+    return [
+        f"seeds {join_seeds(same)} of {same[0].label} have one and the same curve, digit for digit: if one run was "
+        "copied under several seed numbers, its spread says nothing"
+        for same in found.values()
+        if len(same) > 1
+    ]
+
+
+def join_seeds(runs: Sequence[Run]) -> str:
+    *most, last = (str(run.seed) for run in runs)
+    return f"{', '.join(most)} and {last}"
 
 
 def first_line(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return f"no {Path(error.filename).name}"
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return clean_text((str(error).splitlines() or [type(error).__name__])[0])
 
 
-def plain_values(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def list_leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of a nested mapping as dotted names and values; a list is one value."""
     for name, value in config.items():
         if isinstance(value, dict) and value:
-            yield from plain_values(value, f"{prefix}{name}.")
+            yield from list_leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < 1e300  # also refuses integers too large for a float
+
+
+def is_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(one is None or is_finite(one) for one in value.values())
+
+
+def is_mapping(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def is_mappings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, dict) for one in value)
+
+
+# What kind of thing each entry of run.json has to be before a comparison relies on it.
+SHAPES: dict[str, Callable[[Any], bool]] = {
+    "seed": lambda value: isinstance(value, int) and abs(value) < STEPS,
+    "plugins": lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
+    **dict.fromkeys(("parameters", "flops", "clock", "train_parts"), is_numbers),
+    **dict.fromkeys(("device", "protocol", "versions", "git", "offline"), is_mapping),
+    **dict.fromkeys(("encoders", "feature_networks"), is_mappings),
+    **dict.fromkeys(("samples_per_second", "peak_memory_bytes"), is_finite),
+    "reference": lambda value: isinstance(value, dict) and is_numbers(value.get("floor") or {}),
+    "cost": lambda value: value in COSTS,
+    "diverged_at": lambda value: isinstance(value, int) and 0 <= value < STEPS,
+}
+
+
+def find_misshapen(facts: dict[str, Any]) -> str | None:
+    """The first entry of run.json whose kind is wrong, so that nothing downstream doubts it; None when all fit."""
+    wrong = (name for name, fits in SHAPES.items() if facts.get(name) is not None and not fits(facts[name]))
+    return next(wrong, None)

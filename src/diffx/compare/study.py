@@ -1,34 +1,24 @@
 """A study: the methods being compared, and what their curves say in each metric."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diffx.compare.card import MARK, UNITS, Difference, busy, check_measures, differences, kinship, odd_ones
-from diffx.compare.group import Method, choose_baseline, group
-from diffx.compare.metric import distances, network_of, title
-from diffx.compare.number import compact
-from diffx.compare.protocol import under
-from diffx.compare.read import Run, read, short
-from diffx.compare.target import (
-    Curve,
-    Reach,
-    Speedup,
-    Spread,
-    chance,
-    ladder,
-    least_chance,
-    median,
-    reach,
-    speedup,
-    spread,
-    value_near,
-)
+from diffx.compare.card import MARK, UNITS, Difference, check_measures, find_differences, find_odd, name_kinship
+from diffx.compare.cost import charge, name_busy, name_equal_work
+from diffx.compare.curve import Curve, Reach, Value, find_cost, read_value
+from diffx.compare.measured import pick_measured
+from diffx.compare.method import Method, choose_baseline, group_runs
+from diffx.compare.metric import find_network, name_metric, pick_distances
+from diffx.compare.plain import write_number
+from diffx.compare.points import Crossing, Points, cross, pool, tabulate
+from diffx.compare.read import Run, read
+from diffx.compare.seeds import Speedup, Spread, chance, choose_ladder, compare_costs, share_error, spread, take_median
 from diffx.errors import DiffxError
 
 AXIS_NAMES = {"step": "steps", "images": "images", "train_flops": "training FLOPs"}
 SHORT = 0.5  # a run that ends before this share of the usual cost is said to cut the comparison short
-ENOUGH = 0.1  # a permutation chance up to here counts as beyond the spread; three seeds a side can reach it
 
 
 @dataclass(frozen=True)
@@ -41,6 +31,7 @@ class Outcome:
     chance: float | None  # None when one side has a single seed
     reaches: tuple[Reach, ...]  # the median over seeds, per target
     speedups: tuple[Speedup | None, ...]  # per target; None for the baseline itself and where nothing can be said
+    crossings: tuple[Crossing, ...] = ()  # where its line crosses the baseline's
 
 
 @dataclass(frozen=True)
@@ -57,14 +48,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Study:
-    """All that the tables, figures and words are made from."""
+    """All that the tables, pictures and words are made from."""
 
     methods: tuple[Method, ...]
     baseline: Method | None
+    points: Points
     results: tuple[Result, ...]
     differences: tuple[Difference, ...]
-    kinship: tuple[str, ...]
-    busy: tuple[str, ...]  # seeds that a neighbour on the machine seems to have slowed down
+    cautions: tuple[str, ...]  # kinship, busy machines, unequal costs of equal work: part of the card
     clashes: tuple[str, ...]  # what is measured differently, when --mixed allowed it
     odd: frozenset[str] = frozenset()  # labels that carry the mark of being measured unlike the baseline
     remarks: tuple[str, ...] = ()
@@ -72,16 +63,32 @@ class Study:
     published: tuple[dict[str, str], ...] = ()  # rows of experiments/published.csv
     axis: str = "cost"  # what the results are counted in, one of AXES
     protocol: str | None = None  # the protocol of an evaluation after training, where one was asked for
+    cost_rule: str = "measured"  # one of cost.RULES
 
-    def marked(self, label: str) -> str:
+    def mark(self, label: str) -> str:
         """A label with the mark of being measured unlike the baseline, where it is."""
         return label + (MARK if label in self.odd else "")
+
+    @property
+    def others(self) -> list[Method]:
+        """The methods beside the baseline."""
+        return [one for one in self.methods if self.baseline is None or one.label != self.baseline.label]
+
+    @property
+    def experiments(self) -> list[str]:
+        return list(dict.fromkeys(method.runs[0].key[0] for method in self.methods))
+
+    @property
+    def name(self) -> str:
+        """The experiments that are compared, in one line."""
+        return ", ".join(self.experiments)
 
     @property
     def cost_name(self) -> str:
         """GPU-hours or CPU-hours."""
         units = {UNITS.get(run.unit, run.unit) for method in self.methods for run in method.runs}
-        return " or ".join(sorted(units)) + (", mixed" if len(units) > 1 else "")
+        rule = "" if self.cost_rule == "measured" else f", {self.cost_rule}"
+        return " or ".join(sorted(units)) + (", mixed" if len(units) > 1 else "") + rule
 
     @property
     def unit_name(self) -> str:
@@ -89,7 +96,7 @@ class Study:
         return AXIS_NAMES.get(self.axis, self.cost_name)
 
 
-def study(
+def make_study(
     paths: Sequence[Path],
     mixed: bool = False,
     baseline: str | None = None,
@@ -97,191 +104,241 @@ def study(
     best: bool = False,
     axis: str = "cost",
     protocol: str | None = None,
+    cost: str = "measured",
 ) -> Study:
     """Reads and compares the runs below the paths; DiffxError when none is usable or they cannot share an axis."""
     runs, remarks = read(paths)
-    if not runs:
-        said = "\n".join(remarks) or f"no run.json below {', '.join(map(str, paths))}"
+    if not any(run.points for run in runs):
+        said = "\n".join(remarks) or f"no run.json, and no pair NAME.json and NAME.jsonl, below {join_paths(paths)}"
         raise DiffxError(f"nothing to compare:\n{said}")
     if protocol is not None:
-        runs, said_of_protocol = under(runs, protocol)
+        runs, said_of_protocol = pick_measured(runs, protocol)
         remarks += said_of_protocol
-    methods = group([so_far(run) for run in runs] if best else runs)
+    timed = group_runs([keep_best(run) for run in runs] if best else runs)
+    methods = charge(timed, cost)
     clashes = check_measures(methods, mixed)
     chosen, said_of_baseline = choose_baseline(methods, baseline)
-    metrics = common_metrics(methods)
-    if not metrics:
-        raise DiffxError("the runs share no distance (fid_..., fd_...), so no axis can hold them.")
-    results = tuple(result(methods, chosen, metric, targets, axis) for metric in metrics)
+    points = tabulate(methods)
+    metrics = find_common_metrics(methods, points)
+    results = tuple(compare_metric(methods, chosen, points, metric, targets, axis) for metric in metrics)
+    unequal = name_equal_work(timed, UNITS.get(runs[0].unit, runs[0].unit)) if cost == "measured" else []
     return Study(
-        methods=tuple(methods),
-        baseline=chosen,
-        results=results,
-        differences=tuple(differences(methods)),
-        kinship=tuple(kinship(methods, metrics)),
-        busy=tuple(busy(methods)),
+        tuple(methods), chosen, points, results,
+        differences=tuple(find_differences(methods)),
+        cautions=(*name_kinship(methods, metrics), *name_busy(timed), *unequal),
         clashes=tuple(clashes),
-        odd=frozenset(odd_ones(methods, chosen)) if clashes else frozenset(),
-        remarks=(*remarks, *said_of_baseline, *unevenness(methods, metrics), *unmet(results)),
-        best_so_far=best,
-        axis=axis,
-        protocol=protocol,
-    )
+        odd=frozenset(find_odd(methods, chosen)) if clashes else frozenset(),
+        remarks=(*remarks, *said_of_baseline, *name_unevenness(methods, metrics), *name_unmet(results)),
+        best_so_far=best, axis=axis, protocol=protocol, cost_rule=cost,
+    )  # fmt: skip
 
 
-def along(study: Study, axis: str) -> Study:
+def join_paths(paths: Sequence[Path]) -> str:
+    return ", ".join(map(str, paths))
+
+
+def count_in(study: Study, axis: str) -> Study:
     """The same study counted in something else: steps, images or training FLOPs."""
-    wanted = [one.targets for one in study.results]
     results = [
-        result(study.methods, study.baseline, one.metric, targets, axis)
-        for one, targets in zip(study.results, wanted, strict=True)
+        compare_metric(study.methods, study.baseline, study.points, one.metric, one.targets, axis)
+        for one in study.results
     ]
     return replace(study, results=tuple(results), axis=axis)
 
 
-def so_far(run: Run) -> Run:
+def keep_best(run: Run) -> Run:
     """The run with every distance replaced by the least value seen up to then."""
     least: dict[str, float] = {}
     points = []
     for point in run.points:
-        for name in distances(point.values):
+        for name in pick_distances(point.values):
             least[name] = min(point.values[name], least.get(name, point.values[name]))
         points.append(replace(point, values={**point.values, **least}))
     return replace(run, points=tuple(points))
 
 
-def common_metrics(methods: Sequence[Method]) -> list[str]:
-    """Distances that every method has at least once, in the order of the first run."""
-    names = distances(dict.fromkeys(name for point in methods[0].runs[0].points for name in point.values))
-    return [name for name in names if all(any(run.series(name)[0] for run in method.runs) for method in methods)]
+def find_common_metrics(methods: Sequence[Method], points: Points) -> list[str]:
+    """Distances that every method has at least once, in the order of the first run; a method that diverged before its
+    first evaluation has none and is not asked."""
+    measured = [method for method in methods if any(run.points for run in method.runs)]
+    names = pick_distances(points.metrics())
+    shared = [name for name in names if all(points.curves(method.label, name) for method in measured)]
+    if not shared:
+        raise DiffxError("the runs share no distance (fid_..., fd_...), so no axis can hold them.")
+    return shared
 
 
-def curves(method: Method, metric: str, axis: str) -> list[Curve]:
-    return [run.series(metric, axis) for run in method.runs if run.series(metric)[0]]
-
-
-def sound_curves(method: Method, metric: str, axis: str) -> list[Curve]:
-    """The seeds that stand for a method: those that did not diverge, or all when all did."""
-    sound = replace(method, runs=tuple(run for run in method.runs if not run.diverged))
-    return curves(sound, metric, axis) or curves(method, metric, axis)
-
-
-def result(
-    methods: Sequence[Method], baseline: Method | None, metric: str, wanted: Sequence[float], axis: str
+def compare_metric(
+    methods: Sequence[Method],
+    baseline: Method | None,
+    points: Points,
+    metric: str,
+    wanted: Sequence[float],
+    axis: str,
 ) -> Result:
     """What the curves of one metric say about each method."""
-    equal_cost = largest_common_cost(methods, metric, axis)
-    targets, goal = choose_targets(methods, baseline, metric, wanted, axis)
-    outcomes = {method.label: outcome(method, baseline, metric, targets, equal_cost, axis) for method in methods}
-    return Result(metric, tuple(targets), goal, equal_cost, outcomes, floor_of(methods, metric))
+    curves = {method.label: points.curves(method.label, metric, axis) for method in methods}
+    equal_cost = find_equal_cost(methods, curves)
+    targets, goal = choose_targets(methods, baseline, points, curves, metric, wanted)
+    outcomes = {one.label: weigh(one, baseline, curves, targets, equal_cost) for one in methods}
+    if baseline is not None:
+        lines = {one.label: pool(list(sound.values())) for one in methods
+                 if (sound := points.curves(one.label, metric, axis, sound=True))}  # fmt: skip
+        for label in lines.keys() - {baseline.label} if baseline.label in lines else ():
+            crossings = tuple(cross(lines[label], lines[baseline.label]))
+            outcomes[label] = replace(outcomes[label], crossings=crossings)
+    return Result(metric, tuple(targets), goal, equal_cost, outcomes, find_floor(methods, metric))
 
 
-def floor_of(methods: Sequence[Method], metric: str) -> float | None:
+def find_floor(methods: Sequence[Method], metric: str) -> float | None:
     """What real images score in a metric, as `run.json` says it."""
     known = [(run.facts.get("reference") or {}).get("floor") or {} for method in methods for run in method.runs]
     return next((float(one[metric]) for one in known if one.get(metric) is not None), None)
 
 
-def outcome(
-    method: Method, baseline: Method | None, metric: str, targets: Sequence[float], equal_cost: float, axis: str
+def weigh(
+    method: Method,
+    baseline: Method | None,
+    curves: dict[str, dict[int, Curve]],
+    targets: Sequence[float],
+    equal_cost: float,
 ) -> Outcome:
-    own = curves(method, metric, axis)
-    equal = spread([value_near(curve, equal_cost) for curve in own])
-    finished = [run.series(metric)[1][-1] for run in method.runs if not run.diverged and run.series(metric)[0]]
-    reaches = [[reach(curve, target) for curve in own] for target in targets]
+    """One method against the baseline."""
+    own = curves[method.label]
+    read = read_seeds(own, equal_cost)
+    equal = spread([one.value for one in read])
+    lost = {run.seed for run in method.runs if run.diverged}
+    final = spread([curve.y[-1] for seed, curve in own.items() if seed not in lost])
+    reaches = [reach_target(method, own, target) for target in targets]
+    medians = tuple(map(take_median, reaches))
     if baseline is None or baseline.label == method.label:
-        nothing: tuple[Speedup | None, ...] = (None,) * len(targets)
-        return Outcome(spread(finished), equal, None, None, tuple(map(median, reaches)), nothing)
-    base = curves(baseline, metric, axis)
-    base_equal = spread([value_near(curve, equal_cost) for curve in base])
-    ratio, luck = against(base_equal, equal)
-    base_reaches = [[reach(curve, target) for curve in base] for target in targets]
-    gains = tuple(speedup(theirs, mine) for theirs, mine in zip(base_reaches, reaches, strict=True))
-    return Outcome(spread(finished), equal, ratio, luck, tuple(map(median, reaches)), gains)
+        return Outcome(final, equal, None, None, medians, (None,) * len(targets))
+    theirs = read_seeds(curves[baseline.label], equal_cost)
+    ratio, luck = divide(baseline, theirs, method, read)
+    base_reaches = [reach_target(baseline, curves[baseline.label], target) for target in targets]
+    gains = tuple(compare_costs(above, below) for above, below in zip(base_reaches, reaches, strict=True))
+    return Outcome(final, equal, ratio, luck, medians, gains)
 
 
-def against(baseline: Spread | None, method: Spread | None) -> tuple[float | None, float | None]:
-    """Baseline's mean over the method's, and the permutation chance; None where nothing can be divided or permuted."""
-    if baseline is None or method is None or method.mean <= 0:
+def reach_target(method: Method, curves: dict[int, Curve], target: float) -> list[Reach]:
+    """The cost of a target for every seed; one that diverged before its first evaluation never reached it."""
+    return [find_cost(curves.get(run.seed, Curve((), ())), target) for run in method.runs]
+
+
+def read_seeds(curves: dict[int, Curve], cost: float) -> list[Value]:
+    """The values of the seeds that were trained that far; seeds that diverged before are not among them."""
+    return [value for curve in curves.values() if (value := read_value(curve, cost)) is not None]
+
+
+def divide(
+    baseline: Method, theirs: Sequence[Value], method: Method, own: Sequence[Value]
+) -> tuple[float | None, float | None]:
+    """Baseline's mean over the method's, and the permutation chance; None where nothing can be divided or permuted.
+
+    In the permutation a seed that diverged counts as the worst value of all seeds.
+    """
+    above, below = spread([one.value for one in theirs]), spread([one.value for one in own])
+    if above is None or below is None or below.mean <= 0:
         return None, None
-    several = min(baseline.count, method.count) > 1
-    return baseline.mean / method.mean, chance(method.values, baseline.values) if several else None
+    slack = share_error(one.errors for one in theirs) + share_error(one.errors for one in own)
+    worst = max(above.high, below.high)
+    above_all, below_all = (
+        [*seen.values, *[worst] * min(one.diverged, len(one.runs) - seen.count)]
+        for one, seen in ((baseline, above), (method, below))
+    )
+    several = min(len(above_all), len(below_all)) > 1
+    return above.mean / below.mean, chance(below_all, above_all, slack) if several else None
 
 
-def largest_common_cost(methods: Sequence[Method], metric: str, axis: str) -> float:
+def find_equal_cost(methods: Sequence[Method], curves: dict[str, dict[int, Curve]]) -> float:
     """The cost at which the first run ended; diverged runs do not shorten the others' comparison."""
-    runs = [run for method in methods for run in method.runs if run.series(metric)[0]]
-    sound = [run for run in runs if not run.diverged]
-    return min(run.series(metric, axis)[0][-1] for run in sound or runs)
+    lost = {(method.label, run.seed) for method in methods for run in method.runs if run.diverged}
+    ends = {(label, seed): curve.end for label, seeds in curves.items() for seed, curve in seeds.items()}
+    sound = [end for key, end in ends.items() if key not in lost]
+    return min(sound or ends.values())
 
 
 def choose_targets(
-    methods: Sequence[Method], baseline: Method | None, metric: str, wanted: Sequence[float], axis: str
+    methods: Sequence[Method],
+    baseline: Method | None,
+    points: Points,
+    curves: dict[str, dict[int, Curve]],
+    metric: str,
+    wanted: Sequence[float],
 ) -> tuple[list[float], int]:
     """Targets from high to low, and the place of the baseline's final value among them.
 
     That is the final value of its worst seed, which all its seeds reached: a target that some did not would leave the
     cost of the baseline, and with it every speed-up, without an upper end.
     """
-    everything = [y for method in methods for _, y in curves(method, metric, axis)]
-    final = max(y[-1] for _, y in sound_curves(baseline or methods[0], metric, axis))
+    everything = [curve.y for seeds in curves.values() for curve in seeds.values()]
+    first = next(one.label for one in (baseline, *methods) if one is not None and curves[one.label])
+    final = max(curve.y[-1] for curve in points.curves(first, metric, sound=True).values())
     if wanted:
         targets = sorted({*wanted, final}, reverse=True)
     else:
-        targets = ladder(final, start=min(y[0] for y in everything), best=min(min(y) for y in everything))
+        targets = choose_ladder(final, start=min(y[0] for y in everything), best=min(min(y) for y in everything))
     return targets, targets.index(final)
 
 
-def unevenness(methods: Sequence[Method], metrics: Sequence[str]) -> list[str]:
-    """Remarks on seeds and feature spaces that a reader has to know about."""
+def name_unevenness(methods: Sequence[Method], metrics: Sequence[str]) -> list[str]:
+    """Remarks on seeds, settings and feature spaces that a reader has to know about."""
     remarks = []
-    seeds = {method.seeds for method in methods}
-    if len(seeds) > 1:
+    if len({method.seeds for method in methods}) > 1:
         listed = "; ".join(f"{method.label}: {' '.join(map(str, method.seeds))}" for method in methods)
         remarks.append(f"unequal seeds ({listed})")
-    remarks += [short_run for metric in metrics[:1] for short_run in shortest(methods, metric)]
-    if len(spaces(methods, metrics)) < 2:
+    unset = [run.source.name for method in methods for run in method.runs if run.source.config is None]
+    if unset:
+        remarks.append(
+            f"{len(unset)} runs have no settings beside them ({unset[0]}, ...), so the card compares only what their "
+            "records say: devices, versions, protocols"
+        )
+    remarks += name_shortest(methods)
+    if len(find_spaces(methods, metrics)) < 2:
         remarks.append(
             "only one feature space was measured; a second one would show whether the metric flatters a method"
         )
     return remarks
 
 
-def spaces(methods: Sequence[Method], metrics: Sequence[str]) -> set[str]:
+def find_spaces(methods: Sequence[Method], metrics: Sequence[str]) -> set[str]:
     """The feature networks behind the metrics; a metric whose network is unknown counts as one of its own."""
     networks = methods[0].facts.get("feature_networks") or []
-    return {str(network_of(metric, networks) or metric) for metric in metrics}
+    return {str(find_network(metric, networks) or metric) for metric in metrics}
 
 
-def unmet(results: Sequence[Result]) -> list[str]:
+def name_unmet(results: Sequence[Result]) -> list[str]:
     """A remark for each metric in which no target was reached by two methods, so that no times compare."""
     found = []
     for one in results:
-        met = [sum(reach.bound != ">" for reach in column) for column in zip(*reaches(one), strict=True)]
+        columns = zip(*(outcome.reaches for outcome in one.outcomes.values()), strict=True)
+        met = [sum(reach.bound != ">" for reach in column) for column in columns]
         if len(one.outcomes) > 1 and max(met) < 2:
-            found.append(f"{title(one.metric)}: no target was reached by two methods, so no times to target compare")
+            name = name_metric(one.metric)
+            found.append(f"{name}: no target was reached by two methods, so no times to target compare")
     return found
 
 
-def reaches(result: Result) -> list[tuple[Reach, ...]]:
-    return [outcome.reaches for outcome in result.outcomes.values()]
-
-
-def shortest(methods: Sequence[Method], metric: str) -> list[str]:
+def name_shortest(methods: Sequence[Method]) -> list[str]:
     """A remark when one run ended long before the others, and with it the comparison at equal cost."""
-    runs = [run for method in methods for run in method.runs if run.series(metric)[0] and not run.diverged]
-    ends = [run.series(metric)[0][-1] for run in runs]
+    runs = [run for method in methods for run in method.runs if run.points and not run.diverged]
+    ends = [run.points[-1].cost for run in runs]
     if not runs or min(ends) > SHORT * (usual := sorted(ends)[len(ends) // 2]):
         return []
     first = runs[ends.index(min(ends))]
     return [
-        f"{short(first.folder)} ends at {compact(min(ends))} of the usual {compact(usual)} "
+        f"{first.source.name} ends at {write_number(min(ends))} of the usual {write_number(usual)} "
         f"{UNITS.get(first.unit, first.unit)}, and equal cost is there; leave it out to compare the others further on"
     ]
 
 
-def beyond_spread(outcome: Outcome, seeds: tuple[int, int]) -> bool | None:
-    """Whether a difference from the baseline at equal cost exceeds the seeds' spread; None with too few seeds."""
-    if outcome.chance is None or least_chance(*seeds) > ENOUGH + 1e-9:
+def falls_per_doubling(study: Study, result: Result) -> float | None:
+    """How many times the baseline falls over the last doubling before equal cost; None where it is not known."""
+    if study.baseline is None:
         return None
-    return outcome.chance <= ENOUGH + 1e-9
+    curves = study.points.curves(study.baseline.label, result.metric, study.axis, sound=True).values()
+    ends = [[read_value(curve, cost) for curve in curves] for cost in (result.equal_cost / 2, result.equal_cost)]
+    means = [spread([one.value for one in side if one is not None]) for side in ends]
+    if means[0] is None or means[1] is None or means[1].mean <= 0 or not math.isfinite(means[0].mean):
+        return None
+    return means[0].mean / means[1].mean

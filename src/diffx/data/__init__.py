@@ -36,7 +36,7 @@ class Data(Protocol):
         """Held-out images, uint8 (M, C, H, W): a fixed split that nothing is trained on."""
 
     def decode(self, x: Tensor, rounding: str = "nearest") -> Tensor:
-        """Samples x (B, C, H, W) to uint8 images (B, 1 or 3, H, W). rounding: as in diffx.images.levels."""
+        """Samples x (B, C, H, W) to uint8 images (B, 1 or 3, H, W). rounding: as in diffx.pixels.values.to_uint8."""
 
 
 class LabelledReference(Data, Protocol):

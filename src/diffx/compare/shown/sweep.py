@@ -1,6 +1,7 @@
 """Pictures of sweeps: response curves with the flat region marked, and heat maps of two settings."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -8,14 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from diffx.compare.figure import BASELINE, COLOURS, STYLE
-from diffx.compare.metric import title
-from diffx.compare.number import compact
-from diffx.compare.response import Response, described
+from diffx.compare.design import Response
+from diffx.compare.metric import name_metric
+from diffx.compare.plain import write_number
+from diffx.compare.shown.figure import STYLE
+from diffx.compare.shown.panel import BASELINE, COLOURS
 from diffx.compare.study import Study
 
 
-def draw_responses(study: Study, found: Sequence[Response]) -> Figure:
+def draw_sweep(study: Study, found: Sequence[Response]) -> Figure:
     """One panel per metric of one sweep."""
     width = 3.9 * len(found)
     with matplotlib.rc_context(STYLE):
@@ -23,38 +25,44 @@ def draw_responses(study: Study, found: Sequence[Response]) -> Figure:
         axes = figure.subplots(1, len(found), squeeze=False).flatten()
         figure.subplots_adjust(left=0.62 / width, right=1 - 0.5 / width, bottom=0.24, top=0.86, wspace=0.36)
         for axis, one in zip(axes, found, strict=True):
-            axis.set_title(title(one.metric), loc="left", fontsize=10, fontweight="bold", pad=14)
-            cost = next(result.equal_cost for result in study.results if result.metric == one.metric)
-            axis.text(0, 1.02, f"{one.plugins} at {compact(cost)} {study.unit_name} · lower is better",
+            axis.set_title(name_metric(one.metric), loc="left", fontsize=10, fontweight="bold", pad=14)
+            axis.text(0, 1.02, f"{one.plugins} at {write_number(one.equal_cost)} {study.unit_name} · lower is better",
                       transform=axis.transAxes, fontsize=7.5, color="#666666")  # fmt: skip
-            (curve if len(one.names) == 1 else heat)(axis, one, study)
+            (draw_response if len(one.names) == 1 else draw_heat)(axis, one, study)
         several = any(value.count > 1 for one in found for value in one.values)
-        rule = "not above the worst seed of the best value" if several else "within 5 % of the best value (one seed)"
-        bars = "Points: mean over seeds, bars: least to greatest. " if several else ""
-        figure.text(0.1 / width, 0.025, f"{bars}Flat region: {rule}.", fontsize=7, color="#444444")
+        rule = (
+            "not above the worst seed of the best value. Points: mean over seeds, bars: least to greatest"
+            if several
+            else "within 5 % of the best value. One seed a value: their order cannot be told from chance"
+        )
+        figure.text(0.1 / width, 0.025, f"Flat region: {rule}.", fontsize=7, color="#444444")
     return figure
 
 
-def curve(axis: Axes, one: Response, study: Study) -> None:
+def draw_response(axis: Axes, one: Response, study: Study) -> None:
     """Distance at equal cost against one swept setting, the baseline as a line across."""
     x = np.array([point[0] for point in one.points])
     mean = np.array([value.mean for value in one.values])
-    bars = np.array(
-        [[value.mean - value.low for value in one.values], [value.high - value.mean for value in one.values]]
-    )
+    bars = [[value.mean - value.low for value in one.values], [value.high - value.mean for value in one.values]]
     if x.min() > 0 and x.max() / x.min() >= 8:
         axis.set_xscale("log")
-    axis.errorbar(
-        x, mean, yerr=bars, color=COLOURS[0], marker="o", markersize=4, linewidth=1.6, elinewidth=1, capsize=2
-    )
+    style: dict[str, Any] = {
+        "color": COLOURS[0],
+        "marker": "o",
+        "markersize": 4,
+        "linewidth": 1.6,
+        "elinewidth": 1,
+        "capsize": 2,
+    }
+    axis.errorbar(x, mean, yerr=np.array(bars), **style)
     axis.set_xticks(x, [f"{value:g}" for value in x])
     axis.minorticks_off()
     inside = x[list(one.flat)]
     if len(inside) > 1:
         axis.axvspan(inside.min(), inside.max(), color=COLOURS[2], alpha=0.13, linewidth=0, zorder=0)
     axis.plot(inside, mean[list(one.flat)], "o", markersize=4.5, color=COLOURS[2], zorder=4)
-    axis.text(0.02, 0.03, f"flat: {described(one)}", transform=axis.transAxes, fontsize=7.5, color=COLOURS[2])
-    plain = baseline_value(one, study)
+    axis.text(0.02, 0.03, f"flat: {one.describe_flat()}", transform=axis.transAxes, fontsize=7.5, color=COLOURS[2])
+    plain = read_baseline(one, study)
     if plain is not None and study.baseline is not None:
         axis.axhline(plain, color=BASELINE, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
         axis.annotate(study.baseline.label, (1.015, plain), xycoords=("axes fraction", "data"), xytext=(0, 0),
@@ -65,7 +73,7 @@ def curve(axis: Axes, one: Response, study: Study) -> None:
     axis.set_xlabel(one.names[0])
 
 
-def heat(axis: Axes, one: Response, study: Study) -> None:
+def draw_heat(axis: Axes, one: Response, study: Study) -> None:
     """Distance at equal cost over two swept settings, numbers in the cells, the flat region framed."""
     first, second = (sorted({point[place] for point in one.points}) for place in (0, 1))
     grid = np.full((len(second), len(first)), np.nan)
@@ -86,15 +94,16 @@ def heat(axis: Axes, one: Response, study: Study) -> None:
     axis.set_ylabel(one.names[1])
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)
-    plain = baseline_value(one, study)
+    plain = read_baseline(one, study)
     if plain is not None and study.baseline is not None:
         axis.text(1, -0.1, f"{study.baseline.label}: {plain:.3g}", transform=axis.transAxes, ha="right", va="top",
                   fontsize=8)  # fmt: skip
 
 
-def baseline_value(one: Response, study: Study) -> float | None:
+def read_baseline(one: Response, study: Study) -> float | None:
     """The baseline's value at equal cost, unless it is one of the swept methods."""
     if study.baseline is None or study.baseline.label in one.labels:
         return None
-    equal = next(result for result in study.results if result.metric == one.metric).outcomes[study.baseline.label].equal
+    result = next(result for result in study.results if result.metric == one.metric)
+    equal = result.outcomes[study.baseline.label].equal
     return equal.mean if equal else None

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffx.compare.metric import title
+from diffx.compare.metric import name_metric
+from diffx.compare.shown.table import Table
+from diffx.compare.shown.words import write_card
 from diffx.compare.study import Study
-from diffx.compare.table import Table
 from diffx.errors import DiffxError
 from diffx.store.whole_file import write_text
 
@@ -43,53 +44,49 @@ def check_extra() -> None:
 
 
 def publish(study: Study, folder: Path, tables: Sequence[Table], verdict: str, where: Destination) -> list[str]:
-    """Logs what lies in the report's folder and publishes the W&B report. Returns sentences that say where it is."""
+    """Logs what lies in the folder and publishes the W&B report. Returns sentences that say where it is."""
     from diffx.run.sink import online
 
     check_extra()
-    live, project = online("auto"), where.project or project_of(study)
-    directory = log(study, folder, tables, Destination(project, where.entity), live)
+    live, project = online("auto"), where.project or find_project(study)
+    directory = log_run(study, folder, tables, Destination(project, where.entity), live)
     report = build_report(study, tables, verdict, Destination(project, where.entity))
     if live:
         report.save()
         return [f"W&B report: {report.url}"]
-    write_text(folder / "wandb_report.json", as_json(report))
+    write_text(folder / "wandb_report.json", write_json(report))
     return [
         f"W&B: no key, so the figure and the tables wait in {directory}; what the report will say is in "
         f"{folder / 'wandb_report.json'}. To publish, log in and type:",
-        f"wandb sync {' '.join(shlex.quote(str(path)) for path in [*waiting(study), directory])}",
-        again(),
+        f"wandb sync {' '.join(shlex.quote(str(path)) for path in [*find_waiting(study), directory])}",
+        repeat_command(),
     ]
 
 
-def project_of(study: Study) -> str:
+def find_project(study: Study) -> str:
     """The project that the first run was logged to."""
     logged = study.methods[0].runs[0].config.get("logger")
     return str((logged if isinstance(logged, dict) else {}).get("project") or "diffx")
 
 
-def experiments(study: Study) -> list[str]:
-    return list(dict.fromkeys(method.runs[0].key[0] for method in study.methods))
-
-
-def waiting(study: Study) -> Iterator[Path]:
+def find_waiting(study: Study) -> Iterator[Path]:
     """The compared runs' own offline W&B runs."""
     for method in study.methods:
         for run in method.runs:
-            yield from sorted((run.folder / "wandb").glob("offline-run-*"))
+            yield from sorted((run.source.folder / "wandb").glob("offline-run-*"))
 
 
-def again() -> str:
+def repeat_command() -> str:
     """The command that this comparison was started with, to type once more."""
     arguments = sys.argv[1:] if "--wandb" in sys.argv else ["RUN_OR_STUDY...", "--wandb"]
     return f"python -m diffx.compare {shlex.join(arguments)}"
 
 
-def log(study: Study, folder: Path, tables: Sequence[Table], where: Destination, live: bool) -> Path:
+def log_run(study: Study, folder: Path, tables: Sequence[Table], where: Destination, live: bool) -> Path:
     """One W&B run with the pictures, the page and the tables; returns its directory."""
     import wandb
 
-    name = ", ".join(experiments(study))
+    name = study.name
     run = wandb.init(
         project=where.project,
         entity=where.entity,
@@ -99,7 +96,7 @@ def log(study: Study, folder: Path, tables: Sequence[Table], where: Destination,
         tags=["compare"],
         dir=folder.resolve(),
         mode="online" if live else "offline",
-        config={"comparison": name, "card": [str(one) for one in study.differences], "methods": described(study)},
+        config={"comparison": name, "card": write_card(study), "methods": describe_methods(study)},
         settings=wandb.Settings(silent=True, console="off"),
     )
     pictures = {path.stem: wandb.Image(str(path)) for path in sorted(folder.glob("*.png"))}
@@ -111,7 +108,7 @@ def log(study: Study, folder: Path, tables: Sequence[Table], where: Destination,
     return directory
 
 
-def described(study: Study) -> dict[str, dict[str, Any]]:
+def describe_methods(study: Study) -> dict[str, dict[str, Any]]:
     return {method.label: {"plugins": list(method.plugins), "seeds": list(method.seeds)} for method in study.methods}
 
 
@@ -119,28 +116,28 @@ def build_report(study: Study, tables: Sequence[Table], verdict: str, where: Des
     """The W&B report: the verdict, live panels of every distance against cost and steps, the figure, the tables."""
     import wandb_workspaces.reports.v2 as wr
 
-    name = ", ".join(experiments(study))
+    name = study.name
     entity, project = where.entity or "", str(where.project)
     runs = wr.Runset(
         entity=entity,
-        project=project_of(study),
+        project=find_project(study),
         name=name,
-        filters=f"Config('experiment') in {experiments(study)}",
+        filters=f"Config('experiment') in {study.experiments}",
         groupby=["config.card.label"],
     )
     shown = wr.Runset(entity=entity, project=project, name="comparison", filters=f"Config('comparison') = '{name}'")
     blocks: list[Any] = [
         wr.MarkdownBlock(verdict),
-        wr.PanelGrid(runsets=[runs], panels=list(panels(study))),
+        wr.PanelGrid(runsets=[runs], panels=list(plot_distances(study))),
         wr.PanelGrid(runsets=[shown], panels=[wr.MediaBrowser(media_keys=["compare"], num_columns=1)]),
         wr.H2("Fair-comparison card"),
-        wr.UnorderedList([str(one) for one in study.differences] or ["nothing differs beside the plugins"]),
+        wr.UnorderedList([*write_card(study)]),
         *(wr.MarkdownBlock(table.markdown()) for table in tables),
     ]
     return wr.Report(entity=entity, project=project, title=f"Comparison: {name}", blocks=blocks, width="fluid")
 
 
-def panels(study: Study) -> Iterator[Any]:
+def plot_distances(study: Study) -> Iterator[Any]:
     """A line plot per distance and axis, log-log, one line a method: the mean over seeds with least and greatest."""
     import wandb_workspaces.reports.v2 as wr
 
@@ -150,7 +147,7 @@ def panels(study: Study) -> Iterator[Any]:
     for row, result in enumerate(study.results):
         for column, (name, axis) in enumerate({study.cost_name: cost, **AXES}.items()):
             yield wr.LinePlot(
-                title=f"{title(result.metric)} against {name}",
+                title=f"{name_metric(result.metric)} against {name}",
                 x=axis,
                 y=[f"eval/{result.metric}"],
                 log_x=True,
@@ -161,7 +158,7 @@ def panels(study: Study) -> Iterator[Any]:
             )
 
 
-def as_json(report: "Report") -> str:
+def write_json(report: "Report") -> str:
     """The report's blocks as they were built; the server's own form of them cannot be made offline."""
     import wandb_workspaces.reports.v2 as wr
     from pydantic import TypeAdapter

@@ -1,14 +1,15 @@
 """Evaluations after training, under protocols of their own: RUN/curve_NAME.jsonl, which `diffx.evaluate` writes.
 
-They never share an axis with the curve of training or with each other. What tells two of them apart is the hash that
-stands with every value, not the name of the file.
+They never share an axis with the curve of training or with each other. What tells two of them from each other is the
+hash that stands with every value, not the name of the file.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from diffx.compare.read import Point, Run, plain_values, read_lines, short, until_divergence, usable_points
+from diffx.compare.plain import clean, clean_text
+from diffx.compare.read import Point, Run, keep_finite, list_leaves, make_points, read_lines
 from diffx.errors import DiffxError
 
 START = "curve_"
@@ -27,29 +28,33 @@ class Measured:
         return f"{self.name}:{self.key}" if self.key else self.name
 
 
-def measured(run: Run) -> list[Measured]:
-    """What a run's curve_*.jsonl hold, a protocol at a time; lines that cannot be read are left out."""
+def read_measured(run: Run) -> list[Measured]:
+    """What a run's curve_*.jsonl hold, a protocol at a time; lines and files that cannot be read are left out."""
     found = []
-    for file in sorted(run.folder.glob(f"{START}*.jsonl")):
+    for file in sorted(run.source.folder.glob(f"{START}*.jsonl")):
         by_key: dict[str, list[dict[str, Any]]] = {}
-        for line in read_lines(file)[0]:
-            by_key.setdefault(str(line.get("protocol") or ""), []).append(line)
-        for key, lines in by_key.items():
-            points = until_divergence(usable_points(lines, run.unit)[0])
-            known = [line["protocol_facts"] for line in lines if isinstance(line.get("protocol_facts"), dict)]
-            facts: dict[str, Any] = known[0] if known else {}
+        try:
+            lines = read_lines(file)[0]
+        except (DiffxError, OSError):
+            continue
+        for line in lines:
+            by_key.setdefault(clean_text(str(line.get("protocol") or "")), []).append(line)
+        for key, alike in by_key.items():
+            points = keep_finite(make_points(alike, run.unit)[0])
+            known = [line["protocol_facts"] for line in alike if isinstance(line.get("protocol_facts"), dict)]
             if points:
-                found.append(Measured(file.stem.removeprefix(START), key, facts, tuple(points)))
+                name = clean_text(file.stem.removeprefix(START))
+                found.append(Measured(name, key, clean(known[0]) if known else {}, tuple(points)))
     return found
 
 
-def under(runs: Sequence[Run], wanted: str) -> tuple[list[Run], list[str]]:
+def pick_measured(runs: Sequence[Run], wanted: str) -> tuple[list[Run], list[str]]:
     """The runs with their evaluations under one protocol, NAME or NAME:HASH, in place of the curve of training.
 
     Returns them, and a remark for each that was not measured so. Raises DiffxError when none was, or when NAME stands
     for several protocols.
     """
-    per_run = [measured(run) for run in runs]
+    per_run = [read_measured(run) for run in runs]
     fitting = [[one for one in found if wanted in (one.name, str(one))] for found in per_run]
     keys = {str(one): one for found in fitting for one in found}
     if not keys:
@@ -59,23 +64,23 @@ def under(runs: Sequence[Run], wanted: str) -> tuple[list[Run], list[str]]:
     if len(keys) > 1:
         raise DiffxError(
             f"{wanted} stands for {len(keys)} protocols, which do not share an axis: "
-            + "; ".join(f"{key} ({setting})" for key, setting in zip(keys, apart(keys.values()), strict=True))
+            + "; ".join(f"{key} ({setting})" for key, setting in zip(keys, list_varied(keys.values()), strict=True))
             + ". Type --protocol with one of them."
         )
-    kept = [as_measured(run, found[0]) for run, found in zip(runs, fitting, strict=True) if found]
+    kept = [take_measured(run, found[0]) for run, found in zip(runs, fitting, strict=True) if found]
     left = [run for run, found in zip(runs, fitting, strict=True) if not found]
-    return kept, [f"{short(run.folder)}: skipped: not measured under {wanted}" for run in left]
+    return kept, [f"{run.source.name}: skipped: not measured under {wanted}" for run in left]
 
 
-def apart(several: Iterable[Measured]) -> list[str]:
-    """What tells protocols apart, in words: the settings that are not the same in all."""
-    leaves = [dict(plain_values(one.facts)) for one in several]
+def list_varied(several: Iterable[Measured]) -> list[str]:
+    """What tells protocols from each other, in words: the settings that are not the same in all."""
+    leaves = [dict(list_leaves(one.facts)) for one in several]
     names = dict.fromkeys(name for one in leaves for name in one)
     varied = [name for name in names if len({repr(one.get(name)) for one in leaves}) > 1]
     return [", ".join(f"{name} {one.get(name)}" for name in varied) or "settings not recorded" for one in leaves]
 
 
-def as_measured(run: Run, found: Measured) -> Run:
+def take_measured(run: Run, found: Measured) -> Run:
     """The run as one protocol saw it; what real images score under it is not known."""
     facts = {**run.facts, "protocol": found.facts, "protocol_hash": found.key, "reference": {}}
     return replace(run, points=found.points, facts=facts, diverged=False)

@@ -1,15 +1,17 @@
-"""Methods: runs of one experiment and id with their seeds pooled, under labels that tell them apart."""
+"""Methods: runs of one experiment and id with their seeds pooled, under labels that tell them from each other."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from diffx.compare.read import Run, plain_values
+from diffx.compare.plain import is_number, join, write_value
+from diffx.compare.read import Run, list_leaves
 from diffx.errors import DiffxError
 
 # Not part of what a method is: where a run wrote, who logged it, which repetition it was.
 BOOKKEEPING = ("seed", "experiment", "logger", "hydra", "runs_dir", "resume", "log_every", "checkpoint_minutes")
+SEVERAL = 4  # more labels than this are not listed one by one
 
 
 @dataclass(frozen=True)
@@ -32,69 +34,69 @@ class Method:
         return self.runs[0].facts
 
     @property
+    def diverged(self) -> int:
+        """How many of the seeds diverged."""
+        return sum(run.diverged for run in self.runs)
+
+    @property
     def settings(self) -> dict[str, Any]:
         """Dotted names and values of the resolved configuration, bookkeeping left out."""
-        leaves = plain_values(self.runs[0].config)
+        leaves = list_leaves(self.runs[0].config)
         return {name: value for name, value in leaves if name.split(".")[0] not in BOOKKEEPING}
 
 
-def group(runs: Sequence[Run]) -> list[Method]:
+def group_runs(runs: Sequence[Run]) -> list[Method]:
     """Pools the seeds of each method; fewest plugins first, then by label."""
     pools: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         pools.setdefault(run.key, []).append(run)
     methods = [Method(pool[0].label, tuple(sorted(pool, key=lambda run: run.seed))) for pool in pools.values()]
     methods.sort(key=lambda method: (len(method.plugins), method.label, method.runs[0].key))
-    return distinct(methods)
+    return make_distinct(methods)
 
 
-def distinct(methods: Sequence[Method]) -> list[Method]:
+def make_distinct(methods: Sequence[Method]) -> list[Method]:
     """Adds the settings that differ to labels that collide, then the experiment, then the id."""
     named = list(methods)
     for label, count in Counter(method.label for method in methods).items():
         if count > 1:
             places = [place for place, method in enumerate(methods) if method.label == label]
-            for place, text in zip(places, told_apart([methods[place] for place in places]), strict=True):
+            for place, text in zip(places, tell_apart([methods[place] for place in places]), strict=True):
                 named[place] = replace(methods[place], label=f"{label} {text}".strip())
     for part in (0, 1):
         counts = Counter(method.label for method in named)
         named = [
-            replace(method, label=f"{method.label} ({method.runs[0].key[part]})")
-            if counts[method.label] > 1
-            else method
-            for method in named
+            replace(one, label=f"{one.label} ({one.runs[0].key[part]})") if counts[one.label] > 1 else one
+            for one in named
         ]
-    return sorted(named, key=lambda method: (len(method.plugins), natural(method, named)))
+    return sorted(named, key=lambda method: (len(method.plugins), sort_key(method, named)))
 
 
-def natural(method: Method, methods: Sequence[Method]) -> tuple[Any, ...]:
+def sort_key(method: Method, methods: Sequence[Method]) -> tuple[Any, ...]:
     """Sort key within a number of plugins: by plugin names, then by the swept values as numbers."""
     same = [other for other in methods if other.plugins == method.plugins]
-    varied = differing([other.settings for other in same])
-    values = [method.settings.get(name) for name in varied]
+    values = [method.settings.get(name) for name in find_varied([other.settings for other in same])]
     return (method.plugins, *((0, value, "") if is_number(value) else (1, 0.0, str(value)) for value in values))
 
 
-def told_apart(methods: Sequence[Method]) -> list[str]:
+def tell_apart(methods: Sequence[Method]) -> list[str]:
     """The settings that differ between methods of one label, as `name=value` with the shortest clear name."""
     settings = [method.settings for method in methods]
-    names = differing(settings)
-    short = short_names(names)
-    return [" ".join(f"{short[name]}={shown(one.get(name))}" for name in names) for one in settings]
+    short = shorten_names(find_varied(settings))
+    return [" ".join(f"{text}={write_value(one.get(name))}" for name, text in short.items()) for one in settings]
 
 
-def differing(settings: Sequence[dict[str, Any]]) -> list[str]:
+def find_varied(settings: Sequence[dict[str, Any]]) -> list[str]:
     """Names whose values are not the same everywhere. Settings that change together count once."""
-    names = list(dict.fromkeys(name for one in settings for name in one))
     columns: dict[tuple[str, ...], str] = {}
-    for name in names:
+    for name in dict.fromkeys(name for one in settings for name in one):
         column = tuple(repr(one.get(name)) for one in settings)
         if len(set(column)) > 1:
             columns.setdefault(column, name)
     return list(columns.values())
 
 
-def short_names(names: Sequence[str]) -> dict[str, str]:
+def shorten_names(names: Sequence[str]) -> dict[str, str]:
     """The last part of each dotted name, or as many parts as are needed to tell it from the others."""
     short: dict[str, str] = {}
     for name in names:
@@ -120,16 +122,17 @@ def choose_baseline(methods: Sequence[Method], wanted: str | None) -> tuple[Meth
         ]
     if len(plain) == 1:
         return plain[0], []
-    nearest = min(plain, key=lambda one: sum(len(differing([one.settings, other.settings])) for other in methods))
+    nearest = min(plain, key=lambda one: sum(len(find_varied([one.settings, other.settings])) for other in methods))
     return nearest, [
         f'{len(plain)} methods have no plugins; "{nearest.label}" is the baseline, having most settings in common with '
         "the others. Choose another with --baseline LABEL."
     ]
 
 
-def shown(value: Any) -> str:
-    return f"{value:g}" if is_number(value) else str(value).replace("'", "")
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def name_together(methods: Sequence[Method], labels: Iterable[str]) -> str:
+    """Labels in a sentence; the many methods of a sweep by the plugins that they share."""
+    named = list(labels)
+    plugins = [set(method.plugins) for method in methods if method.label in named]
+    first = next(method.plugins for method in methods if method.label in named)
+    shared = "+".join(name for name in first if all(name in one for one in plugins))
+    return f"the {len(named)} methods with {shared}" if len(named) > SEVERAL and shared else join(named)

@@ -1,13 +1,11 @@
 """Published numbers, drawn as marks beside runs of the same data, metric and model size, guidance off."""
 
 import csv
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffx.compare.group import Method
-from diffx.compare.read import AXES
+from diffx.compare.study import Study
 from diffx.errors import DiffxError
 
 COLUMNS = ("method", "size", "data", "metric", "value", "steps", "batch_size", "gpu_hours", "gpu", "protocol", "source")
@@ -26,14 +24,16 @@ class Mark:
     source: str
 
 
-def table_of_published() -> Path | None:
+def find_published() -> Path | None:
     """experiments/published.csv of the working directory, else of the checkout that diffx runs from."""
-    places = (Path.cwd(), Path(__file__).resolve().parents[3])
+    places = (Path.cwd(), Path(__file__).resolve().parents[4])
     return next((file for place in places if (file := place / "experiments" / "published.csv").is_file()), None)
 
 
-def read_published(file: Path) -> list[dict[str, str]]:
-    """The rows of the table. Raises DiffxError when a row lacks a value or its source."""
+def read_published(file: Path | None) -> list[dict[str, str]]:
+    """The rows of the table, none without one. Raises DiffxError when a row lacks a value or its source."""
+    if file is None:
+        return []
     with file.open(encoding="utf-8", newline="") as lines:
         table = csv.DictReader(lines)
         if lacking := [name for name in COLUMNS if name not in (table.fieldnames or [])]:
@@ -46,34 +46,32 @@ def read_published(file: Path) -> list[dict[str, str]]:
     return rows
 
 
-def marks(rows: Sequence[dict[str, str]], methods: Sequence[Method], metric: str, axis: str) -> list[Mark]:
+def place_published(study: Study, metric: str) -> list[Mark]:
     """The published numbers that can stand beside these runs: same data, metric and size; for hours the same GPU."""
-    run, settings = methods[0].runs[0], methods[0].settings
+    run, settings = study.methods[0].runs[0], study.methods[0].settings
     gpu = str((run.facts.get("device") or {}).get("name") or "")
-    if settings.get("guidance.scale", 1.0) != 1.0:
+    if settings.get("guidance.scale", 1.0) != 1.0 or not study.published:
         return []
-    ours = (settings.get("data.name"), metric, size_of(settings))
-    fitting = [row for row in rows if (row["data"], row["metric"], row["size"]) == ours]
-    longest = max(getattr(run.points[-1], axis) for method in methods for run in method.runs)
+    ours = (settings.get("data.name"), metric, name_size(settings))
+    fitting = [row for row in study.published if (row["data"], row["metric"], row["size"]) == ours]
+    longest = max(getattr(row, study.axis) for row in study.points.rows)
     found = []
     for row in fitting:
-        x = position(row, axis, run.unit)
-        if x is not None and x <= REACH * longest and (axis != "cost" or row["gpu"].lower() in gpu.lower()):
+        x = place_row(row, study.axis, run.unit)
+        if x is not None and x <= REACH * longest and (study.axis != "cost" or row["gpu"].lower() in gpu.lower()):
             found.append(Mark(row["method"], float(row["value"]), x, row["source"]))
     return found
 
 
-def position(row: dict[str, str], axis: str, unit: str) -> float | None:
+def place_row(row: dict[str, str], axis: str, unit: str) -> float | None:
     """Where a row lies on one of AXES, None when the source does not say."""
-    if axis not in AXES:
-        raise DiffxError(f"axis={axis} is not known; type one of {', '.join(AXES)}.")
     steps, batch = (float(row[name]) if row[name] else None for name in ("steps", "batch_size"))
     hours = float(row["gpu_hours"]) if row["gpu_hours"] and unit == "gpu_hours" else None
     images = steps * batch if steps and batch else None
     return {"step": steps, "images": images, "cost": hours, "train_flops": None}[axis]
 
 
-def size_of(settings: dict[str, Any]) -> str:
+def name_size(settings: dict[str, Any]) -> str:
     """XL/2 for the backbone of DiT-XL/2; empty for other sizes."""
     width, depth, patch = (settings.get(f"backbone.{name}") for name in ("hidden_size", "depth", "patch_size"))
     return next((f"{letter}/{patch}" for letter, shape in SIZES.items() if shape == (width, depth)), "")

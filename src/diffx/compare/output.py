@@ -1,0 +1,142 @@
+"""Everything a comparison writes, and what it says in the terminal."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+from rich.console import Console
+
+from diffx.compare.design import Response, find_responses
+from diffx.compare.plain import escape_markdown
+from diffx.compare.read import find_runs
+from diffx.compare.shown import figure, words
+from diffx.compare.shown.page import write_page
+from diffx.compare.shown.publish import Destination, check_extra, publish
+from diffx.compare.shown.published import find_published, read_published
+from diffx.compare.shown.sweep import draw_sweep
+from diffx.compare.shown.table import make_tables, write_csv
+from diffx.compare.study import Study, count_in, make_study
+from diffx.store.whole_file import write_text
+
+FILES = {"step": "steps", "images": "images", "train_flops": "flops"}  # compare_steps.png, ...
+
+
+def compare(
+    paths: Sequence[Path],
+    out: Path | None = None,
+    mixed: bool = False,
+    *,
+    baseline: str | None = None,
+    targets: Sequence[float] = (),
+    best: bool = False,
+    protocol: str | None = None,
+    cost: str = "measured",
+    destination: Destination | None = None,
+    console: Console | None = None,
+) -> Path:
+    """Compares the runs at or below `paths`, writes the files into the folder `out` and prints the tables.
+
+    Args:
+        out: the folder; by default `compare` in the runs' common parent.
+        mixed: draw runs that were measured unlike each other, marked.
+        baseline: the label to compare with; by default the method without plugins.
+        targets: values to time instead of the usual ladder.
+        best: take the best value so far.
+        protocol: compare evaluations that diffx.evaluate made under this protocol instead of those of training.
+        cost: `measured`, or `normalised`: methods with the same FLOPs of a step are charged the same for it.
+        destination: where to publish in W&B too.
+
+    Returns the folder. Raises DiffxError, with nothing written, when the runs cannot be compared.
+    """
+    paths, console = [Path(path) for path in paths], console or Console()
+    if destination is not None:
+        check_extra()
+    found = make_study(paths, mixed, baseline, targets, best, protocol=protocol, cost=cost)
+    found = replace(found, published=tuple(read_published(find_published())))
+    folder = Path(out) if out is not None else find_common_parent(paths) / "compare"
+    write_files(found, folder)
+    say(found, folder, console)
+    if destination is not None:
+        for sentence in publish(found, folder, make_tables(found), words.write_verdict(found), destination):
+            console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+    return folder
+
+
+def find_common_parent(paths: Sequence[Path]) -> Path:
+    """The deepest folder above all runs; what is said of a single run goes beside its folder."""
+    folders = [source.folder for source in find_runs(paths)]
+    shared = Path(os.path.commonpath(folders))
+    return shared.parent if shared in folders else shared
+
+
+def write_files(study: Study, folder: Path) -> None:
+    """All files of the comparison."""
+    caption = words.write_caption(study)
+    figure.save(figure.draw(study, caption), folder, "compare")
+    for axis in list_axes(study):
+        other = count_in(study, axis)
+        figure.save(figure.draw(other, words.write_caption(other)), folder, f"compare_{FILES[axis]}")
+    for name, sweep in list_sweeps(study):
+        figure.save(draw_sweep(study, sweep), folder, name)
+    write_text(folder / "compare.html", write_page(study, make_tables(study)))
+    write_data(study, folder)
+
+
+def write_data(study: Study, folder: Path) -> None:
+    """What needs no picture: the numbers, and the Markdown page."""
+    write_text(folder / "compare.csv", write_csv(study))
+    write_text(folder / "compare.md", write_markdown(study))
+
+
+def list_axes(study: Study) -> list[str]:
+    """The axes beside cost that every run has counted."""
+    return [axis for axis in study.points.axes() if axis != "cost"]
+
+
+def list_sweeps(study: Study) -> list[tuple[str, list[Response]]]:
+    """The swept settings, each with its responses in all metrics and the name of its picture."""
+    found = groupby(find_responses(study), key=lambda one: (one.plugins, one.names))
+    letters = "".join
+    return [
+        (f"response_{letters(c if c.isalnum() or c in '_-.' else '_' for c in plugins)}", list(group))
+        for (plugins, _), group in found
+    ]
+
+
+def write_markdown(study: Study) -> str:
+    """The comparison as one Markdown page beside its pictures."""
+    sweeps = [f"![response to {', '.join(found[0].names)}]({name}.png)" for name, found in list_sweeps(study)]
+    others = [f"[{axis}](compare_{FILES[axis]}.png)" for axis in list_axes(study)]
+    parts = [
+        f"# Comparison: {escape_markdown(study.name)}",
+        escape_markdown(words.write_verdict(study)),
+        "![the curves](compare.png)",
+        escape_markdown(words.write_caption(study)),
+        *sweeps,
+        *(table.markdown() for table in make_tables(study)),
+        *write_list("Fair-comparison card", words.write_card(study)),
+        *([f"The same curves against other axes: {', '.join(others)}."] if others else []),
+        *write_list("Published numbers in the picture", words.list_published(study)),
+        *write_list("Remarks", study.remarks),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_list(title: str, lines: Sequence[str]) -> list[str]:
+    return [f"### {title}", "\n".join(f"- {escape_markdown(line)}" for line in lines)] if lines else []
+
+
+def say(study: Study, folder: Path, console: Console) -> None:
+    """The tables, the remarks and the verdict, ending with where everything is."""
+    for table in make_tables(study):
+        console.print(table.rich())
+    for line in (words.list_differences(study), *study.cautions, *words.say_mixed(study)):
+        console.print(line, highlight=False, markup=False)
+    for remark in study.remarks:
+        console.print(f"note: {remark}", style="yellow", highlight=False, markup=False)
+    console.print()
+    console.print(words.write_verdict(study), highlight=False, markup=False)
+    where = f"\nCurves, tables and data: {folder}/compare.html .png .svg .md .csv"
+    console.print(where, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,276 @@
+"""The pictures of curves: each distance against cost, one panel per metric, on paper-ready axes."""
+
+import io
+import math
+import textwrap
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+import textalloc
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from scipy.optimize import isotonic_regression
+
+from diffx.compare.plain import write_number
+from diffx.compare.shown.panel import BASELINE, Panel, Trace, make_panel
+from diffx.compare.study import Study
+from diffx.store.whole_file import replaced
+
+FAR = 5.0  # what real images score is drawn as a line when the lowest value is within this factor of it
+PANEL = (3.5, 2.95)  # inches, without what stands around it
+GAP = 10.5  # points between names right of a panel
+CROWDED = 20.0  # points between rings, with less of which their factors stand behind the names
+HALO = [withStroke(linewidth=2.2, foreground="white")]
+STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "text.parse_math": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "diffx",
+}
+
+
+class Name(NamedTuple):
+    """A text that belongs to a point."""
+
+    x: float
+    y: float
+    text: str
+    colour: str
+    size: float
+    gid: str
+
+
+def draw(study: Study, caption: str) -> Figure:
+    """The picture of a study. Save it as PNG or SVG with `save`."""
+    panels = [make_panel(study, result.metric) for result in study.results]
+    columns = min(len(panels), 2)
+    rows = math.ceil(len(panels) / columns)
+    aside = measure_aside(panels)
+    width = columns * (PANEL[0] + aside) + 0.55 * columns
+    text = textwrap.fill(caption, int(18.2 * width))
+    below = 0.135 * (text.count("\n") + 1) + 0.15
+    height = PANEL[1] * rows + 0.85 * (rows - 1) + 0.45 + 0.5 + below
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), dpi=200)
+        axes = figure.subplots(rows, columns, squeeze=False).flatten()
+        for spare in axes[len(panels) :]:
+            spare.remove()
+        figure.subplots_adjust(left=0.55 / width, right=1 - aside / width, wspace=(aside + 0.55) / PANEL[0],
+                               bottom=(below + 0.5) / height, top=1 - 0.45 / height,
+                               hspace=0.85 / PANEL[1])  # fmt: skip
+        for axis, panel in zip(axes, panels, strict=False):
+            draw_panel(axis, panel)
+        figure.text(0.1 / width, 0.08 / height, text, fontsize=7, color="#444444", va="bottom", linespacing=1.3)
+    return figure
+
+
+def draw_alone(panel: Panel, scale: str) -> Figure:
+    """One panel as a figure of its own, at 72 dots an inch: the units of an SVG."""
+    aside = measure_aside([panel])
+    width, height = 0.55 + PANEL[0] + aside, 0.45 + PANEL[1] + 0.5
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), dpi=72)
+        axis = figure.subplots()
+        figure.subplots_adjust(left=0.55 / width, right=1 - aside / width, bottom=0.5 / height, top=1 - 0.45 / height)
+        draw_panel(axis, panel, scale, tidy=False)
+    return figure
+
+
+def measure_aside(panels: Sequence[Panel]) -> float:
+    """Room for the names of lines and their speed-ups, in inches."""
+    return 0.32 + 0.066 * (max(len(trace.name) for panel in panels for trace in panel.traces.values()) + 6)
+
+
+def draw_panel(axis: Axes, panel: Panel, scale: str = "log", tidy: bool = True) -> None:
+    """Curves, seed bands, the floor, the baseline's final value and where each method meets it, and all names.
+
+    `tidy` looks for room for each text, which takes most of the time of a picture; else it stands right at its point.
+    """
+    axis.set_title(panel.title, loc="left", fontsize=10, fontweight="bold", pad=14)
+    axis.text(0, 1.02, panel.subtitle, transform=axis.transAxes, fontsize=7.5, color="#666666")
+    positive = all(trace.line.low.max() > 0 for trace in panel.traces.values())
+    axis.set(xscale=scale, yscale=scale if positive else "linear")
+    axis.set_xlabel(panel.xlabel, gid="xlabel")
+    axis.grid(True, which="major", color="#E6E6E6", linewidth=0.6)
+    axis.set_axisbelow(True)
+    for place, trace in panel.traces.items():
+        draw_trace(axis, trace, f"curve-{place}")
+    xs = [
+        x
+        for trace in panel.traces.values()
+        for x in (trace.line.x[0], trace.line.x[-1], *(lost.x[-1] for lost in trace.lost))
+    ]
+    if scale == "log":
+        axis.set_xlim(min(xs) * 0.93, max([max(xs) * 1.04, *(mark.x * 1.9 for mark in panel.marks)]))
+    lowest = min(float(trace.line.mean.min()) for trace in panel.traces.values())
+    floor = panel.floor if panel.floor is not None and 0 < lowest <= FAR * panel.floor else None
+    if floor is not None:
+        axis.axhline(floor, color="#888888", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+    if panel.goal is not None:
+        axis.axhline(panel.goal, color=BASELINE, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
+        draw_rings(axis, panel, panel.goal)
+    if panel.marks:
+        axis.plot([mark.x for mark in panel.marks], [mark.value for mark in panel.marks], "D", markersize=4,
+                  color="#777777", markeredgewidth=0, linestyle="none", zorder=6)  # fmt: skip
+    if scale == "log":
+        set_ticks(axis)
+    name_everything(axis, panel, floor, tidy)
+
+
+def draw_trace(axis: Axes, trace: Trace, gid: str) -> None:
+    """One method: line, band, a dot at each evaluation of a single seed, crosses, crossings and its ring."""
+    line, colour = trace.line, trace.look["color"]
+    single = len(line.x) == 1
+    if line.seeds > 1 and not single:
+        axis.fill_between(line.x, line.low, line.high, color=colour, alpha=0.2, linewidth=0, gid=f"{gid}-band")
+    axis.plot(line.x, line.mean, linewidth=1.7, **trace.look, solid_capstyle="round", gid=f"{gid}-line")
+    if line.seeds == 1 or single:
+        axis.plot(line.x[line.evaluated], line.mean[line.evaluated], "o", markersize=3, color=colour, gid=f"{gid}-dots")
+    if line.seeds > 1 and single:
+        axis.plot([line.x[0]] * 2, [line.low[0], line.high[0]], linewidth=1.2, color=colour, alpha=0.5,
+                  gid=f"{gid}-range")  # fmt: skip
+    for one in trace.lost:
+        axis.plot(one.x, one.mean, linewidth=0.9, color=colour, alpha=0.7, gid=f"{gid}-broken")
+        axis.plot(
+            one.x[-1:], one.mean[-1:], "x", color=colour, markersize=6, markeredgewidth=1.6, zorder=6, gid=f"{gid}-lost"
+        )
+    for met in trace.crossings:
+        axis.plot([met.x], [met.y], "s", markersize=4.2, markerfacecolor="white", markeredgewidth=1.1,
+                  markeredgecolor=colour, zorder=5, gid=f"{gid}-crossing")  # fmt: skip
+
+
+def draw_rings(axis: Axes, panel: Panel, goal: float) -> None:
+    """A ring where each method meets the baseline's final value, and an arrow from the baseline to the soonest."""
+    rings = {place: trace.ring for place, trace in panel.traces.items() if trace.ring and not trace.ring.bound}
+    for place, ring in rings.items():
+        axis.plot([ring.x], [goal], "o", markersize=5.5, markerfacecolor="white", markeredgewidth=1.4,
+                  markeredgecolor=panel.traces[place].look["color"], zorder=6, gid=f"curve-{place}-ring")  # fmt: skip
+    soonest = min(rings, key=lambda place: rings[place].x, default=None)
+    if soonest is None or panel.start is None or rings[soonest].x >= panel.start:
+        return
+    style = {"arrowstyle": "-|>", "color": panel.traces[soonest].look["color"], "linewidth": 1.1, "mutation_scale": 9}
+    axis.annotate("", (rings[soonest].x, goal), (panel.start, goal), zorder=5,
+                  arrowprops={**style, "shrinkA": 0, "shrinkB": 4}, gid=f"curve-{soonest}-arrow")  # fmt: skip
+
+
+def name_everything(axis: Axes, panel: Panel, floor: float | None, tidy: bool) -> None:
+    """Names right of the panel, tied to their lines; factors at rings, unless crowded; levels and published numbers."""
+    rings = {place: trace.ring for place, trace in panel.traces.items() if trace.ring}
+    wide = axis.bbox.width * 72 / axis.figure.dpi
+    places = sorted(
+        float(to_axes(axis, ring.x, axis.get_ylim()[0])[0]) * wide for ring in rings.values() if not ring.bound
+    )
+    crowded = any(high - low < CROWDED for low, high in pairwise(places))
+    behind = {place: f"  {ring.factor}" for place, ring in rings.items() if crowded or ring.bound}
+    name_lines(axis, panel, behind)
+    left, bottom = axis.get_xlim()[0], axis.get_ylim()[0]
+    texts = []
+    if panel.goal is not None:
+        free = {place: ring for place, ring in rings.items() if place not in behind}
+        texts = [Name(ring.x, panel.goal, ring.factor, panel.traces[place].look["color"], 8, f"curve-{place}-factor")
+                 for place, ring in free.items()]  # fmt: skip
+        texts.append(Name(left, panel.goal, panel.goal_name, "#666666", 7, "goal-name"))
+    if panel.floor is not None:
+        text = f"real images {panel.floor:.3g}" + ("" if floor is not None else ", below the panel")
+        texts.append(Name(left, floor if floor is not None else bottom, text, "#666666", 7, "floor-name"))
+    texts += [Name(mark.x, mark.value, mark.name, "#707070", 6.4, "mark-name") for mark in panel.marks]
+    (place_texts if tidy else put_texts)(axis, panel, texts)
+
+
+def put_texts(axis: Axes, panel: Panel, texts: Sequence[Name]) -> None:
+    """Texts right above their points."""
+    for one in texts:
+        axis.annotate(one.text, (one.x, one.y), xytext=(3, 4), textcoords="offset points", fontsize=one.size,
+                      color=one.colour, gid=one.gid, zorder=8)  # fmt: skip
+
+
+def place_texts(axis: Axes, panel: Panel, texts: Sequence[Name]) -> None:
+    """Texts beside their points, off the lines, the rings and each other.
+
+    Their places are looked for on an empty axis of the same size, since the search draws the whole figure.
+    """
+    if not texts:
+        return
+    dpi = axis.figure.dpi
+    empty = Figure(figsize=(axis.bbox.width / dpi, axis.bbox.height / dpi), dpi=dpi).add_axes((0, 0, 1, 1))
+    empty.set(xscale=axis.get_xscale(), yscale=axis.get_yscale(), xlim=axis.get_xlim(), ylim=axis.get_ylim())
+    empty.set_axis_off()
+    lines = [(trace.line.x, trace.line.mean) for trace in panel.traces.values() if len(trace.line.x) > 1]
+    lines += [(np.array(axis.get_xlim()), np.full(2, panel.goal))] if panel.goal is not None else []
+    x, y = [one.x for one in texts], [one.y for one in texts]
+    with redirect_stdout(io.StringIO()):  # textalloc prints when it finds no room; the text then stands at its point
+        placed = textalloc.allocate(
+            empty, x, y, [one.text for one in texts], x_scatter=x, y_scatter=y, textsize=[one.size for one in texts],
+            textcolor=[one.colour for one in texts], draw_lines=False, x_lines=[line[0] for line in lines],
+            y_lines=[line[1] for line in lines], min_distance=0.01, max_distance=0.25,
+        )[2]  # fmt: skip
+    for one in placed:
+        if isinstance(one, Text):
+            sides: dict[str, Any] = {"ha": one.get_horizontalalignment(), "va": one.get_verticalalignment()}
+            axis.text(*one.get_position(), one.get_text(), **sides, color=one.get_color(),
+                      fontsize=one.get_fontsize(), path_effects=HALO, zorder=8)  # fmt: skip
+
+
+def name_lines(axis: Axes, panel: Panel, behind: dict[int, str]) -> None:
+    """Names right of the panel in the lines' colours, moved apart where lines end together, each tied to its line."""
+    ends = {place: (trace.line.x[-1], trace.line.mean[-1]) for place, trace in panel.traces.items()}
+    wanted = {place: float(to_axes(axis, *end)[1]) for place, end in ends.items()}
+    heights = spread_heights(wanted, GAP * axis.figure.dpi / 72 / axis.bbox.height)
+    for place, trace in panel.traces.items():
+        axis.annotate(
+            f"{trace.name}{behind.get(place, '')}", ends[place], xytext=(1.03, heights[place]),
+            textcoords="axes fraction", fontsize=8, va="center", color=trace.look["color"], annotation_clip=False,
+            gid=f"curve-{place}-name",
+            arrowprops={"arrowstyle": "-", "color": trace.look["color"], "linewidth": 0.6, "alpha": 0.7,
+                        "shrinkA": 1, "relpos": (0, 0.5), "shrinkB": 2, "gid": f"curve-{place}-tie"},
+        )  # fmt: skip
+
+
+def spread_heights(wanted: dict[int, float], gap: float) -> dict[int, float]:
+    """Heights at least `gap` from each other and as near as can be to those wanted, between 0 and 1 where they fit."""
+    order = sorted(wanted, key=wanted.__getitem__)
+    offsets = gap * np.arange(len(order))
+    free = isotonic_regression([wanted[place] - offset for place, offset in zip(order, offsets, strict=True)]).x
+    placed = np.clip(free, 0, max(0.0, 1 - offsets[-1])) + offsets
+    return dict(zip(order, placed.tolist(), strict=True))
+
+
+def to_axes(axis: Axes, x: float, y: float) -> np.ndarray:
+    """A point in fractions of the panel."""
+    axis.get_xlim(), axis.get_ylim()  # settles the limits, which positions depend on
+    return axis.transAxes.inverted().transform(axis.transData.transform((x, y)))
+
+
+def set_ticks(axis: Axes) -> None:
+    """Plain numbers on both log axes, with more of them when the range is short."""
+    for side, limits in ((axis.xaxis, axis.get_xlim()), (axis.yaxis, axis.get_ylim())):
+        if side.get_scale() != "log":
+            continue
+        decades = math.log10(limits[1] / limits[0])
+        digits = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0) if decades > 0.8 else tuple(map(float, range(1, 10)))
+        side.set_major_locator(LogLocator(base=10, subs=digits, numticks=12))
+        side.set_major_formatter(FuncFormatter(lambda value, _: write_number(value)))
+        side.set_minor_formatter(NullFormatter())
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Writes NAME.png and NAME.svg, each complete or not at all."""
+    written = []
+    for suffix in ("png", "svg"):
+        path = folder / f"{name}.{suffix}"
+        with replaced(path) as temporary, matplotlib.rc_context(STYLE):
+            figure.savefig(temporary, format=suffix, metadata={"Date": None} if suffix == "svg" else None)
+        written.append(path)
+    return written

@@ -1,0 +1,116 @@
+"""The interactive page: one HTML file that opens offline, with the pictures' own SVG inside and a script over it."""
+
+import io
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+import matplotlib
+
+from diffx.compare.card import MARK
+from diffx.compare.method import Method, find_varied
+from diffx.compare.metric import name_metric
+from diffx.compare.plain import write_number, write_value
+from diffx.compare.shown.figure import STYLE, draw_alone
+from diffx.compare.shown.panel import Panel, choose_looks, make_panel
+from diffx.compare.shown.table import Table
+from diffx.compare.shown.words import write_caption, write_card, write_verdict
+from diffx.compare.study import AXIS_NAMES, Study, count_in
+
+SCALES = ("log", "linear")
+
+
+def write_page(study: Study, tables: Sequence[Table]) -> str:
+    """The page. It loads nothing: pictures, style and script are inlined, and its content policy forbids the rest."""
+    data = json.dumps(collect(study, tables), allow_nan=False).replace("<", "\\u003c")
+    page = (files("diffx.compare.shown") / "page.html").read_text(encoding="utf-8")
+    return page.replace("/*DATA*/", data)
+
+
+def collect(study: Study, tables: Sequence[Table]) -> dict[str, Any]:
+    """All that the script shows, as plain data."""
+    compared = [result.metric for result in study.results]
+    metrics = [*compared, *(name for name in study.points.metrics() if name not in compared)]
+    axes = study.points.axes()
+    return {
+        "title": f"Comparison: {study.name}",
+        "verdict": write_verdict(study),
+        "caption": write_caption(study),
+        "axes": [{"key": axis, "label": AXIS_NAMES.get(axis, study.cost_name)} for axis in axes],
+        "metrics": [{"key": name, "title": name_metric(name), "shown": name in compared} for name in metrics],
+        "methods": describe_methods(study),
+        "pictures": {axis: draw_pictures(count_in(study, axis), metrics) for axis in axes},
+        "tables": [vars(table) for table in tables],
+        "card": write_card(study),
+        "remarks": list(study.remarks),
+    }
+
+
+def describe_methods(study: Study) -> list[dict[str, Any]]:
+    """Methods with their colours, and the settings and entries of the card that set each of them off."""
+    varied = find_varied([method.settings for method in study.methods])
+    looks = choose_looks(study.methods, study.baseline)
+    return [
+        {
+            "label": method.label,
+            "mark": MARK if method.label in study.odd else "",
+            "colour": looks[method.label]["color"],
+            "settings": list_settings(method, varied, study),
+        }
+        for method in study.methods
+    ]
+
+
+def list_settings(method: Method, varied: Sequence[str], study: Study) -> list[str]:
+    own = {name: write_value(method.settings[name]) for name in varied if name in method.settings}
+    own |= {one.name: one.values[method.label] for one in study.differences if one.name not in own}
+    lost = [f"{method.diverged} of {len(method.runs)} seeds diverged"] if method.diverged else []
+    return [*lost, *(f"{name}: {value}" for name, value in own.items())]
+
+
+def draw_pictures(study: Study, metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Every metric against the study's axis, on each scale."""
+    panels = {metric: make_panel(study, metric) for metric in metrics}
+    return {metric: {scale: draw_picture(panel, scale, study) for scale in SCALES} for metric, panel in panels.items()}
+
+
+def draw_picture(panel: Panel, scale: str, study: Study) -> dict[str, Any]:
+    """A panel's SVG, and where on it a pointer finds evaluations, rings and published numbers, with what they say."""
+    figure = draw_alone(panel, scale)
+    text = io.StringIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    svg = text.getvalue()
+    axis, height, unit = figure.axes[0], figure.bbox.height, study.unit_name
+
+    def locate(x: float, y: float) -> list[float]:
+        across, up = axis.transData.transform((x, y))
+        return [round(float(across), 1), round(float(height - up), 1)]
+
+    curves, rings = {}, {}
+    for place, trace in panel.traces.items():
+        line = trace.line
+        curves[place] = [
+            [
+                *locate(line.x[i], line.mean[i]),
+                describe_point(panel.title, line.x[i], trace.line, i),
+                f"{write_number(line.x[i])} {unit}",
+            ]
+            for i in range(len(line.x))
+            if line.evaluated[i]
+        ]
+        if trace.ring and not trace.ring.bound and panel.goal is not None:
+            met = f"{write_number(panel.goal)} after {write_number(trace.ring.x)} {unit}"
+            sooner = f"{trace.ring.factor} sooner than the baseline{trace.ring.interval}"
+            rings[place] = [*locate(trace.ring.x, panel.goal), met, sooner]
+    marks = [[*locate(m.x, m.value), m.name, f"published: {write_number(m.value)}", m.source] for m in panel.marks]
+    return {"svg": svg[svg.index("<svg") :], "curves": curves, "rings": rings, "marks": marks}
+
+
+def describe_point(title: str, x: float, line: Any, place: int) -> str:
+    """`FD 65.9 [65.5 – 66.3], 2 seeds`"""
+    if line.seeds == 1:
+        return f"{title} {write_number(line.mean[place])}, one seed"
+    ends = f"[{write_number(line.low[place])} – {write_number(line.high[place])}]"
+    return f"{title} {write_number(line.mean[place])} {ends}, {line.seeds} seeds"

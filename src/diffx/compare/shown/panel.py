@@ -1,0 +1,133 @@
+"""One panel of a picture: a metric against an axis, as data; the figure and the page draw the same panels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diffx.compare.method import Method
+from diffx.compare.metric import find_network, name_metric, pick_distances
+from diffx.compare.points import Crossing, Line, pool
+from diffx.compare.seeds import Speedup
+from diffx.compare.shown.published import Mark, place_published
+from diffx.compare.shown.table import write_interval
+from diffx.compare.study import Result, Study, find_floor
+
+# Okabe and Ito's colours, told apart with every common colour blindness; their black is left to the baseline.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#7A4FB5")
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
+BASELINE = "#222222"
+LONGEST = 42  # letters of a name in a picture
+
+
+@dataclass(frozen=True)
+class Ring:
+    """Where a method meets the baseline's final value, and how much sooner.
+
+    A `bound` is a method whose first evaluation was beyond that value: it has no place, only a least factor.
+    """
+
+    x: float
+    factor: str
+    interval: str
+    bound: bool
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One method in a panel: its name and look, its line, its ring, its crossings, and where its seeds diverged."""
+
+    name: str
+    look: dict[str, Any]
+    line: Line
+    ring: Ring | None
+    crossings: tuple[Crossing, ...]
+    lost: tuple[Line, ...]  # each seed that diverged, up to its break
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A metric against an axis. `goal` is the baseline's final value; traces stand by the place of their method."""
+
+    title: str
+    subtitle: str
+    xlabel: str
+    traces: dict[int, Trace]
+    floor: float | None
+    goal: float | None
+    goal_name: str
+    start: float | None  # where the baseline met its final value
+    marks: tuple[Mark, ...]
+
+
+def choose_looks(methods: Sequence[Method], baseline: Method | None) -> dict[str, dict[str, Any]]:
+    """Colour and dashes of each label: the baseline is black, the others keep one order in every picture of a study."""
+    others = [one.label for one in methods if baseline is None or one.label != baseline.label]
+    looks: dict[str, dict[str, Any]] = {
+        label: {"color": COLOURS[n % len(COLOURS)], "linestyle": DASHES[n // len(COLOURS) % len(DASHES)]}
+        for n, label in enumerate(others)
+    }
+    return looks if baseline is None else {**looks, baseline.label: {"color": BASELINE, "linestyle": "-"}}
+
+
+def make_panel(study: Study, metric: str) -> Panel:
+    """The panel of a metric in a study as it is counted; what is no distance has a line alone."""
+    result = next((one for one in study.results if one.metric == metric), None)
+    networks = study.methods[0].facts.get("feature_networks") or []
+    network = find_network(metric, networks) if pick_distances([metric]) else None
+    features = f"{network.get('training', '')} features of {network['name']}".strip() if network else ""
+    if pick_distances([metric]):
+        subtitle = f"{features or 'feature network not named'} · lower is better"
+    else:
+        subtitle = "no distance to real images"
+    base = study.baseline if result else None
+    return Panel(
+        title=name_metric(metric),
+        subtitle=subtitle,
+        xlabel=study.unit_name if study.axis != "cost" else f"{study.unit_name} of training",
+        traces=make_traces(study, metric, result),
+        floor=find_floor(study.methods, metric),
+        goal=result.targets[result.goal] if result and base else None,
+        goal_name=f"{base.label}'s final {result.targets[result.goal]:.3g}" if result and base else "",
+        start=find_start(result, base.label) if result and base else None,
+        marks=tuple(place_published(study, metric)),
+    )
+
+
+def find_start(result: Result, label: str) -> float | None:
+    met = result.outcomes[label].reaches[result.goal]
+    return met.cost if met.bound == "=" else None
+
+
+def make_traces(study: Study, metric: str, result: Result | None) -> dict[int, Trace]:
+    looks = choose_looks(study.methods, study.baseline)
+    traces = {}
+    for place, method in enumerate(study.methods):
+        curves = study.points.curves(method.label, metric, study.axis)
+        if not curves:
+            continue
+        lost = [curves[run.seed] for run in method.runs if run.diverged and run.seed in curves]
+        name = study.mark(method.label)
+        traces[place] = Trace(
+            name=name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…",
+            look=looks[method.label],
+            line=pool(list(study.points.curves(method.label, metric, study.axis, sound=True).values())),
+            ring=make_ring(result, method.label) if result else None,
+            crossings=result.outcomes[method.label].crossings if result else (),
+            lost=tuple(pool([curve]) for curve in lost),
+        )
+    return traces
+
+
+def make_ring(result: Result, label: str) -> Ring | None:
+    """None for the baseline, and for a method that did not meet its final value."""
+    outcome = result.outcomes[label]
+    met, gain = outcome.reaches[result.goal], outcome.speedups[result.goal]
+    if gain is None or met.bound == ">":
+        return None
+    bound = met.bound == "<"
+    return Ring(met.cost, ("> " if bound else "") + write_factor(gain), write_interval(gain.interval), bound)
+
+
+def write_factor(gain: Speedup) -> str:
+    """A speed-up as its ring shows it: 7.5×, 21×."""
+    return f"{gain.ratio:.1f}×" if gain.ratio < 9.95 else f"{gain.ratio:.0f}×"

@@ -1,0 +1,376 @@
+"""The tables of a comparison as text cells, for the terminal, Markdown and the page; and the CSV, unrounded."""
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import rich.box
+import rich.table
+from rich.console import Group
+from rich.text import Text
+
+from diffx.compare.cost import cost_method_step, count_method_flops
+from diffx.compare.curve import Reach
+from diffx.compare.design import find_interactions, find_responses
+from diffx.compare.measured import Measured, read_measured
+from diffx.compare.method import Method
+from diffx.compare.metric import name_metric, pick_distances
+from diffx.compare.plain import NONE, escape_cell, escape_markdown, is_number, write_number, write_value
+from diffx.compare.read import list_leaves
+from diffx.compare.seeds import ENOUGH, Speedup, Spread, least_chance, spread
+from diffx.compare.study import Result, Study, find_floor
+
+CLOCKS = {"clock": "", "train_parts": "of train: "}  # entries of run.json in seconds, and how their columns begin
+# How often the 95 % interval held the planted speed-up, by seeds a side: benchmarks/compare_coverage.py, all its rows.
+COVERAGE = {3: 0.98, 5: 0.98}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Title, header, rows of cells (the first is text, the others numbers) and a line that says how to read it."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+    def markdown(self) -> str:
+        """A GitHub-flavoured Markdown table under its title."""
+        head = f"| {' | '.join(map(escape_table, self.header))} |"
+        rule = "|---|" + "---:|" * (len(self.header) - 1)
+        lines = [f"| {' | '.join(map(escape_table, row))} |" for row in self.rows]
+        note = ["", escape_markdown(self.note)] if self.note else []
+        return "\n".join([f"### {escape_markdown(self.title)}", "", head, rule, *lines, *note])
+
+    def rich(self) -> Group:
+        """The same for the terminal. Text, not markup: a metric may be called [/red]."""
+        drawn = rich.table.Table(title=Text(self.title, style="bold"), title_justify="left", pad_edge=False,
+                                 box=rich.box.SIMPLE_HEAD)  # fmt: skip
+        for place, name in enumerate(self.header):
+            drawn.add_column(Text(name), justify="right" if place else "left", no_wrap=place == 0, overflow="fold")
+        for row in self.rows:
+            drawn.add_row(*map(Text, row))
+        return Group(drawn, Text(f"{self.note}\n" if self.note else "", style="dim"))
+
+
+def escape_table(cell: str) -> str:
+    return escape_markdown(cell).replace("|", "\\|").replace("\n", "<br>")
+
+
+def make_tables(study: Study) -> list[Table]:
+    """All metrics side by side, each one's values and times, what the runs cost, then interactions and sweeps."""
+    per_metric = [make(study, result) for result in study.results for make in (tabulate_values, tabulate_times)]
+    whole = [tabulate_sizes(study), tabulate_hours(study)]
+    beside = [*tabulate_others(study), *tabulate_protocols(study)]
+    return [*summarise(study), *per_metric, *beside, *whole, *tabulate_interactions(study), *tabulate_sweeps(study)]
+
+
+def caution(study: Study) -> str:
+    """What every table of gains says when a method has too few seeds to tell a gain from chance."""
+    base = study.baseline
+    counts = [(len(base.runs), len(one.runs)) for one in study.others] if base else []
+    few = [pair for pair in counts if least_chance(*pair) > ENOUGH + 1e-9]
+    if not few:
+        return ""
+    lone = min(min(pair) for pair in few) == 1
+    return f"; caution: {'one seed' if lone else 'two seeds'} cannot tell any of this from chance, run three"
+
+
+def summarise(study: Study) -> list[Table]:
+    """Every method in every feature space: its value at equal cost and how much sooner it met the baseline's end."""
+    if study.baseline is None or len(study.results) < 2:
+        return []
+    titles = [name_metric(result.metric, samples=False) for result in study.results]
+    header = ("method", *(part for title in titles for part in (title, "gain", "sooner")))
+    rows = []
+    for method in study.methods:
+        cells = [study.mark(method.label) + count_lost(method)]
+        for one, goal in ((result.outcomes[method.label], result.goal) for result in study.results):
+            sooner = one.speedups[goal]
+            cells += [write_number(one.equal.mean if one.equal else None), write_times(one.ratio)]
+            cells.append(NONE if sooner is None else f"{write_bound(sooner.bound)}{sooner.ratio:.3g}×")
+        rows.append(tuple(cells))
+    costs = dict.fromkeys(f"{write_number(result.equal_cost)} {study.unit_name}" for result in study.results)
+    note = (
+        f"mean over seeds after {' or '.join(costs)} each; gain: {study.baseline.label}'s value over it; sooner: "
+        f"{study.unit_name} of {study.baseline.label} to its final value over those of the method to the same value"
+    )
+    title = f"Against {study.baseline.label} in every feature space"
+    return [Table(title, header, tuple(rows), note + caution(study))]
+
+
+def tabulate_values(study: Study, result: Result) -> Table:
+    """Per method: the final value, and the value at equal cost against the baseline."""
+    header = ("method", "seeds", "final", f"at {write_number(result.equal_cost)} {study.unit_name}", "gain", "p")
+    rows = []
+    for method in study.methods:
+        one = result.outcomes[method.label]
+        luck = f"{one.chance:.2g}" if one.chance is not None else NONE
+        counted = str(len(method.runs)) + count_lost(method)
+        values = (write_spread(one.final), write_spread(one.equal))
+        rows.append((study.mark(method.label), counted, *values, write_times(one.ratio), luck))
+    note = "mean [least – greatest seed]; gain: baseline over method at equal cost, above 1 is better"
+    if any(one.chance is not None for one in result.outcomes.values()):
+        note += (
+            "; p: chance of such a gain among equal methods (permutation of seeds), less what interpolation may be off"
+        )
+    return Table(name_metric(result.metric), header, tuple(rows), note + caution(study))
+
+
+def tabulate_times(study: Study, result: Result) -> Table:
+    """Cost of each target per method, the speed-up over the baseline below it."""
+    names = [f"{target:.3g}" for target in result.targets]
+    if study.baseline is not None:
+        names[result.goal] += f" = {study.baseline.label}'s final"
+    rows = []
+    for method in study.methods:
+        one = result.outcomes[method.label]
+        cells = [write_reach(met, gain) for met, gain in zip(one.reaches, one.speedups, strict=True)]
+        rows.append((study.mark(method.label) + count_lost(method), *cells))
+    note = f"{study.unit_name} to reach the value, median over seeds; > not reached, < met at the first evaluation"
+    if study.baseline is not None:
+        note += f"; ×: speed-up over {study.baseline.label} [95 % t interval over seeds{say_coverage(study)}]"
+        note += caution(study)
+    return Table(f"Time to target: {name_metric(result.metric)}", ("method", *names), tuple(rows), note)
+
+
+def say_coverage(study: Study) -> str:
+    """How often such an interval held the truth in simulated studies with as many seeds."""
+    fewest = min((count for m in study.methods if (count := len(m.runs)) > 1), default=0)
+    known = COVERAGE.get(fewest)
+    return "" if known is None else f", which with {fewest} seeds held the truth in {known:.0%} of simulated cases"
+
+
+def tabulate_others(study: Study) -> list[Table]:
+    """What was measured beside the distances, at the end of training: nearest training image, precision, recall."""
+    measured = study.points.metrics()
+    names = [name for name in measured if name not in pick_distances(measured)]
+    if not names:
+        return []
+    rows = []
+    for method in study.methods:
+        last = [[run.values(name)[-1] for run in method.runs if run.values(name)] for name in names]
+        rows.append((study.mark(method.label), *(write_spread(spread(values)) for values in last)))
+    floors = [find_floor(study.methods, name) for name in names]
+    if any(floor is not None for floor in floors):
+        rows.append(("real images", *map(write_number, floors)))
+    note = "at the end of training, mean [least – greatest seed]"
+    if "nearest_train" in names:
+        note += "; nearest_train: mean distance to the nearest training image, which falls when a model memorises"
+    return [Table("Also measured", ("method", *names), tuple(rows), note)]
+
+
+def tabulate_protocols(study: Study) -> list[Table]:
+    """What was measured after training: a table per protocol, under its name, beside that of the curves."""
+    values: dict[str, dict[str, list[Measured]]] = {}
+    for method in study.methods:
+        for run in method.runs:
+            for one in read_measured(run):
+                values.setdefault(str(one), {}).setdefault(method.label, []).append(one)
+    chosen = study.methods[0].facts.get("protocol_hash") if study.protocol else None
+    return [tabulate_protocol(study, key, found) for key, found in values.items() if not key.endswith(f":{chosen}")]
+
+
+def tabulate_protocol(study: Study, key: str, found: dict[str, list[Measured]]) -> Table:
+    """The last values of each method under one protocol."""
+    last = {label: [one.points[-1] for one in several] for label, several in found.items()}
+    names = list(dict.fromkeys(name for points in last.values() for point in points for name in point.values))
+    rows = []
+    for method in study.methods:
+        points = last.get(method.label, [])
+        cells = (write_spread(spread([one.values[name] for one in points if name in one.values])) for name in names)
+        row = (str(len(points)), write_number(take_middle(point.cost for point in points)), *cells)
+        rows.append((study.mark(method.label), *row))
+    leaves = list_leaves(next(iter(found.values()))[0].facts)
+    listed = ", ".join(f"{name} {write_value(value)}" for name, value in leaves if not name.endswith("_target_"))
+    return Table(f"Measured under {key}", ("method", "seeds", study.cost_name, *names), tuple(rows), listed)
+
+
+def tabulate_sizes(study: Study) -> Table:
+    """Parameters, FLOPs, throughput and memory."""
+    header = ("method", "params", "training", "FLOPs", "× FLOPs", "× time", "images/s", "memory")
+    rows = []
+    for method in study.methods:
+        parameters = method.facts.get("parameters") or {}
+        backbone, extra = parameters.get("backbone"), parameters.get("training_only") or 0
+        row = (
+            study.mark(method.label),
+            write_number(backbone),
+            write_number(None if backbone is None else backbone + extra),
+            write_number(count_method_flops(method)),
+            write_times(divide_by_baseline(study, method, count_method_flops)),
+            write_times(divide_by_baseline(study, method, cost_method_step)),
+            write_number(take_middle(run.facts.get("samples_per_second") for run in method.runs)),
+            write_number(take_greatest(run.facts.get("peak_memory_bytes") for run in method.runs), "B"),
+        )
+        rows.append(row)
+    note = (
+        "params: of the model that samples, training: with what only training needs; FLOPs: of a training "
+        f"step; × FLOPs, × time: its FLOPs and {study.cost_rule} cost over the baseline's; images/s: median over "
+        "seeds; memory: largest peak"
+    )
+    return Table("Size and speed", header, tuple(rows), note)
+
+
+def tabulate_hours(study: Study) -> Table:
+    """Where the device-hours went, by the run's clocks; "of train" are parts of the training loop."""
+    runs = [run for method in study.methods for run in method.runs]
+    clocks = list(
+        dict.fromkeys((entry, name) for entry in CLOCKS for run in runs for name in run.facts.get(entry) or {})
+    )
+    rows = []
+    for method in study.methods:
+        total = write_number(take_middle(run.points[-1].cost for run in method.runs if run.points))
+        split = [write_number(take_middle(count_hours(run.facts, *clock) for run in method.runs)) for clock in clocks]
+        rows.append((study.mark(method.label), total, *split))
+    spent = [f"{one.label}: {one.facts['offline']}" for one in study.methods if one.facts.get("offline")]
+    note = (
+        f"total: {study.cost_name} up to the last evaluation, as drawn; then device-hours by clock; median over seeds"
+        + (f"; offline work beside it: {'; '.join(spent)}" if spent else "")
+    )
+    header = ("method", "total", *(f"{CLOCKS[entry]}{name}" for entry, name in clocks))
+    return Table("Where the hours went", header, tuple(rows), note)
+
+
+def tabulate_interactions(study: Study) -> list[Table]:
+    """One table per metric: the gain of each part, of both, the surplus, and the factor over multiplying."""
+    found = find_interactions(study)
+    header = ("A + B", "gain of A", "gain of B", "gain of both", "surplus", "factor", "seeds")
+    tables = []
+    for result in study.results:
+        rows = [
+            (
+                f"{one.labels[0]} + {one.labels[1]}",
+                *(write_spread(part).replace(" [", "\n[") for part in (*one.gains, one.surplus, one.factor)),
+                str(one.surplus.count) if one.paired else "unpaired",
+            )
+            for one in found
+            if one.metric == result.metric
+        ]
+        note = (
+            f"gain: baseline's value minus the method's after {write_number(result.equal_cost)} {study.unit_name}; "
+            "surplus: gain of both minus the sum, above 0 means more than additive; factor: the same for gains that "
+            "multiply, above 1 means more; mean [least – greatest seed]"
+        )
+        if rows:
+            title = f"Interactions: {name_metric(result.metric)}"
+            tables.append(Table(title, header, tuple(rows), note + caution(study)))
+    return tables
+
+
+def tabulate_sweeps(study: Study) -> list[Table]:
+    """A sweep as a table: the setting, the distance at equal cost, and whether it is in the flat region."""
+    tables = []
+    for one in find_responses(study):
+        rows = tuple(
+            (*(f"{number:g}" for number in point), write_spread(value), "flat" if place in one.flat else "")
+            for place, (point, value) in enumerate(zip(one.points, one.values, strict=True))
+        )
+        header = (*one.names, f"at {write_number(one.equal_cost)} {study.unit_name}", "")
+        few = max(value.count for value in one.values) < 2
+        note = f"flat region: {one.describe_flat()}"
+        note += "; caution: one seed a value cannot tell their order from chance" if few else ""
+        tables.append(Table(f"Sweep of {one.plugins}: {name_metric(one.metric)}", header, rows, note))
+    return tables
+
+
+def write_csv(study: Study) -> str:
+    """One row per method, metric and target, numbers unrounded; empty where nothing was observed."""
+    text = io.StringIO()
+    rows = [row for result in study.results for method in study.methods for row in make_records(study, result, method)]
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: escape_cell(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def make_records(study: Study, result: Result, method: Method) -> list[dict[str, Any]]:
+    one = result.outcomes[method.label]
+    parameters = method.facts.get("parameters") or {}
+    shared = {
+        "method": method.label,
+        "plugins": "+".join(method.plugins),
+        "seeds": " ".join(map(str, method.seeds)),
+        "diverged_seeds": method.diverged,
+        "baseline": study.baseline.label if study.baseline else "",
+        "cost_unit": " ".join(sorted({run.unit for run in method.runs})),
+        "cost_rule": study.cost_rule,
+        "metric": result.metric,
+        **split_spread("final", one.final),
+        "equal_cost": result.equal_cost,
+        **split_spread("at_equal_cost", one.equal),
+        "gain_at_equal_cost": one.ratio,
+        "permutation_chance": one.chance,
+    }
+    after = {
+        "parameters_backbone": parameters.get("backbone"),
+        "parameters_training_only": parameters.get("training_only"),
+        "flops_per_step": count_method_flops(method),
+        "images_per_second": take_middle(run.facts.get("samples_per_second") for run in method.runs),
+        "peak_memory_bytes": take_greatest(run.facts.get("peak_memory_bytes") for run in method.runs),
+        "total_cost": take_middle(run.points[-1].cost for run in method.runs if run.points),
+    }
+    rows = []
+    for target, met, gain in zip(result.targets, one.reaches, one.speedups, strict=True):
+        low, high = gain.interval if gain and gain.interval else (None, None)
+        timed = {"target": target, "cost_bound": met.bound, "cost_to_target": met.cost}
+        faster = {"speedup_bound": gain.bound if gain else None, "speedup": gain.ratio if gain else None}
+        rows.append({**shared, **timed, **faster, "speedup_low": low, "speedup_high": high, **after})
+    return rows
+
+
+def split_spread(name: str, one: Spread | None) -> dict[str, float | None]:
+    return {f"{name}_{part}": getattr(one, part) if one else None for part in ("mean", "low", "high")}
+
+
+def divide_by_baseline(study: Study, method: Method, measure: Callable[[Method], float | None]) -> float | None:
+    one, other = measure(method), measure(study.baseline) if study.baseline else None
+    return one / other if one and other else None
+
+
+def count_hours(facts: dict[str, Any], entry: str, clock: str) -> float | None:
+    seconds, count = (facts.get(entry) or {}).get(clock), (facts.get("device") or {}).get("count", 1)
+    return None if seconds is None else float(seconds) * (float(count) if is_number(count) else 1.0) / 3600
+
+
+def take_middle(found: Iterable[Any]) -> float | None:
+    known = [float(value) for value in found if value is not None]
+    return statistics.median(known) if known else None
+
+
+def take_greatest(found: Iterable[Any]) -> float | None:
+    return max((float(value) for value in found if value is not None), default=None)
+
+
+def count_lost(method: Method) -> str:
+    """Behind a method's name or number of seeds: how many of them diverged."""
+    return f" ({method.diverged} of {len(method.runs)} diverged)" if method.diverged else ""
+
+
+def write_times(ratio: float | None) -> str:
+    return NONE if ratio is None else f"{ratio:.2f}×"
+
+
+def write_spread(one: Spread | None) -> str:
+    if one is None:
+        return NONE
+    return f"{one.mean:.3g}" if one.count == 1 else f"{one.mean:.3g} [{one.low:.3g} – {one.high:.3g}]"
+
+
+def write_bound(bound: str) -> str:
+    return "" if bound == "=" else f"{bound} "
+
+
+def write_reach(met: Reach, gain: Speedup | None) -> str:
+    cost = f"{write_bound(met.bound)}{write_number(met.cost)}"
+    if gain is None:
+        return cost
+    return f"{cost}\n{write_bound(gain.bound)}{gain.ratio:.3g}×{write_interval(gain.interval)}"
+
+
+def write_interval(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f" [{'–'.join('∞' if math.isinf(end) else f'{end:.3g}' for end in ends)}]"

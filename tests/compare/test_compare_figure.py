@@ -1,0 +1,90 @@
+"""What the pictures show: names that can be read, rings on their lines, one axis for all."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_runs import falling, write_run
+from matplotlib.axes import Axes
+
+from diffx.compare.shown import figure
+from diffx.compare.shown.panel import COLOURS, make_panel
+from diffx.compare.study import make_study
+
+METRIC = "fd_embedded_sup_1k"
+
+
+def drawn(root: Path) -> Axes:
+    return figure.draw(make_study([root]), "").axes[0]
+
+
+def texts(axis: Axes) -> list[str]:
+    return [text.get_text() for text in axis.texts]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9))
+def test_names_right_of_a_panel_are_apart_and_inside(wanted: list[float]):
+    placed = figure.spread_heights(dict(enumerate(wanted)), 0.1)
+    ordered = sorted(placed.values())
+    assert all(high - low >= 0.1 - 1e-9 for low, high in itertools.pairwise(ordered))
+    assert ordered[0] >= -1e-9
+    assert ordered[-1] <= 1 + 1e-9
+
+
+def test_names_that_are_far_apart_stay_at_their_lines():
+    assert figure.spread_heights({0: 0.9, 1: 0.1}, 0.05) == pytest.approx({0: 0.9, 1: 0.1})
+
+
+def test_a_method_has_its_speed_up_at_its_ring_and_an_arrow_comes_from_the_baseline(root: Path):
+    write_run(root, "plain", curves={METRIC: falling(100, 0.8)})
+    write_run(root, "fast", curves={METRIC: falling(100, 0.8, sooner=2)})
+    axis = drawn(root)
+    assert "2.0×" in texts(axis)
+    (ring,) = [line for line in axis.lines if line.get_marker() == "o" and line.get_markerfacecolor() == "white"]
+    assert ring.get_xdata()[0] == pytest.approx(4.0)
+    (arrow,) = [text for text in axis.texts if text.get_text() == ""]
+    assert arrow.xy == pytest.approx((4.0, 100 * 8**-0.8))  # type: ignore[attr-defined]
+    assert arrow.xyann[0] == pytest.approx(8.0)  # type: ignore[attr-defined]
+
+
+def test_speed_ups_of_crowded_rings_stand_behind_the_names(root: Path):
+    write_run(root, "plain", curves={METRIC: falling(100, 0.8)})
+    for label, sooner in (("a", 2.0), ("b", 2.05)):
+        write_run(root, label, curves={METRIC: falling(100, 0.8, sooner)})
+    assert {"a  2.0×", "b  2.0×"} <= set(texts(drawn(root))) or {"a  2.0×", "b  2.1×"} <= set(texts(drawn(root)))
+
+
+def test_a_method_that_began_beyond_the_baselines_end_has_the_bound_behind_its_name(root: Path):
+    write_run(root, "plain", curves={METRIC: falling(100, 0.8)})
+    write_run(root, "far", curves={METRIC: falling(10, 0.8)})
+    assert "far  > 8.0×" in texts(drawn(root))
+
+
+def test_a_ring_lies_on_the_drawn_line(root: Path):
+    """The line bends between evaluations as the tables are read."""
+    write_run(root, "plain", curves={METRIC: falling(100, 0.8)}, costs=(1.0, 3.0, 8.0))
+    write_run(root, "fast", curves={METRIC: lambda cost: 2 + 80 / cost}, costs=(1.0, 3.0, 8.0))
+    trace = make_panel(make_study([root]), METRIC).traces[1]
+    assert trace.ring is not None
+    height = np.exp(np.interp(np.log(trace.ring.x), np.log(trace.line.x), np.log(trace.line.mean)))
+    assert height == pytest.approx(100 * 8**-0.8, rel=2e-3)
+
+
+def test_real_images_far_below_do_not_squeeze_the_curves(root: Path):
+    write_run(root, "plain", facts={"reference": {"floor": {METRIC: 0.01}}})
+    axis = drawn(root)
+    assert axis.get_ylim()[0] > 1
+    assert "real images 0.01, below the panel" in texts(axis)
+
+
+def test_the_band_of_seeds_has_the_colour_of_its_line(root: Path):
+    write_run(root, "plain")
+    for seed in range(2):
+        write_run(root, "repa", seed, {METRIC: falling(90 + seed, 0.8)})
+    (band,) = [part for part in drawn(root).collections if part.get_gid() == "curve-1-band"]
+    assert tuple(band.get_facecolor()[0][:3]) == pytest.approx(
+        tuple(int(COLOURS[0][place : place + 2], 16) / 255 for place in (1, 3, 5))
+    )
