@@ -4,10 +4,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
-from diffx.assemble.model import Model, encoder_names
+from diffx.assemble.model import TrainingModel, encoder_names
 from diffx.data import Data
 from diffx.frozen.encoder import encoder_spec
 from diffx.frozen.vision import VisionEncoder
@@ -42,7 +41,7 @@ def make_encoder(name: str, data: "Data | None", side: int, device: torch.device
 Service = Callable[[Tensor], Tensor]
 
 
-def make_services(config: DictConfig, model: Model, data: Data, device: torch.device) -> dict[str, Service]:
+def make_services(model: TrainingModel, data: Data, device: torch.device) -> dict[str, Service]:
     """A teacher for each need that the data does not meet itself."""
     left = data.provide(model.plan.needs, model.backbone.side)
     return {f"features/{n}": make_encoder(n, data, model.backbone.side, device) for n in encoder_names(left)}

@@ -6,14 +6,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
-from omegaconf import DictConfig, OmegaConf
 
 from diffx.errors import DiffxError
-from diffx.run.name import run_id
 from diffx.store.whole_file import write_text
+
+
+class Named(Protocol):
+    """What names a run's folder: the settings of a run have it."""
+
+    @property
+    def runs_dir(self) -> str: ...
+    @property
+    def experiment(self) -> str: ...
+    @property
+    def id(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -23,8 +34,12 @@ class RunDir:
     path: Path
 
     @classmethod
-    def of(cls, config: DictConfig) -> "RunDir":
-        return cls(Path(config.runs_dir) / config.experiment / run_id(config) / f"s{config.seed}")
+    def of(cls, run: Named) -> "RunDir":
+        return cls(Path(run.runs_dir) / run.experiment / run.id / f"s{run.seed}")
+
+    @property
+    def settings(self) -> Path:
+        return self.path / "config.yaml"
 
     @property
     def last_checkpoint(self) -> Path:
@@ -65,10 +80,10 @@ class RunDir:
             yield
         lock.release(force=True)
 
-    def create(self, config: DictConfig, plan_text: str) -> None:
+    def create(self, settings: str, plan: str) -> None:
         """Write config.yaml and plan.txt."""
-        self.write("config.yaml", OmegaConf.to_yaml(config, resolve=True))
-        self.write("plan.txt", plan_text + "\n")
+        self.write("config.yaml", settings)
+        self.write("plan.txt", plan + "\n")
 
     def write(self, name: str, text: str) -> None:
         """Replace file `name` in one step."""

@@ -149,13 +149,8 @@ class Evaluations:
     """Calls `evaluate` at log-spaced steps, first · 2^(k / per_doubling), and after the last step."""
 
     def __init__(
-        self, evaluate: Callable[[DiT, int, float], None], meter: Meter, first: int, per_doubling: float
+        self, evaluate: Callable[[DiT, int, float], None], meter: Meter, first: float, per_doubling: float
     ) -> None:
-        if first < 1 or per_doubling <= 0:
-            raise DiffxError(
-                f"eval.first={first} and eval.per_doubling={per_doubling} must be positive; "
-                "type eval.first=100 eval.per_doubling=1."
-            )
         self.evaluate, self.meter = evaluate, meter
         self.steps = {round(first * 2 ** (k / per_doubling)) for k in range(int(40 * per_doubling))}
         self.done = -1  # the step of the last evaluation

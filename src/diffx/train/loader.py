@@ -4,11 +4,11 @@ import signal
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from diffx import ranks
+from diffx.config.settings import Settings
 from diffx.data import Data, StepBatches
 
 
@@ -34,15 +34,15 @@ def _ignore_signals(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def make_loader(config: DictConfig, data: Data, start: int) -> DataLoader[Any]:
+def make_loader(settings: Settings, data: Data, start: int) -> DataLoader[Any]:
     """Batches from step `start` on, without an end: the steps and the budget say when to stop."""
-    world, parts = ranks.world(), config.trainer.accumulate
-    sampler = StepBatches(len(data), config.batch_size, config.seed, start, ranks.rank(), world, parts)
+    world, parts = ranks.world(), settings.trainer.accumulate
+    sampler = StepBatches(len(data), settings.batch_size, settings.seed, start, ranks.rank(), world, parts)
     return DataLoader(
         _Batches(data),  # type: ignore[arg-type]
         batch_sampler=sampler,  # type: ignore[arg-type]
         collate_fn=_whole,
-        num_workers=config.data.workers,
+        num_workers=settings.data.workers,
         worker_init_fn=_ignore_signals,
         pin_memory=torch.cuda.is_available(),
     )

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from diffx import step
-from diffx.assemble.model import Model
+from diffx.assemble.model import TrainingModel
 from diffx.backbone.dit import DiT
 from diffx.plugin import Batch
 from diffx.train.ema import local, update_ema
@@ -43,7 +43,7 @@ class DiffusionModule(L.LightningModule):
 
     def __init__(
         self,
-        model: Model,
+        model: TrainingModel,
         optimizer: OptimizerFactory,
         services: step.Services,
         *,

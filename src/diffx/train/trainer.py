@@ -4,27 +4,27 @@ import logging
 import warnings
 
 import lightning as L
-from omegaconf import DictConfig
 
+from diffx.config.settings import Settings
 from diffx.train.clock import Meter
 from diffx.train.strategy import Ranks, make_strategy
 
 
-def make_trainer(config: DictConfig, meter: Meter, callbacks: list[L.Callback]) -> L.Trainer:
+def make_trainer(settings: Settings, meter: Meter, callbacks: list[L.Callback]) -> L.Trainer:
     """A Lightning trainer that leaves bars, checkpoints and samplers to diffx, and is silent."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning.*")
     trainer = L.Trainer(
         accelerator=meter.device.type,
-        devices=config.trainer.devices,
-        num_nodes=config.trainer.num_nodes,
-        strategy=make_strategy(config.trainer.strategy, meter.device),
+        devices=settings.trainer.devices,
+        num_nodes=settings.trainer.num_nodes,
+        strategy=make_strategy(settings.trainer.strategy, meter.device),
         plugins=[Ranks()],
-        precision=config.trainer.precision,
-        accumulate_grad_batches=config.trainer.accumulate,
-        gradient_clip_val=config.trainer.gradient_clip_val,
-        max_steps=config.max_steps,
+        precision=settings.trainer.precision,  # type: ignore[arg-type]  # one of the choices of TrainerSettings
+        accumulate_grad_batches=settings.trainer.accumulate,
+        gradient_clip_val=settings.trainer.gradient_clip_val,
+        max_steps=settings.max_steps,
         max_epochs=-1,
         logger=False,
         callbacks=callbacks,
