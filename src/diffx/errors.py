@@ -8,6 +8,15 @@ class DiffxError(ValueError):
     """Bad input. The command line prints the message alone and exits with code 2; nothing has been written."""
 
 
+class Diverged(DiffxError):
+    """Training broke: the guard's limit was reached, or samples or their measures are not finite. That is a result,
+    which the run's record keeps. step: where it was noticed."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+
 STOPPED, REQUEUE = 3, 75  # exit codes: saved after a signal; saved, and wants to be started again (EX_TEMPFAIL)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch._dynamo import reset
 
-from diffx.assemble.model import Model
+from diffx.assemble.model import TrainingModel as Model
 from diffx.step import losses
 from diffx.testing import TinyRun, make_registered, registered, tiny_backbone
 from diffx.train.module import DiffusionModule

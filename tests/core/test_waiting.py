@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from diffx import step
-from diffx.assemble.model import Model
+from diffx.assemble.model import TrainingModel as Model
 from diffx.objective import DDPM, EDM, Interpolant
 from diffx.streams import Streams
 from diffx.testing import TinyRun, make_registered, registered, tiny_backbone

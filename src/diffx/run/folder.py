@@ -95,8 +95,9 @@ class RunDir:
         return json.loads(file.read_text()) if file.exists() else {}
 
     def write_record(self, **facts: Any) -> None:
-        """Update run.json by these facts."""
-        self.write("run.json", json.dumps(self.read_record() | facts, indent=1) + "\n")
+        """Update run.json by these facts; None forgets one."""
+        known = {key: value for key, value in (self.read_record() | facts).items() if value is not None}
+        self.write("run.json", json.dumps(known, indent=1) + "\n")
 
     def append_point(self, point: dict[str, Any], curve: Path | None = None) -> None:
         """One more line of the curve (or of another protocol's), on disk before this returns."""
@@ -104,6 +105,11 @@ class RunDir:
             file.write(json.dumps(point) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def progress(self) -> list[tuple[int, int]]:
+        """Size and time of what training rewrites: another answer means that a process has trained here meanwhile."""
+        files = (self.last_checkpoint, self.previous_checkpoint, self.path / "run.json")
+        return [(f.stat().st_size, f.stat().st_mtime_ns) if f.exists() else (-1, -1) for f in files]
 
     def start_anew(self) -> None:
         """Forget an earlier training in this folder, whose user asked for that with resume=never."""
