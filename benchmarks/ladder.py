@@ -9,12 +9,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from omegaconf import DictConfig
 
 from benchmarks.feed import Source
 from benchmarks.measure import Seconds, in_turn, now, release, seconds_of, speed_ratio
 from benchmarks.training import LOG_EVERY, OPTIMIZERS, Pool, Recipe, Trainee
 from diffx.assemble.model import build_model
+from diffx.config.settings import Settings
 from diffx.train.module import DiffusionModule
 
 
@@ -64,7 +64,7 @@ def rungs(device: torch.device, precision: str, encoder: bool) -> dict[str, Reci
 
 
 def climb(
-    config: DictConfig,
+    config: Settings,
     source: Source,
     compiled: Source,
     device: torch.device,
@@ -107,7 +107,7 @@ def rows(seconds: Seconds, batch_size: int) -> list[dict[str, Any]]:
 class Trained:
     """diffx's own module in Lightning's loop, its losses read every LOG_EVERY steps."""
 
-    def __init__(self, config: DictConfig, source: Source, device: torch.device, precision: str) -> None:
+    def __init__(self, config: Settings, source: Source, device: torch.device, precision: str) -> None:
         self.config, self.source, self.device, self.precision = config, source, device, precision
         for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
             logging.getLogger(name).setLevel(logging.ERROR)

@@ -19,7 +19,6 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported
 
 import torch
-from omegaconf import DictConfig
 
 from benchmarks import measure, tokens
 from benchmarks.encoder import random_encoder
@@ -33,6 +32,7 @@ from diffx.assemble.flops import flops_of
 from diffx.assemble.model import build_model
 from diffx.assemble.services import encoder_names
 from diffx.config.compose import compose_config
+from diffx.config.settings import Settings
 
 PLAIN = "plain"
 BATCH = {
@@ -69,7 +69,7 @@ def arguments(device: torch.device) -> argparse.ArgumentParser:
     return parser
 
 
-def compose(asked: argparse.Namespace, backbone: str, plugins: str, device: torch.device) -> DictConfig:
+def compose(asked: argparse.Namespace, backbone: str, plugins: str, device: torch.device) -> Settings:
     names = "" if plugins == PLAIN else plugins
     size = asked.batch_size or BATCH[device.type].get(backbone, 8)
     fixed = [f"plugins=[{names}]", f"backbone={backbone}", "data=imagenet256", f"batch_size={size}"]
@@ -108,7 +108,7 @@ def steps(asked: argparse.Namespace, root: Path, device: torch.device) -> list[d
 
 
 def plugin_sets(
-    asked: argparse.Namespace, configs: dict[str, DictConfig], recipe: Recipe, root: Path, device: torch.device
+    asked: argparse.Namespace, configs: dict[str, Settings], recipe: Recipe, root: Path, device: torch.device
 ) -> list[dict[str, Any]]:
     """All plugin sets of one backbone in turn."""
     measure.release(device)
@@ -152,9 +152,7 @@ def speeds(one: Trainee, times: list[float], plain: Trainee, plain_times: list[f
     }
 
 
-def source_of(
-    asked: argparse.Namespace, config: DictConfig, root: Path, device: torch.device, compiled: bool
-) -> Source:
+def source_of(asked: argparse.Namespace, config: Settings, root: Path, device: torch.device, compiled: bool) -> Source:
     """The samples, and the encoders that this configuration's plugins need, where they are to run."""
     model = build_model(config, "meta")
     names = encoder_names(model.plan.needs) if asked.encoder == "live" else []

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from benchmarks.feed import Ahead, Source
@@ -19,6 +18,7 @@ from diffx import step
 from diffx.assemble.flops import count_flops
 from diffx.assemble.model import build_model
 from diffx.backbone import Backbone
+from diffx.config.settings import Settings
 from diffx.frozen.encoder import encoder_spec
 from diffx.plugin import Batch
 from diffx.step import Draws
@@ -74,7 +74,7 @@ class Pool:
         self.averages: dict[str, Backbone] = {}
         self.states: dict[bool, Any] = {fused: defaultdict(dict) for fused in (False, True)}
 
-    def share(self, config: DictConfig, backbone: Backbone) -> Backbone:
+    def share(self, config: Settings, backbone: Backbone) -> Backbone:
         """Give a backbone the weights of the first one that was like it; returns the average."""
         key = str(config.backbone)
         if key not in self.backbones:
@@ -88,7 +88,7 @@ class Pool:
 class Trainee:
     """A model in training on made-up samples. `flops` are those of one image."""
 
-    def __init__(self, config: DictConfig, recipe: Recipe, source: Source, pool: Pool) -> None:
+    def __init__(self, config: Settings, recipe: Recipe, source: Source, pool: Pool) -> None:
         self.model = model = build_model(config)
         self.config, self.recipe, self.device = config, recipe, pool.device
         self.flops = count_flops(model.backbone, model.plugins, model.objective, model.plan, source.encoder_flops)

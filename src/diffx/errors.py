@@ -1,8 +1,20 @@
 """Errors that are meant for people: one sentence with the value that is wrong and what to type instead."""
 
+import difflib
+from collections.abc import Sequence
+
 
 class DiffxError(ValueError):
     """Bad input. The command line prints the message alone and exits with code 2; nothing has been written."""
+
+
+class Diverged(DiffxError):
+    """Training broke: the guard's limit was reached, or samples or their measures are not finite. That is a result,
+    which the run's record keeps. step: where it was noticed."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 STOPPED, REQUEUE = 3, 75  # exit codes: saved after a signal; saved, and wants to be started again (EX_TEMPFAIL)
@@ -18,3 +30,10 @@ class Stopped(DiffxError):
     @property
     def exit_code(self) -> int:
         return REQUEUE if self.requeue else STOPPED
+
+
+def unknown_key(key: str, known: Sequence[str]) -> str:
+    """The sentence for a setting that does not exist, with the nearest ones."""
+    near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known)}."
+    return f"{key} is not a setting; {hint}"

@@ -19,7 +19,7 @@ PUBLISHED = {  # sampler, NFE, guidance scale, its interval's end, channels, pow
 
 def facts(config) -> tuple:
     guidance = config.guidance
-    sampler = config.sampler._target_.rpartition(".")[2]
+    sampler = config.sampler.target.rpartition(".")[2]
     return (
         sampler,
         config.sampler.nfe,

@@ -1,6 +1,7 @@
 """Sampling to files: the same set on any number of devices and after a kill, and never the set of another protocol."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffx.commands.sample import main
-from diffx.config.protocol import read_config
+from diffx.config.read import read_settings
 from diffx.errors import DiffxError
 from diffx.evaluation import sample_set
 from diffx.evaluation.sample_set import SampleSet
@@ -18,9 +19,9 @@ from tests.evaluate.conftest import Refusal
 
 
 def draw(run: RunDir, out: str, **settings: object) -> np.ndarray:
-    config = read_config(run.path)
-    config.eval.update({"batch_size": 8} | settings)
-    with np.load(SampleSet(run.ema_weights, config, 30, Path(out)).draw()) as arrays:
+    own = read_settings(run.settings)
+    chosen = replace(own, eval=replace(own.eval, **({"batch_size": 8} | settings)))
+    with np.load(SampleSet(run.ema_weights, chosen, 30, Path(out)).draw()) as arrays:
         return arrays["arr_0"]
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from hydra.utils import instantiate
 
 from diffx.config.compose import compose_config
+from diffx.config.target import make as instantiate
 from diffx.errors import DiffxError
 from diffx.sampler import Field, check_fit
 from diffx.testing import tiny_backbone
@@ -29,7 +29,7 @@ def test_a_papers_experiment_has_its_sizes_and_settings(name):
     backbone, training_only, lr, clip = PAPERS[name]
     config = compose_config([f"+experiment={name}"])
     with torch.device("meta"):
-        model, plugins = instantiate(config.backbone), instantiate(config.plugins)
+        model, plugins = instantiate(config.backbone), {n: instantiate(p) for n, p in config.plugins.items()}
         for plugin in plugins.values():
             plugin.setup(model)
     instantiate(config.objective)

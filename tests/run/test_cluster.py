@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from diffx.commands.launch import gpu_groups
 from diffx.config.compose import compose_config
+from diffx.config.parse import write_settings
 from diffx.processes import children as processes
 from diffx.processes.children import run_ranks
 from tests import forks
@@ -193,7 +193,7 @@ def test_ranks_with_different_configurations_end_before_the_first_step(tmp_path:
         config = compose_config(
             [*SMALL, "trainer.devices=2", f"runs_dir={tmp_path}/runs", f"batch_size={16 * (1 + rank)}"]
         )
-        (tmp_path / f"{rank}.yaml").write_text(OmegaConf.to_yaml(config))
+        write_settings(config, tmp_path / f"{rank}.yaml")
     own = "import os, runpy, sys; sys.argv[1:] = [os.environ['RANK'] + '.yaml']"
     command = [sys.executable, "-c", f"{own}; runpy.run_module('diffx.worker', run_name='__main__')"]
     ranks = [

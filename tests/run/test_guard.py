@@ -102,7 +102,9 @@ def test_the_last_checkpoint_stays_when_a_run_diverges(run: Run) -> None:
     (path,) = Path().glob("runs/digits/*/s0")
     assert all(torch.equal(good[key], value) for key, value in weights(RunDir(path)).items())
     assert torch.load(RunDir(path).last_checkpoint, weights_only=True)["global_step"] == 4
-    assert RunDir(path).read_record()["status"] == "failed"
+    record = RunDir(path).read_record()
+    assert (record["status"], record["diverged_at"]) == ("diverged", 7)
+    assert "the loss poison is not finite" in record["reason"]
 
 
 def test_the_guard_counts_in_all_and_in_a_row() -> None:

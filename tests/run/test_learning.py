@@ -73,8 +73,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_term(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DiffxError, match=r"up to step 20 were skipped: the loss denoise is not finite"):
         train(compose_config(["logger=none", *SHORT, "optimizer.lr=1e30", "trainer.gradient_clip_val=null"]))
-    (card,) = tmp_path.glob("runs/digits/*/s0/run.json")
-    assert json.loads(card.read_text())["status"] == "failed"
+    (record,) = tmp_path.glob("runs/digits/*/s0/run.json")
+    assert json.loads(record.read_text())["status"] == "diverged"
 
 
 def test_the_budget_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

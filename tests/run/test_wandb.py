@@ -35,14 +35,14 @@ def test_every_metric_has_the_cost_as_its_axis_and_its_points(records: list[dict
     assert 0 < rows[0]["cpu_hours"] < rows[1]["cpu_hours"]
 
 
-def test_the_run_is_found_by_study_plugins_plan_and_card(records: list[dict[str, Any]]) -> None:
+def test_the_run_is_found_by_study_plugins_plan_and_record(records: list[dict[str, Any]]) -> None:
     (run,) = (record["run"] for record in records if record["type"] == "run")
     assert run["run_group"] == "digits"
     assert run["tags"] == ["tread"]
     assert run["run_id"].startswith("digits-")
     config = run["config"]["update"]
-    assert config["card"]["label"] == "tread"
-    assert config["card"]["protocol_hash"]
+    assert config["record"]["label"] == "tread"
+    assert config["record"]["protocol_hash"]
     assert "tread" in config["plan"]
 
 

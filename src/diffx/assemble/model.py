@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from omegaconf import DictConfig
 
 from diffx.assemble.services import Surroundings, provided_needs
 from diffx.backbone import Backbone
-from diffx.config.check import check
+from diffx.config.settings import Settings
 from diffx.config.target import make
 from diffx.errors import DiffxError
 from diffx.objective import Objective
@@ -21,8 +20,8 @@ TERMS = ("denoise", "total")
 
 
 @dataclass(frozen=True)
-class Model:
-    """What is trained and how: built from the configuration alone, with no data and no weights of others.
+class TrainingModel:
+    """What is trained and how: built from the settings alone, with no data and no weights of others.
 
     phases: a plan for every stretch of the run between the steps at which a plugin stops.
     """
@@ -38,29 +37,28 @@ class Model:
         return self.phases[0].plan
 
 
-def build_model(config: DictConfig, device: torch.device | str = "cpu") -> Model:
-    """Backbone, plugins, objective and plan, initialised from config.seed, without touching global random state.
+def build_model(settings: Settings, device: torch.device | str = "cpu") -> TrainingModel:
+    """Backbone, plugins, objective and plan, initialised from settings.seed, without touching global random state.
 
     On device "meta" nothing is allocated. Raises DiffxError for anything that cannot work.
     """
-    check(config)
     with torch.random.fork_rng(devices=[]), torch.device(device):
-        torch.manual_seed(config.seed)
-        backbone: Backbone = make(config.backbone)
-        objective: Objective = make(config.objective)
-        check_fit(make(config.sampler), objective)
-        make(config.guidance)
-        make(config.optimizer, params=[torch.nn.Parameter(torch.zeros(1))])
+        torch.manual_seed(settings.seed)
+        backbone: Backbone = make(settings.backbone)
+        objective: Objective = make(settings.objective)
+        check_fit(make(settings.sampler), objective)
+        make(settings.guidance)
+        make(settings.optimizer, params=[torch.nn.Parameter(torch.zeros(1))])
         plugins: dict[str, Plugin] = {}
-        for name, settings in (config.get("plugins") or {}).items():
+        for name, node in settings.plugins.items():
             if name in TERMS:
                 raise DiffxError(f"A plugin cannot be called {name}, which is the name of a term of the loss.")
             # Its own seed: one plugin's modules start alike whatever stands beside it.
-            torch.manual_seed(config.seed + 1)
-            plugins[str(name)] = make(settings)
-            set_up(str(name), plugins[str(name)], backbone, objective)
-    around = Surroundings(backbone, config.data.image_size)
-    return Model(backbone, plugins, objective, phases_of(backbone, plugins, around))
+            torch.manual_seed(settings.seed + 1)
+            plugins[name] = make(node)
+            set_up(name, plugins[name], backbone, objective)
+    around = Surroundings(backbone, settings.data.image_size)
+    return TrainingModel(backbone, plugins, objective, phases_of(backbone, plugins, around))
 
 
 def set_up(name: str, plugin: Plugin, backbone: Backbone, objective: Objective) -> None:

@@ -5,27 +5,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torch import nn
 
 from diffx import ranks
 from diffx.assemble.parts import Parts
 from diffx.assemble.services import encoder_names
+from diffx.config.settings import Settings
 from diffx.frozen.encoder import encoder_spec
 from diffx.processes.devices import cost_unit
-from diffx.run.name import run_id, short_hash
+from diffx.run.name import short_hash
 from diffx.run.origin import git_state, versions
 
 
-def describe_run(config: DictConfig, parts: Parts) -> dict[str, Any]:
+def describe_run(settings: Settings, parts: Parts) -> dict[str, Any]:
     """The facts of a run at its start; how it ended is added at its end."""
     model, flops = parts.model, parts.flops
     names = list(model.plugins)
     return {
-        "id": run_id(config),
-        "experiment": config.experiment,
-        "seed": config.seed,
-        "label": "+".join(names) or "plain",
+        "id": settings.id,
+        "experiment": settings.experiment,
+        "seed": settings.seed,
+        "label": settings.label,
         "plugins": names,
         "parameters": {
             "backbone": _count(model.backbone),
@@ -41,7 +41,7 @@ def describe_run(config: DictConfig, parts: Parts) -> dict[str, Any]:
             "name": _device_name(parts.device),
             "count": ranks.world(),
         },
-        "precision": config.trainer.precision,
+        "precision": settings.trainer.precision,
         "cost": cost_unit(parts.device),
         "protocol": parts.protocol,
         "protocol_hash": short_hash(parts.protocol),
@@ -50,7 +50,7 @@ def describe_run(config: DictConfig, parts: Parts) -> dict[str, Any]:
         "encoders": [_kin(name) for name in encoder_names(model.plan.needs)],
         "feature_networks": list(parts.metrics.networks),
         "offline": getattr(parts.data, "offline", {}),
-        "reference": {"floor": parts.metrics.floor(config.eval.samples)},
+        "reference": {"floor": parts.metrics.floor(settings.eval.samples)},
         "status": "running",
     }
 

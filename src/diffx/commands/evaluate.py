@@ -5,17 +5,16 @@ are measured as they are: an .npz with arr_0 (uint8, NxHxWx3), or a folder of pi
 """
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffx.commands.frame import on_all_devices
+from diffx.commands.frame import add_trust, on_all_devices, settings_of_run
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
     from diffx.assemble.parts import Metrics
+    from diffx.config.settings import Settings
     from diffx.run.folder import RunDir
 
 READ = 250  # images at a time
@@ -30,6 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--guidance", type=float, nargs="+", metavar="SCALE", help="measure each of these scales")
     parser.add_argument("--ema", type=float, nargs="+", metavar="DECAY", help="measure each of these averages of a run")
     parser.add_argument("--data", help="what images are compared with, where no file says it: a file of conf/data")
+    add_trust(parser)
     on_all_devices("diffx.evaluate", parser, evaluate, arguments)
 
 
@@ -51,23 +51,23 @@ class Case:
     """One set of samples to measure: its name, all its settings, and the weights that it is drawn from."""
 
     title: str
-    config: "DictConfig"
+    settings: "Settings"
     weights: Path
 
 
 def cases(chosen: argparse.Namespace) -> list[Case]:
     """Every average that is asked for with every guidance scale. Raises DiffxError before anything is drawn."""
-    from diffx.config.protocol import read_config, with_ema, with_protocol
+    from diffx.config.protocol import with_ema, with_protocol
     from diffx.run.folder import RunDir
 
-    own, run, found = read_config(chosen.target), RunDir(chosen.target), []
+    own, run, found = settings_of_run(chosen.target, chosen), RunDir(chosen.target), []
     for decay, scale in product(chosen.ema or [None], chosen.guidance or [None]):
-        config, weights = with_ema(own, run, decay)
-        settings = [*chosen.settings, *([] if scale is None else [f"guidance.scale={scale}"])]
+        settings, weights = with_ema(own, run, decay)
+        changes = [*chosen.settings, *([] if scale is None else [f"guidance.scale={scale}"])]
         title = chosen.protocol or "evaluation"
         title += "" if decay is None else f"_ema_{decay:g}"
         title += "" if scale is None else f"_guidance_{scale:g}"
-        found.append(Case(title, with_protocol(config, chosen.protocol, settings), weights))
+        found.append(Case(title, with_protocol(settings, chosen.protocol, changes), weights))
     return found
 
 
@@ -82,22 +82,22 @@ def evaluate_run(chosen: argparse.Namespace) -> None:
     from diffx.run.folder import RunDir
 
     asked, run = cases(chosen), RunDir(chosen.target)
-    config = asked[0].config
-    data, device = make(config.data.source), pick_device(config.trainer.accelerator)
+    settings = asked[0].settings
+    data, device = make(settings.data.source), pick_device(settings.trainer.accelerator)
     # Before hours of sampling, since weights may be missing; and once, since no case changes them.
-    metrics = make(config.eval.metrics, data=data, device=device)
+    metrics = make(settings.eval.metrics, data=data, device=device)
     for case in asked:
         file = run.path / "samples" / f"{case.title}.npz"
-        out = SampleSet(case.weights, case.config, case.config.eval.samples, file).draw()
+        out = SampleSet(case.weights, case.settings, case.settings.eval.samples, file).draw()
         values = metrics(NpzImages(out).batches(READ, ranks.rank(), ranks.world()))
         if ranks.is_first():
-            facts = protocol(case.config, data.identity, metrics.identity)
-            curve = append_point(run, case.title, case.config, facts, values)
+            facts = protocol(case.settings, data.identity, metrics.identity)
+            curve = append_point(run, case.title, case.settings, facts, values)
             print_table(f"{run.path} · {case.title}", values)
             print(f"appended to {curve}; the samples are in {out}")
 
 
-def evaluate_images(path: Path, name: str, settings: list[str], data: str | None) -> None:
+def evaluate_images(path: Path, name: str, changes: list[str], data: str | None) -> None:
     """Measure images that are there already."""
     from diffx import ranks
     from diffx.config.compose import compose_config
@@ -106,45 +106,45 @@ def evaluate_images(path: Path, name: str, settings: list[str], data: str | None
 
     images = open_images(path)
     plain = compose_config([f"data={data}"] if data else [])
-    plain.data.image_size = images.size
-    config = with_protocol(plain, name, settings)
-    metrics = metrics_of(config, data)
+    plain = replace(plain, data=replace(plain.data, image_size=images.size))
+    settings = with_protocol(plain, name, changes)
+    metrics = metrics_of(settings, data)
     values = metrics(images.batches(READ, ranks.rank(), ranks.world()))
     if ranks.is_first():
         print_table(f"{path} · {len(images)} images of {images.size} pixels · {name}", values)
-        if len(images) != config.eval.samples:
-            print(f"{name} is about {config.eval.samples} images: values of other numbers do not compare with it.")
+        if len(images) != settings.eval.samples:
+            print(f"{name} is about {settings.eval.samples} images: values of other numbers do not compare with it.")
 
 
-def metrics_of(config: "DictConfig", data: str | None) -> "Metrics":
+def metrics_of(settings: "Settings", data: str | None) -> "Metrics":
     """The metrics of images that have no run. Raises DiffxError where nothing says what to compare them with."""
     from diffx.config.target import make
     from diffx.errors import DiffxError
     from diffx.processes.devices import pick_device
 
-    reads_data = config.eval.metrics.get("reference", "own") == "own"
+    reads_data = settings.eval.metrics.get("reference", "own") == "own"
     if reads_data and data is None:
         raise DiffxError("Nothing says what these images are compared with; type --data NAME, a data set of diffx.")
-    source = make(config.data.source) if reads_data else None
-    return make(config.eval.metrics, data=source, device=pick_device(config.trainer.accelerator))
+    source = make(settings.data.source) if reads_data else None
+    return make(settings.eval.metrics, data=source, device=pick_device(settings.trainer.accelerator))
 
 
 def append_point(
-    run: "RunDir", name: str, config: "DictConfig", facts: dict[str, Any], values: dict[str, float]
+    run: "RunDir", name: str, settings: "Settings", facts: dict[str, Any], values: dict[str, float]
 ) -> Path:
     """One more line: of curve.jsonl under the protocol that the run was measured by all along, else of
     curve_NAME.jsonl, since two protocols do not share an axis. Returns the file."""
     from diffx.run.name import short_hash
 
-    card, key = run.read_record(), short_hash(facts)
-    own = key == card.get("protocol_hash")
+    record, key = run.read_record(), short_hash(facts)
+    own = key == record.get("protocol_hash")
     file = run.curve if own else run.path / f"curve_{name}.jsonl"
-    line = progress(run, config, card) | {"values": values, "protocol": key, "ema_decay": facts["ema_decay"]}
+    line = progress(run, settings, record) | {"values": values, "protocol": key, "ema_decay": facts["ema_decay"]}
     run.append_point(line if own else line | {"protocol_facts": facts}, file)
     return file
 
 
-def progress(run: "RunDir", config: "DictConfig", card: dict[str, Any]) -> dict[str, Any]:
+def progress(run: "RunDir", settings: "Settings", record: dict[str, Any]) -> dict[str, Any]:
     """How far training was at the last checkpoint and what it had cost, as a line of the curve says it."""
     import torch
 
@@ -156,12 +156,12 @@ def progress(run: "RunDir", config: "DictConfig", card: dict[str, Any]) -> dict[
         step, seconds = int(state["global_step"]), float(state["callbacks"]["Clock"]["device_seconds"])
     except (OSError, RuntimeError, KeyError) as error:
         raise DiffxError(f"{run.last_checkpoint} does not say at which step the weights are ({error}).") from error
-    images = step * int(config.batch_size)
+    images = step * settings.batch_size
     return {
         "step": step,
         "images": images,
-        card["cost"]: seconds / 3600,
-        "train_flops": images * card["flops"]["train_per_image"],
+        record["cost"]: seconds / 3600,
+        "train_flops": images * record["flops"]["train_per_image"],
     }
 
 

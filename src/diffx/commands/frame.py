@@ -6,10 +6,14 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from itertools import takewhile
-from typing import NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from diffx.errors import DiffxError, Stopped
 from diffx.processes.devices import process_group, runs_here, start_processes
+
+if TYPE_CHECKING:
+    from diffx.config.settings import Settings
 
 
 def on_all_devices(
@@ -44,6 +48,23 @@ def settings_first(arguments: Sequence[str]) -> list[str]:
     rest = arguments[len(front) :]
     settings = [a for a in rest if re.match(r"[\w.]+=", a)]
     return [*front, *settings, *(a for a in rest if a not in settings)]
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """--trust, for commands that make what a folder's config.yaml names."""
+    help = "let config.yaml name classes from anywhere, which then run: for a folder that you made"
+    parser.add_argument("--trust", action="store_true", help=help)
+
+
+def settings_of_run(run: Path, chosen: argparse.Namespace) -> "Settings":
+    """The settings in a run's folder, whoever made it, unless the user trusts it. Raises DiffxError where it has none
+    or they name what they may not."""
+    from diffx.config.read import read_settings, read_trusted_settings
+
+    file = run / "config.yaml"
+    if not file.exists():
+        raise DiffxError(f"{run} is no run directory: it has no config.yaml; type runs/EXPERIMENT/ID/sSEED.")
+    return (read_trusted_settings if chosen.trust else read_settings)(file)
 
 
 def finish(command: Callable[[], None]) -> None:

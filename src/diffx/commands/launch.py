@@ -1,4 +1,4 @@
-"""Starting runs from resolved configurations: one here, or the runs of a sweep in processes of their own."""
+"""Starting runs from settings: one here, or the runs of a sweep in processes of their own."""
 
 import os
 import signal
@@ -7,24 +7,26 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from diffx import ranks
+from diffx.config.parse import write_settings
+from diffx.config.settings import Settings
 from diffx.errors import REQUEUE, DiffxError, Stopped
 from diffx.processes import slurm
 from diffx.processes.children import SAVED, Children, Node, run_command, run_ranks, this_python
 from diffx.run.folder import RunDir
 
 
-def launch(config: DictConfig) -> None:
+def launch(settings: Settings) -> None:
     """Train, in this process or, with several devices, in one process each.
 
-    The parent writes the resolved configuration once and starts `diffx.worker` on it. Ranks never compose a
+    The parent writes the settings once and starts `diffx.worker` on it. Ranks never compose a
     configuration, so they cannot disagree about one. On several nodes, inside a Slurm job, srun starts a worker on
     each, which then starts its ranks.
 
@@ -32,17 +34,17 @@ def launch(config: DictConfig) -> None:
         DiffxError: a process failed, or nothing says where the other nodes are.
         Stopped: a signal came, and the run was saved.
     """
-    devices, nodes = config.trainer.devices, config.trainer.num_nodes
+    devices, nodes = settings.trainer.devices, settings.trainer.num_nodes
     if devices * nodes == 1 or ranks.world() > 1:
-        run_here(config)
+        run_here(settings)
         return
     node = slurm.this_node() if slurm.is_task() else Node()
     if nodes == node.nodes:
-        with _config_file(config) as file:
-            _judge(run_ranks(this_python("diffx.worker", str(file)), devices, node), config)
+        with _settings_file(settings) as file:
+            _raise_unless_done(run_ranks(worker(file), devices, node), settings)
     elif slurm.in_job() and not slurm.is_task():
-        with _config_file(config, Path(config.runs_dir)) as file:
-            _judge(run_command([*slurm.srun(nodes), *this_python("diffx.worker", str(file.absolute()))]), config)
+        with _settings_file(settings, Path(settings.runs_dir)) as file:
+            _raise_unless_done(run_command([*slurm.srun(nodes), *worker(file.absolute())]), settings)
     else:
         raise DiffxError(
             f"trainer.num_nodes={nodes}, but this is {node.nodes} node: run the same command inside a Slurm job of "
@@ -51,26 +53,25 @@ def launch(config: DictConfig) -> None:
         )
 
 
-def _judge(code: int, config: DictConfig) -> None:
+def _raise_unless_done(code: int, settings: Settings) -> None:
     """What the exit code of other processes means for this one."""
     if code in SAVED:
         raise Stopped(requeue=code == REQUEUE)
     if code:
-        raise DiffxError(f"A process of {RunDir.of(config).path} failed (exit code {code}); its message stands above.")
+        raise DiffxError(
+            f"A process of {RunDir.of(settings).path} failed (exit code {code}); its message stands above."
+        )
 
 
-def run_here(config: DictConfig) -> None:
+def run_here(settings: Settings) -> None:
     """Train in this process."""
-    threads = config.trainer.threads
-    if threads is not None and (not isinstance(threads, int) or threads < 1):
-        raise DiffxError(f"trainer.threads={threads} must be a whole number of at least 1, or null.")
-    torch.set_num_threads(threads or min(2, os.cpu_count() or 1))
+    torch.set_num_threads(settings.trainer.threads or min(2, os.cpu_count() or 1))
     from diffx.train.loop import train
 
-    train(config)
+    train(settings)
 
 
-def run_all(configs: Sequence[DictConfig], at_a_time: int | None) -> list[str]:
+def run_all(configs: Sequence[Settings], at_a_time: int | None) -> list[str]:
     """Run a sweep, `at_a_time` runs at once, each a process; returns a sentence for each that failed.
 
     None: as many as the GPUs suffice for, or two on a CPU, where each run gets one thread: for small networks that
@@ -88,10 +89,10 @@ def run_all(configs: Sequence[DictConfig], at_a_time: int | None) -> list[str]:
 
     with Children() as children, ThreadPoolExecutor(at_a_time) as pool:
 
-        def one(config: DictConfig) -> str | None:
+        def one(settings: Settings) -> str | None:
             gpus = free.get()
             try:
-                return None if children.received else _run_process(config, gpus, talk, children)
+                return None if children.received else _run_process(settings, gpus, talk, children)
             finally:
                 free.put(gpus)
 
@@ -114,24 +115,27 @@ def gpu_groups(devices: int) -> list[str]:
 
 
 @contextmanager
-def _config_file(config: DictConfig, folder: Path | None = None) -> Iterator[Path]:
-    """The configuration as a file, for as long as a process may read it; in `folder` where other nodes see it too."""
+def _settings_file(settings: Settings, folder: Path | None = None) -> Iterator[Path]:
+    """The settings as a file, for as long as a process may read it; in `folder` where other nodes see it too."""
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".launch-") as temporary:
-        file = Path(temporary) / "config.yaml"
-        file.write_text(OmegaConf.to_yaml(config))
-        yield file
+        yield write_settings(settings, Path(temporary) / "config.yaml")
 
 
-def _run_process(config: DictConfig, gpus: str, talk: Lock, children: Children) -> str | None:
+def worker(file: Path) -> list[str]:
+    """The command that trains the settings in a file, which this process has written."""
+    return this_python("diffx.worker", str(file), "--trust")
+
+
+def _run_process(settings: Settings, gpus: str, talk: Lock, children: Children) -> str | None:
     """One run in a process, its lines passed on behind its name; a sentence if it failed."""
-    run = RunDir.of(config)
-    name = f"{'+'.join(config.plugins) or 'plain'} s{config.seed}"
+    run = RunDir.of(settings)
+    name = f"{settings.label} s{settings.seed}"
     environment = os.environ | {"PYTHONUNBUFFERED": "1"} | ({"CUDA_VISIBLE_DEVICES": gpus} if gpus else {})
-    config = OmegaConf.merge(config, {"trainer": {"threads": config.trainer.threads or 1}})  # type: ignore[assignment]
-    with _config_file(config) as file:
-        command, output = this_python("diffx.worker", str(file)), subprocess.PIPE
+    settings = replace(settings, trainer=replace(settings.trainer, threads=settings.trainer.threads or 1))
+    with _settings_file(settings) as file:
+        command, output = worker(file), subprocess.PIPE
         with children.start(command, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True) as process:
             assert process.stdout is not None
             last = ""

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from diffx.commands.frame import calm_openmp, finish
+from diffx.commands.frame import add_trust, calm_openmp, finish, settings_of_run
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -21,6 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("-n", "--count", type=int, default=10_000, help="images to fit on and, at most, to test on")
     parser.add_argument("--ema", type=float, metavar="DECAY", help="one of more_ema_decays, instead of ema_decay")
     parser.add_argument("-o", "--out", type=Path, help="the .json to write, with a .png beside it (default RUN/probe)")
+    add_trust(parser)
     chosen = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     finish(lambda: run(chosen))
 
@@ -28,15 +29,15 @@ def main(arguments: list[str] | None = None) -> None:
 def run(chosen: argparse.Namespace) -> None:
     """Probe, print a table, write probe.json and probe.png, and say where."""
     from diffx.commands.probe_figure import draw
-    from diffx.config.protocol import read_config, with_ema
+    from diffx.config.protocol import with_ema
     from diffx.errors import DiffxError
     from diffx.evaluation.block_probe import probe
     from diffx.run.folder import RunDir
     from diffx.store.whole_file import write_text
 
     folder = RunDir(chosen.run)
-    config, weights = with_ema(read_config(chosen.run), folder, chosen.ema)
-    found = probe(config, weights, chosen.t, chosen.encoder or config.data.encoder, chosen.count)
+    settings, weights = with_ema(settings_of_run(chosen.run, chosen), folder, chosen.ema)
+    found = probe(settings, weights, chosen.t, chosen.encoder or settings.data.encoder, chosen.count)
     facts = {"run": str(chosen.run), "label": folder.read_record().get("label", "run"), **found}
     file = (chosen.out or chosen.run / "probe").with_suffix(".json")
     print_table(facts)

@@ -6,7 +6,7 @@ Sample i depends on the seed and i alone. A set that was cut off goes on when th
 import argparse
 from pathlib import Path
 
-from diffx.commands.frame import on_all_devices
+from diffx.commands.frame import add_trust, on_all_devices, settings_of_run
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -22,25 +22,26 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--ema", type=float, metavar="DECAY", help="one of more_ema_decays, instead of ema_decay")
     parser.add_argument("--label", type=int, help="one label for all samples, instead of eval.labels")
     parser.add_argument("--seed", type=int, help="seed of noise and labels, instead of eval.seed")
+    add_trust(parser)
     on_all_devices("diffx.sample", parser, sample, arguments)
 
 
 def sample(chosen: argparse.Namespace) -> None:
     """Draw, decode, write, and say where."""
     from diffx import ranks
-    from diffx.config.protocol import read_config, with_ema, with_protocol
+    from diffx.config.protocol import with_ema, with_protocol
     from diffx.errors import DiffxError
     from diffx.evaluation.sample_set import SampleSet
     from diffx.run.folder import RunDir
 
     flags = {"sampler.nfe": chosen.nfe, "guidance.scale": chosen.guidance, "eval.seed": chosen.seed}
-    settings = [f"{key}={value}" for key, value in flags.items() if value is not None]
-    own, weights = with_ema(read_config(chosen.run), RunDir(chosen.run), chosen.ema)
-    config = with_protocol(own, chosen.protocol, [*chosen.settings, *settings])
-    count = chosen.count if chosen.count is not None else config.eval.samples if chosen.protocol else 100
+    changes = [f"{key}={value}" for key, value in flags.items() if value is not None]
+    own, weights = with_ema(settings_of_run(chosen.run, chosen), RunDir(chosen.run), chosen.ema)
+    settings = with_protocol(own, chosen.protocol, [*chosen.settings, *changes])
+    count = chosen.count if chosen.count is not None else settings.eval.samples if chosen.protocol else 100
     if count < 1:
         raise DiffxError(f"--count {count}: type a number of at least 1.")
     out = (chosen.out or chosen.run / "samples" / (chosen.protocol or "samples")).with_suffix(".npz")
-    SampleSet(weights, config, count, out, chosen.label).draw()
+    SampleSet(weights, settings, count, out, chosen.label).draw()
     if ranks.is_first():
         print(f"{count} samples: {out} (arr_0, uint8, NxHxWxC) and {out.with_suffix('.png')}")

@@ -25,10 +25,10 @@ def main() -> None:
     elif len(overrides) < len(arguments):
         finish(lambda: sweep(overrides))
     else:
-        finish(lambda: run_one(overrides))
+        finish(lambda: train_one(overrides))
 
 
-def run_one(overrides: Sequence[str]) -> None:
+def train_one(overrides: Sequence[str]) -> None:
     """Compose, check, train."""
     from diffx.commands.launch import launch
     from diffx.config.compose import compose_config
@@ -73,14 +73,14 @@ def _run_hydra() -> None:
     from omegaconf import DictConfig
 
     from diffx.commands.launch import launch
-    from diffx.config.compose import VERSION_BASE, config_dir, register_folders, resolve
+    from diffx.config.compose import VERSION_BASE, config_dir, register_folders, settings_of_composed
     from diffx.processes.slurm import another_turn
 
     register_folders()
 
     def train(config: DictConfig) -> None:
         with another_turn():
-            launch(resolve(config))
+            launch(settings_of_composed(config))
 
     def job(config: DictConfig) -> None:
         finish(lambda: train(config))

@@ -7,7 +7,6 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_search_path import ConfigSearchPath
@@ -17,10 +16,10 @@ from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from diffx.config.check import unknown_key
-from diffx.errors import DiffxError
+from diffx.config.read import settings_of
+from diffx.config.settings import Settings
+from diffx.errors import DiffxError, unknown_key
 
 VERSION_BASE = "1.3"
 
@@ -49,8 +48,8 @@ def register_folders() -> None:
         plugins.register(ConfigFolders)
 
 
-def compose_config(overrides: Sequence[str]) -> DictConfig:
-    """The resolved configuration of one run. Raises DiffxError in one sentence for anything misspelt."""
+def compose_config(overrides: Sequence[str]) -> Settings:
+    """The settings of one run. Raises DiffxError in one sentence for anything misspelt."""
     register_folders()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base=VERSION_BASE):
@@ -63,34 +62,22 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
                 str(error).splitlines()[0].replace("Got NoneType", "Got null, where nothing is [], as in plugins=[]")
             )
             raise DiffxError(f"{' '.join(overrides)}: {reason}.") from error
-        plain = compose("config", _without_additions(overrides))
-        known = [*map(str, compose("config", [])), "plugins"]
-        _leave_out_absent_plugins(config)
-    for key in config:
-        if str(key) not in known:
-            raise DiffxError(unknown_key(str(key), known))
-    for group in ("data", "trainer", "eval", "logger"):  # nodes of a class are checked against its arguments
-        for key in config[group]:
-            if key not in plain[group]:
-                raise DiffxError(unknown_key(f"{group}.{key}", [f"{group}.{name}" for name in plain[group]]))
+        return settings_of_composed(config)
+
+
+def settings_of_composed(config: DictConfig) -> Settings:
+    """What Hydra has composed, here or in one of its own launchers, as settings; Hydra has to be there still.
+
+    Raises:
+        DiffxError: what settings_of refuses, and settings of a plugin that does not exist.
+    """
     OmegaConf.set_struct(config, False)
-    if config.get("plugins") is None:
-        config.plugins = {}
-    return resolve(config)
-
-
-def _leave_out_absent_plugins(config: DictConfig) -> None:
-    """Drop an experiment's settings of plugins that `plugins=` has not chosen. Raises DiffxError for unknown ones."""
     for name in [str(name) for name, node in (config.get("plugins") or {}).items() if "_target_" not in node]:
+        # An experiment's settings of a plugin that `plugins=` has not chosen.
         if name not in _plugin_files():
             raise DiffxError(unknown_key(f"plugins.{name}", [f"plugins.{known}" for known in _plugin_files()]))
-        OmegaConf.set_struct(config, False)
         del config.plugins[name]
-
-
-def _without_additions(overrides: Sequence[str]) -> list[str]:
-    """The overrides but for +group.key=value, which may be a misspelt key."""
-    return [text for text in overrides if not (text.startswith("+") and "." in text.split("=")[0])]
+    return settings_of(config)
 
 
 def split_sweep(overrides: Sequence[str]) -> list[list[str]]:
@@ -169,16 +156,3 @@ def _all_keys() -> list[str]:
 
 def _plugin_files() -> list[str]:
     return GlobalHydra.instance().config_loader().get_group_options("plugins")
-
-
-def resolve(config: DictConfig) -> DictConfig:
-    """A copy with every interpolation replaced. Raises DiffxError where one leads nowhere."""
-    try:
-        resolved = OmegaConf.create(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
-    except OmegaConfBaseException as error:
-        raise DiffxError(f"The configuration cannot be resolved: {error}") from error
-    assert isinstance(resolved, DictConfig)
-    if OmegaConf.select(resolved, "trainer.precision") == "auto":
-        on_gpu = resolved.trainer.accelerator != "cpu" and torch.cuda.is_available()
-        resolved.trainer.precision = "bf16-mixed" if on_gpu else "32-true"
-    return resolved

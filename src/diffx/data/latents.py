@@ -124,7 +124,7 @@ class Latents:
         return torch.from_numpy(shards.read(np.arange(len(shards))))
 
     def decode(self, x: Tensor, rounding: str = "nearest") -> Tensor:
-        """Scaled latents (B, C, H, W) to uint8 images (B, 3, R, R), on x's device. rounding: see diffx.pixels.values.to_uint8.
+        """Scaled latents (B, C, H, W) to uint8 images (B, 3, R, R), on x's device. rounding: see to_uint8.
 
         Raises:
             DiffxError: the autoencoder's weights cannot be found.

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from diffx.assemble.model import build_model
 from diffx.assemble.services import make_encoder
 from diffx.backbone import Backbone
 from diffx.checkpoint.native import load_backbone
+from diffx.config.settings import Settings
 from diffx.config.target import make
 from diffx.data import Data
 from diffx.data.batches import permutation
@@ -32,7 +32,7 @@ LAST = 1e4  # beyond any objective's times
 HELD_OUT, UNSEEN = "held-out images", "training images that the probe has not seen"
 
 
-def probe(config: DictConfig, weights: Path, levels: list[float], encoder: str, count: int) -> dict[str, Any]:
+def probe(settings: Settings, weights: Path, levels: list[float], encoder: str, count: int) -> dict[str, Any]:
     """Linear-probe accuracy and CKNNA of every block at every noise level, as plain data.
 
     Blocks are run as in sampling: no mask, no route. They get the null label, so that no class reaches them but through
@@ -45,10 +45,10 @@ def probe(config: DictConfig, weights: Path, levels: list[float], encoder: str, 
         raise DiffxError(
             f"--t {wrong[0]:g} is no noise level; type numbers between 0 (data) and 1 (noise), as in --t 0.5."
         )
-    model, device = build_model(config), pick_device(config.trainer.accelerator)
+    model, device = build_model(settings), pick_device(settings.trainer.accelerator)
     load_backbone(model.backbone, weights)
     backbone = model.backbone.to(device).eval()
-    fit, test, what = probed_images(config, count, encoder, backbone.side, device)
+    fit, test, what = probed_images(settings, count, encoder, backbone.side, device)
     blocks = []
     for t in levels:
         known, unseen = (block_outputs(backbone, model.objective, part.x, t, device) for part in (fit, test))
@@ -56,7 +56,7 @@ def probe(config: DictConfig, weights: Path, levels: list[float], encoder: str, 
             accuracy = linear_probe(a, fit.y, b, test.y)
             blocks.append({"t": t, "depth": depth, "linear_probe": accuracy, "cknna": cknna(b, test.features)})
     return {
-        "ema_decay": config.ema_decay,
+        "ema_decay": settings.ema_decay,
         "encoder": encoder,
         "encoder_linear_probe": linear_probe(fit.features, fit.y, test.features, test.y),
         "images": {"fit": len(fit.y), "test": len(test.y), "tested_on": what},
@@ -76,15 +76,15 @@ class Probed:
 
 
 def probed_images(
-    config: DictConfig, count: int, encoder: str, side: int, device: torch.device
+    settings: Settings, count: int, encoder: str, side: int, device: torch.device
 ) -> tuple[Probed, Probed, str]:
     """At most `count` training images to fit on, as many to test on, and what the latter are.
 
     They are the data's held-out images where those have labels and are pixels, else training images; the diffusion
     model has seen them then, but not the probe.
     """
-    check_grid(encoder_spec(encoder), encoder, config.data.image_size, side)
-    data: Data = make(config.data.source)
+    check_grid(encoder_spec(encoder), encoder, settings.data.image_size, side)
+    data: Data = make(settings.data.source)
     need = f"features/{encoder}"
     encode = make_encoder(encoder, data, side, device) if data.provide([need], side) else None
 
@@ -97,7 +97,7 @@ def probed_images(
         return Probed(x, y, features)
 
     order = permutation(len(data), seed=0, epoch=0)
-    has_held_out = config.data.decoder == "pixels" and hasattr(data, "reference_labels")
+    has_held_out = settings.data.decoder == "pixels" and hasattr(data, "reference_labels")
     count = count if has_held_out else min(count, len(data) // 2)
     if count <= NEIGHBOURS:
         raise DiffxError(f"{count} images are too few to probe with; type -n 10000.")

@@ -4,12 +4,12 @@ model; it is hashed and stored with every number."""
 from collections.abc import Iterator
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from diffx import ranks
 from diffx.assemble.parts import Parts
 from diffx.backbone import Backbone
+from diffx.config.settings import Settings
 from diffx.errors import DiffxError
 from diffx.evaluation.sampling import Sampling
 from diffx.pixels.grid import save_grid
@@ -24,15 +24,15 @@ SHOWN = 100  # samples in the picture of an evaluation
 class Evaluation:
     """Samples from the EMA weights, measures them, and writes one line of the curve and one picture."""
 
-    def __init__(self, config: DictConfig, run: RunDir, parts: Parts) -> None:
-        self.config, self.run, self.parts = config, run, parts
+    def __init__(self, settings: Settings, run: RunDir, parts: Parts) -> None:
+        self.settings, self.run, self.parts = settings, run, parts
         self.logger = Sink(None)  # the run's is made after its folder, which everything else is checked before
-        self.sampling = Sampling(config, parts.model.objective)
+        self.sampling = Sampling(settings, parts.model.objective)
         self.protocol_hash = short_hash(parts.protocol)
 
     def __call__(self, network: Backbone, step: int, hours: float) -> None:
         """Measure an average of the weights after `step` steps, which had cost `hours`. Every rank has to call it."""
-        mine = range(ranks.rank(), self.config.eval.samples, ranks.world())
+        mine = range(ranks.rank(), self.settings.eval.samples, ranks.world())
         shown: list[Tensor] = []
         values = self.parts.metrics(self._samples(network, mine, shown))
         if not ranks.is_first():
@@ -54,7 +54,7 @@ class Evaluation:
             yield images
 
     def _append(self, values: dict[str, float], step: int, hours: float) -> None:
-        images = step * self.config.batch_size
+        images = step * self.settings.batch_size
         self.run.append_point(
             {
                 "step": step,
@@ -63,6 +63,6 @@ class Evaluation:
                 "train_flops": images * self.parts.flops.train,
                 "values": values,
                 "protocol": self.protocol_hash,
-                "ema_decay": self.config.ema_decay,
+                "ema_decay": self.settings.ema_decay,
             }
         )

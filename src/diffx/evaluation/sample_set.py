@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from omegaconf import DictConfig
 from rich.progress import track
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from diffx import ranks
 from diffx.assemble.model import build_model
 from diffx.checkpoint.native import load_backbone
 from diffx.config.protocol import protocol
+from diffx.config.settings import Settings
 from diffx.config.target import make
 from diffx.errors import DiffxError
 from diffx.evaluation.sampling import Sampling
@@ -42,12 +42,12 @@ class SampleSet:
 
     Args:
         weights: of the backbone, such as a run's checkpoints/ema.safetensors.
-        config: the run's configuration, with the protocol to sample under.
+        settings: of the run, with the protocol to sample under.
         label: one label for all samples; None for eval.labels.
     """
 
     weights: Path
-    config: DictConfig
+    settings: Settings
     count: int
     out: Path
     label: int | None = None
@@ -76,8 +76,8 @@ class SampleSet:
             raise DiffxError(f"{self.weights} does not exist: the run has no checkpoint yet. Train it first.")
         with self.weights.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        made = protocol(self.config, "", "") | {"samples": self.count, "label": self.label}
-        return {"protocol": made, "weights": sha256, "batch_size": self.config.eval.batch_size}
+        made = protocol(self.settings, "", "") | {"samples": self.count, "label": self.label}
+        return {"protocol": made, "weights": sha256, "batch_size": self.settings.eval.batch_size}
 
     def _is_whole(self, key: str) -> bool:
         try:
@@ -92,7 +92,7 @@ class SampleSet:
         return self.out.with_name(f".{self.out.stem}-{key}.parts")
 
     def _starts(self) -> range:
-        return range(0, self.count, self.config.eval.batch_size)
+        return range(0, self.count, self.settings.eval.batch_size)
 
     def _draw_parts(self, folder: Path) -> None:
         """This rank's parts that are not there yet."""
@@ -104,30 +104,30 @@ class SampleSet:
         missing = [start for start in mine if not (folder / f"{start:08d}.npy").exists()]
         if not missing:
             return
-        device = pick_device(self.config.trainer.accelerator)
-        model = build_model(self.config)
+        device = pick_device(self.settings.trainer.accelerator)
+        model = build_model(self.settings)
         load_backbone(model.backbone, self.weights)
-        backbone, decode = model.backbone.to(device), decoder(self.config)
-        sampling = Sampling(self.config, model.objective, self.label)
+        backbone, decode = model.backbone.to(device), decoder(self.settings)
+        sampling = Sampling(self.settings, model.objective, self.label)
         for start in track(missing, f"sampling in {len(missing)} batches") if ranks.is_first() else missing:
-            indices = range(start, min(start + self.config.eval.batch_size, self.count))
+            indices = range(start, min(start + self.settings.eval.batch_size, self.count))
             (x,) = sampling.batches(backbone, indices, device)
             refuse_non_finite(x, start)
             _save(folder / f"{start:08d}.npy", decode(x))
 
     def _assemble(self, folder: Path, facts: dict[str, Any]) -> None:
         files = [folder / f"{start:08d}.npy" for start in self._starts()]
-        shown = torch.cat([_load(file) for file in files[: -(-SHOWN // self.config.eval.batch_size)]])
+        shown = torch.cat([_load(file) for file in files[: -(-SHOWN // self.settings.eval.batch_size)]])
         write_npz(self.out, self.count, (_load(file) for file in files))
         save_grid(shown[:SHOWN], self._beside(".png"))
         write_text(self._beside(".json"), json.dumps(facts, indent=1) + "\n")
         shutil.rmtree(folder)
 
 
-def decoder(config: DictConfig) -> Callable[[Tensor], Tensor]:
+def decoder(settings: Settings) -> Callable[[Tensor], Tensor]:
     """From x to uint8 images. Latents need their prepared folder, which knows its autoencoder and scale."""
-    decode = to_uint8 if config.data.decoder == "pixels" else make(config.data.source).decode
-    return partial(decode, rounding=config.eval.get("rounding", "nearest"))
+    decode = to_uint8 if settings.data.decoder == "pixels" else make(settings.data.source).decode
+    return partial(decode, rounding=settings.eval.rounding)
 
 
 def refuse_non_finite(x: Tensor, start: int) -> None:

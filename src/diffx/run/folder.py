@@ -6,14 +6,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
-from omegaconf import DictConfig, OmegaConf
 
 from diffx.errors import DiffxError
-from diffx.run.name import run_id
 from diffx.store.whole_file import write_text
+
+
+class Named(Protocol):
+    """What names a run's folder: the settings of a run have it."""
+
+    @property
+    def runs_dir(self) -> str: ...
+    @property
+    def experiment(self) -> str: ...
+    @property
+    def id(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -23,8 +34,12 @@ class RunDir:
     path: Path
 
     @classmethod
-    def of(cls, config: DictConfig) -> "RunDir":
-        return cls(Path(config.runs_dir) / config.experiment / run_id(config) / f"s{config.seed}")
+    def of(cls, run: Named) -> "RunDir":
+        return cls(Path(run.runs_dir) / run.experiment / run.id / f"s{run.seed}")
+
+    @property
+    def settings(self) -> Path:
+        return self.path / "config.yaml"
 
     @property
     def last_checkpoint(self) -> Path:
@@ -65,10 +80,10 @@ class RunDir:
             yield
         lock.release(force=True)
 
-    def create(self, config: DictConfig, plan_text: str) -> None:
+    def create(self, settings: str, plan: str) -> None:
         """Write config.yaml and plan.txt."""
-        self.write("config.yaml", OmegaConf.to_yaml(config, resolve=True))
-        self.write("plan.txt", plan_text + "\n")
+        self.write("config.yaml", settings)
+        self.write("plan.txt", plan + "\n")
 
     def write(self, name: str, text: str) -> None:
         """Replace file `name` in one step."""
@@ -80,8 +95,9 @@ class RunDir:
         return json.loads(file.read_text()) if file.exists() else {}
 
     def write_record(self, **facts: Any) -> None:
-        """Update run.json by these facts."""
-        self.write("run.json", json.dumps(self.read_record() | facts, indent=1) + "\n")
+        """Update run.json by these facts; None forgets one."""
+        known = {key: value for key, value in (self.read_record() | facts).items() if value is not None}
+        self.write("run.json", json.dumps(known, indent=1) + "\n")
 
     def append_point(self, point: dict[str, Any], curve: Path | None = None) -> None:
         """One more line of the curve (or of another protocol's), on disk before this returns."""
@@ -89,6 +105,11 @@ class RunDir:
             file.write(json.dumps(point) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def progress(self) -> list[tuple[int, int]]:
+        """Size and time of what training rewrites: another answer means that a process has trained here meanwhile."""
+        files = (self.last_checkpoint, self.previous_checkpoint, self.path / "run.json")
+        return [(f.stat().st_size, f.stat().st_mtime_ns) if f.exists() else (-1, -1) for f in files]
 
     def start_anew(self) -> None:
         """Forget an earlier training in this folder, whose user asked for that with resume=never."""

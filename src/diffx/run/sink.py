@@ -3,23 +3,16 @@
 import netrc
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
-
-from omegaconf import DictConfig, OmegaConf
-
-from diffx import ranks
-from diffx.errors import DiffxError
-from diffx.run.folder import RunDir
-from diffx.run.name import run_id
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import WandbLogger
 
 HIGHER_IS_BETTER = ("is", "precision", "recall")
-NAMES, MODES = ("wandb", "none"), ("auto", "online", "offline")
 
 
 class Sink:
@@ -55,37 +48,42 @@ class Sink:
             print(f"W&B failed ({type(error).__name__}: {error}); the run's folder has everything.", flush=True)
 
 
-def make_logger(config: DictConfig, run: RunDir, plan: str) -> Sink:
-    """The logger of this run; only the first process logs."""
-    if config.logger.name == "none" or not ranks.is_first():
+@dataclass(frozen=True)
+class WandbRun:
+    """How a run appears in W&B. mode: auto, online or offline. facts: its settings, plan and record."""
+
+    id: str
+    name: str
+    group: str
+    tags: Sequence[str]
+    project: str
+    mode: str
+    folder: Path
+    facts: Mapping[str, Any]
+
+
+def open_sink(run: WandbRun | None) -> Sink:
+    """W&B's run of this name, gone on with where there is one already; None: a sink that drops everything."""
+    if run is None:
         return Sink(None)
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
     from lightning.pytorch.loggers import WandbLogger
 
-    label = "+".join(config.plugins) or "plain"
     experiment = wandb.init(
-        project=config.logger.project,
-        id=f"{re.sub(r'[^A-Za-z0-9_.-]', '-', config.experiment)}-{run_id(config)}-s{config.seed}",
+        project=run.project,
+        id=re.sub(r"[^A-Za-z0-9_.-]", "-", run.id),
         resume="allow",
-        name=f"{label} s{config.seed}",
-        group=config.experiment,
-        tags=list(config.plugins) or ["plain"],
-        dir=run.path.resolve(),
-        mode="online" if online(config.logger.mode) else "offline",
-        config={**OmegaConf.to_container(config), "plan": plan, "card": run.read_record()},  # type: ignore[dict-item]
+        name=run.name,
+        group=run.group,
+        tags=list(run.tags),
+        dir=run.folder.resolve(),
+        mode="online" if online(run.mode) else "offline",
+        config=dict(run.facts),
     )
     logger = WandbLogger(experiment=experiment)
     logger.experiment.define_metric("train/*", step_metric="trainer/global_step")
     return Sink(logger)
-
-
-def check_logger(config: DictConfig) -> None:
-    """Refuse an unknown logger or mode."""
-    if config.logger.name not in NAMES:
-        raise DiffxError(f"logger.name={config.logger.name} is not known; type logger=wandb or logger=none.")
-    if config.logger.name == "wandb" and config.logger.mode not in MODES:
-        raise DiffxError(f"logger.mode={config.logger.mode} is not known; type logger.mode=auto, online or offline.")
 
 
 def define_axis(logger: "WandbLogger", metrics: Iterable[str], unit: str) -> None:

@@ -10,7 +10,7 @@ import torch.multiprocessing
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffx.assemble.model import Model, set_up
+from diffx.assemble.model import TrainingModel, set_up
 from diffx.backbone import Backbone, DiT, MDTBackbone
 from diffx.errors import DiffxError
 from diffx.frozen.encoder import encoder_spec
@@ -102,9 +102,9 @@ class TinyRun:
         return make_plan(self.backbone, self.plugins, self.provided)
 
     @property
-    def model(self) -> Model:
+    def model(self) -> TrainingModel:
         """What a DiffusionModule takes."""
-        return Model(
+        return TrainingModel(
             self.backbone, self.plugins, self.objective, make_phases(self.backbone, self.plugins, self.provided)
         )
 

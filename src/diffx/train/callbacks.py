@@ -13,28 +13,9 @@ from diffx import ranks
 from diffx.backbone import Backbone
 from diffx.errors import DiffxError
 from diffx.run.folder import RunDir
+from diffx.train.checkpoint import save_checkpoint
 from diffx.train.clock import Meter
 from diffx.train.module import DiffusionModule
-from diffx.train.save import save_checkpoint
-
-
-class Steps(L.Callback):
-    """Calls what is to happen after every optimizer step, in order. Lightning calls after every micro-batch."""
-
-    def __init__(self, *after: Callable[[L.Trainer, DiffusionModule], None]) -> None:
-        self.after = after
-        self._last = -1
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._last = trainer.global_step
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        assert isinstance(pl_module, DiffusionModule)
-        if trainer.global_step == self._last:
-            return
-        self._last = trainer.global_step
-        for act in self.after:
-            act(trainer, pl_module)
 
 
 class Agreement(L.Callback):
@@ -57,13 +38,6 @@ class Clock(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.meter.start()
-        self.meter.waits()
-
-    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        self.meter.got()
-
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        self.meter.waits()
 
     def after_step(self, trainer: L.Trainer, module: DiffusionModule) -> None:
         self.meter.step()
@@ -149,13 +123,8 @@ class Evaluations:
     """Calls `evaluate` at log-spaced steps, first · 2^(k / per_doubling), and after the last step."""
 
     def __init__(
-        self, evaluate: Callable[[Backbone, int, float], None], meter: Meter, first: int, per_doubling: float
+        self, evaluate: Callable[[Backbone, int, float], None], meter: Meter, first: float, per_doubling: float
     ) -> None:
-        if first < 1 or per_doubling <= 0:
-            raise DiffxError(
-                f"eval.first={first} and eval.per_doubling={per_doubling} must be positive; "
-                "type eval.first=100 eval.per_doubling=1."
-            )
         self.evaluate, self.meter = evaluate, meter
         self.steps = {round(first * 2 ** (k / per_doubling)) for k in range(int(40 * per_doubling))}
         self.done = -1  # the step of the last evaluation

@@ -1,23 +1,26 @@
 """Steps whose gradient is not finite: skipped, counted, and explained when there are too many in a row."""
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
+import lightning as L
 import torch
 from torch import Tensor
 
 from diffx import ranks
-from diffx.errors import DiffxError
+from diffx.errors import Diverged
 
 
 class Guard:
     """Counts on the device of the gradients, so that no step waits for it; `check` is what reads the counts.
 
-    skipped: steps skipped in all. row: how many of them are the last ones.
+    bad: whether the last step was. skipped: steps skipped in all. row: how many of them are the last ones.
     limit: so many in a row end the run.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.bad = torch.zeros((), dtype=torch.bool)
         self.skipped = torch.zeros((), dtype=torch.int64)
         self.row = torch.zeros((), dtype=torch.int64)
         self._parameters: tuple[Sequence[str], Tensor] = ((), torch.zeros(0, dtype=torch.bool))
@@ -32,12 +35,13 @@ class Guard:
         bad = broken.any()
         self.skipped = self.skipped.to(bad.device) + bad
         self.row = (self.row.to(bad.device) + 1) * bad
+        self.bad = bad
         self._parameters = (names, broken)
         self._terms = (list(terms), ~torch.stack(list(terms.values())).isfinite())
         return bad
 
     def check(self, step: int) -> None:
-        """Read the counts; every rank has to. Raises DiffxError if the last `limit` steps were skipped."""
+        """Read the counts; every rank has to. Raises Diverged if the last `limit` steps were skipped."""
         row = int(self.row)
         if row < self.limit:
             return
@@ -48,11 +52,29 @@ class Guard:
             if terms
             else "the losses are finite, but not their gradients"
         )
-        raise DiffxError(
+        raise Diverged(
             f"The last {row} steps up to step {step} were skipped: {where}; gradients that are not finite: "
             f"{_summary(_chosen(self._parameters))}. The last checkpoint is kept. Type a lower optimizer.lr, "
-            "trainer.precision=32-true, or a smaller weight of the plugin that is named."
+            "trainer.precision=32-true, or a smaller weight of the plugin that is named.",
+            step,
         )
+
+
+class Guarded(Protocol):
+    """A module with a guard."""
+
+    guard: Guard
+
+
+class GuardCheck:
+    """Reads the guard's counts, for which a GPU is waited for, once in `every` steps."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def after_step(self, trainer: L.Trainer, module: Guarded) -> None:
+        if trainer.global_step % self.every == 0:
+            module.guard.check(trainer.global_step)
 
 
 def _chosen(marked: tuple[Sequence[str], Tensor]) -> list[str]:

@@ -1,15 +1,18 @@
 """The loader of a run: whole batches from a given step on."""
 
 import signal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from diffx import ranks
+from diffx.config.settings import Settings
 from diffx.data import Data, StepBatches
+from diffx.train.clock import Meter
 
 
 class _Batches:
@@ -20,6 +23,24 @@ class _Batches:
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
         return self.data.batch(torch.as_tensor(indices))
+
+
+@dataclass(frozen=True)
+class Waited:
+    """Batches of a loader, the time until each is there being the meter's part "data"."""
+
+    loader: Iterable[Any]
+    meter: Meter
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = iter(self.loader)
+        while True:
+            self.meter.waits()
+            batch = next(batches, None)
+            self.meter.got()
+            if batch is None:
+                return
+            yield batch
 
 
 def _whole(batch: Any) -> Any:
@@ -34,15 +55,16 @@ def _ignore_signals(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def make_loader(config: DictConfig, data: Data, start: int) -> DataLoader[Any]:
+def make_loader(settings: Settings, data: Data, start: int, meter: Meter) -> Iterable[Any]:
     """Batches from step `start` on, without an end: the steps and the budget say when to stop."""
-    world, parts = ranks.world(), config.trainer.accumulate
-    sampler = StepBatches(len(data), config.batch_size, config.seed, start, ranks.rank(), world, parts)
-    return DataLoader(
+    world, parts = ranks.world(), settings.trainer.accumulate
+    sampler = StepBatches(len(data), settings.batch_size, settings.seed, start, ranks.rank(), world, parts)
+    loader: DataLoader[Any] = DataLoader(
         _Batches(data),  # type: ignore[arg-type]
         batch_sampler=sampler,  # type: ignore[arg-type]
         collate_fn=_whole,
-        num_workers=config.data.workers,
+        num_workers=settings.data.workers,
         worker_init_fn=_ignore_signals,
         pin_memory=torch.cuda.is_available(),
     )
+    return Waited(loader, meter)

@@ -1,64 +1,65 @@
-"""One training run, from a resolved configuration to its run directory."""
+"""One training run, from its settings to its run directory."""
 
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from omegaconf import DictConfig
 from rich.console import Console
-from torch.utils.data import DataLoader
 
 from diffx import ranks
 from diffx.assemble.parts import Parts, assemble
 from diffx.assemble.plan_table import plan_table
 from diffx.assemble.record import describe_run
-from diffx.checkpoint.native import check_belongs, check_optimizer, newest_checkpoint, read_checkpoint
+from diffx.checkpoint.native import read_checkpoint
+from diffx.config.parse import tree_of, yaml_of
+from diffx.config.settings import Settings
 from diffx.config.target import make
-from diffx.errors import DiffxError, Stopped
+from diffx.errors import DiffxError, Diverged, Stopped
 from diffx.evaluation.evaluation import Evaluation
-from diffx.processes import slurm
 from diffx.processes.devices import process_group
 from diffx.run.folder import RunDir
-from diffx.run.sink import Sink, check_logger, make_logger
-from diffx.train.callbacks import Agreement, Checkpoints, Clock, Ending, Evaluations, Interruption, Steps, Stop
+from diffx.run.sink import Sink, WandbRun, open_sink
+from diffx.train.callbacks import Agreement, Checkpoints, Clock, Ending, Evaluations, Interruption, Stop
+from diffx.train.checkpoint import checkpoint_to_go_on_from
 from diffx.train.clock import Meter, peak_memory
+from diffx.train.guard import GuardCheck
 from diffx.train.loader import make_loader
-from diffx.train.module import DiffusionModule
+from diffx.train.module import AfterStep, DiffusionModule
 from diffx.train.progress import Progress
 from diffx.train.trainer import make_trainer
 
 console = Console(highlight=False)
 
 
-def train(config: DictConfig) -> RunDir:
+def train(settings: Settings) -> RunDir:
     """Train as configured, or go on where this run stopped, or say that it is complete; returns its directory.
 
     Raises:
-        DiffxError: bad settings, no data, a checkpoint of another model, a loss that is not finite, an interruption.
-            What can be refused is refused before the first file is written.
+        DiffxError: bad settings, no data, a checkpoint of another model, a full disk. What can be refused is refused
+            before the first file is written.
+        Diverged: losses, samples or measures are not finite any more.
+        Stopped: a signal came, and the run was saved.
     """
-    run = RunDir.of(config)
-    if config.resume == "auto" and run.read_record().get("finished_with") == _length(config):
+    run = RunDir.of(settings)
+    if settings.resume == "auto" and run.read_record().get("finished_with") == settings.length:
         console.print(f"{run.path} is complete already; type resume=never to train it anew.")
         return run
-    check_logger(config)
-    parts = assemble(config)
-    fit = _prepare(config, run, parts)
+    before = run.progress()
+    parts = assemble(settings)
+    fit = _prepare(settings, run, parts)
     plan = plan_table(parts.model.backbone, parts.model.plugins, parts.model.plan, parts.flops)
-    facts = describe_run(config, parts)
+    facts = describe_run(settings, parts)
     with run.held() if ranks.is_first() else nullcontext():
         if ranks.is_first():
-            if fit.path is None:
-                run.start_anew()
-            run.create(config, plan)
-            run.write_record(**facts)
-            run.forget_after(fit.step)
-            print(plan, flush=True)
-        logger = make_logger(config, run, plan)
+            if run.progress() != before:
+                raise DiffxError(f"Another process has trained {run.path} meanwhile; type the same command again.")
+            _begin(settings, run, fit, plan, facts)
+        logger = open_sink(_in_wandb(settings, run, plan) if ranks.is_first() else None)
         try:
-            _train(config, run, parts, fit, logger)
+            _train(settings, run, parts, fit, logger)
         finally:
             logger.finish()
     return run
@@ -70,9 +71,9 @@ class Fit:
 
     module: DiffusionModule
     trainer: L.Trainer
-    loader: DataLoader[Any]
+    loader: Iterable[Any]
     clock: Clock
-    report: Progress
+    progress: Progress
     evaluation: Evaluation
     evaluations: Evaluations
     ending: Ending
@@ -81,72 +82,105 @@ class Fit:
     step: int
 
 
-def _prepare(config: DictConfig, run: RunDir, parts: Parts) -> Fit:
+def _prepare(settings: Settings, run: RunDir, parts: Parts) -> Fit:
     """Build all that may refuse: the checkpoint, the evaluations, the trainer, the order of the data."""
     meter = Meter(parts.device, ranks.world())
-    module = make_module(config, parts, meter)
-    path, step = _checkpoint(config, run, module, meter) or (None, 0)
-    budget = config.budget[meter.unit] if config.budget else None
+    module = make_module(settings, parts, meter)
+    path, step = checkpoint_to_go_on_from(settings, run, module, meter) or (None, 0)
+    budget = settings.budget.hours[meter.unit] if settings.budget else None
     interruption, clock = Interruption(), Clock(meter, budget)
-    stop = Stop(clock, interruption, config.log_every)
-    report = Progress(meter, config.log_every, config.batch_size, config.max_steps, budget)
-    evaluation = Evaluation(config, run, parts)
-    evaluations = Evaluations(evaluation, meter, config.eval.first, config.eval.per_doubling)
-    checkpoints = Checkpoints(run, meter, config.checkpoint_minutes, last_is_good=path != run.previous_checkpoint)
+    stop = Stop(clock, interruption, settings.log_every)
+    guard = GuardCheck(settings.log_every)
+    progress = Progress(meter, settings.log_every, settings.batch_size, settings.max_steps, budget)
+    evaluation = Evaluation(settings, run, parts)
+    evaluations = Evaluations(evaluation, meter, settings.eval.first, settings.eval.per_doubling)
+    checkpoints = Checkpoints(run, meter, settings.checkpoint_minutes, last_is_good=path != run.previous_checkpoint)
     ending = Ending(checkpoints, evaluations, stop)
-    steps = Steps(*(part.after_step for part in (clock, stop, report, evaluations, checkpoints)))
-    trainer = make_trainer(config, meter, [Agreement(run.path), report, steps, ending, clock])
-    loader = make_loader(config, parts.data, step)
-    return Fit(module, trainer, loader, clock, report, evaluation, evaluations, ending, interruption, path, step)
+    module.after = AfterStep(clock, stop, guard, progress, evaluations, checkpoints)
+    trainer = make_trainer(settings, parts.device, [Agreement(run.path), progress, ending, clock])
+    loader = make_loader(settings, parts.data, step, meter)
+    return Fit(module, trainer, loader, clock, progress, evaluation, evaluations, ending, interruption, path, step)
 
 
-def make_module(config: DictConfig, parts: Parts, meter: Meter) -> DiffusionModule:
+def make_module(settings: Settings, parts: Parts, meter: Meter) -> DiffusionModule:
     """The LightningModule of these parts."""
-    if config.compile != "none":
+    if settings.compile != "none":
         for service in parts.services.values():
             if hasattr(service, "compile"):
                 service.compile()
     return DiffusionModule(
         parts.model,
-        lambda parameters: make(config.optimizer, params=parameters),
+        lambda parameters: make(settings.optimizer, params=parameters),
         {name: meter.timed("encoder", service) for name, service in parts.services.items()},
-        seed=config.seed,
-        label_dropout=config.label_dropout,
-        ema_decay=config.ema_decay,
-        more_ema_decays=config.more_ema_decays,
-        accumulate=config.trainer.accumulate,
-        skip_limit=config.max_skipped_steps,
-        compile=config.compile,
-        activation_checkpointing=config.trainer.activation_checkpointing,
-        shard=config.trainer.strategy == "fsdp" and ranks.world() > 1,
+        seed=settings.seed,
+        label_dropout=settings.label_dropout,
+        ema_decay=settings.ema_decay,
+        more_ema_decays=settings.more_ema_decays,
+        skip_limit=settings.max_skipped_steps,
+        compile=settings.compile,
+        activation_checkpointing=settings.trainer.activation_checkpointing,
+        shard=settings.trainer.strategy == "fsdp" and ranks.world() > 1,
     )
 
 
-def _train(config: DictConfig, run: RunDir, parts: Parts, fit: Fit, logger: Sink) -> None:
-    """Train to the end of the steps or of the budget, evaluate, and keep run.json truthful about how it ended."""
-    if fit.path and ranks.is_first():
+def _begin(settings: Settings, run: RunDir, fit: Fit, plan: str, facts: Mapping[str, Any]) -> None:
+    """Write what a run's folder says from its first step on."""
+    if fit.path is None:
+        run.start_anew()
+    run.create(yaml_of(settings), plan)
+    run.write_record(**facts, reason=None, diverged_at=None)
+    run.forget_after(fit.step)
+    print(plan, flush=True)
+    if fit.path:
         console.print(f"going on from step {fit.step} ({fit.path})")
-    fit.evaluation.logger = fit.report.logger = logger
+
+
+def _in_wandb(settings: Settings, run: RunDir, plan: str) -> WandbRun | None:
+    """How W&B shows this run, if it is to."""
+    if settings.logger.name == "none":
+        return None
+    return WandbRun(
+        id=f"{settings.experiment}-{settings.id}-s{settings.seed}",
+        name=f"{settings.label} s{settings.seed}",
+        group=settings.experiment,
+        tags=list(settings.plugins) or ["plain"],
+        project=settings.logger.project,
+        mode=settings.logger.mode,
+        folder=run.path,
+        facts={**tree_of(settings), "plan": plan, "record": run.read_record()},
+    )
+
+
+def _train(settings: Settings, run: RunDir, parts: Parts, fit: Fit, logger: Sink) -> None:
+    """Train to the end of the steps or of the budget, evaluate, and keep run.json truthful about how it ended."""
+    fit.evaluation.logger = fit.progress.logger = logger
     fit.evaluations.done = run.last_point(fit.step) if fit.path else -1
     step = fit.step
     try:
         with fit.interruption:
-            if fit.path and (step >= config.max_steps or fit.clock.spent):
-                _finish(fit, parts)
+            if fit.path and (step >= settings.max_steps or fit.clock.spent):
+                _evaluate_alone(fit, parts)
             else:
                 checkpoint = fit.path and str(fit.path)
                 fit.trainer.fit(fit.module, fit.loader, ckpt_path=checkpoint, weights_only=True)
                 step = fit.trainer.global_step
     except BaseException as error:
         if ranks.is_first():
-            status = "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
-            run.write_record(status=status, clock=fit.clock.meter.seconds)
+            run.write_record(**_how_it_broke(error), clock=fit.clock.meter.seconds)
         raise
     if ranks.is_first():
-        _close(config, run, step, fit)
+        _close(settings, run, step, fit)
 
 
-def _finish(fit: Fit, parts: Parts) -> None:
+def _how_it_broke(error: BaseException) -> dict[str, Any]:
+    """Status and reason for run.json."""
+    if isinstance(error, Diverged):
+        return {"status": "diverged", "diverged_at": error.step, "reason": str(error)}
+    interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+    return {"status": "interrupted" if interrupted else "failed", "reason": str(error) or type(error).__name__}
+
+
+def _evaluate_alone(fit: Fit, parts: Parts) -> None:
     """A run that was stopped after its last step, before its last evaluation."""
     assert fit.path is not None
     fit.module.load_state_dict(read_checkpoint(fit.path)["state_dict"])
@@ -155,63 +189,21 @@ def _finish(fit: Fit, parts: Parts) -> None:
         fit.evaluations.run(fit.module, fit.step)
 
 
-def _close(config: DictConfig, run: RunDir, step: int, fit: Fit) -> None:
+def _close(settings: Settings, run: RunDir, step: int, fit: Fit) -> None:
     """Write how the run ended and what it took, and say so."""
     meter = fit.clock.meter
     seconds = meter.seconds["train"]
     measured = {
         "clock": meter.seconds,
         "train_parts": meter.parts,
-        "samples_per_second": step * config.batch_size / seconds if seconds else 0.0,
+        "samples_per_second": step * settings.batch_size / seconds if seconds else 0.0,
         "peak_memory_bytes": peak_memory(meter.device),
         "skipped_steps": int(fit.module.guard.skipped),
     }
     if fit.ending.interrupted:
         run.write_record(status="interrupted", **measured)
-        how = "" if config.resume == "auto" else " with resume=auto"
+        how = "" if settings.resume == "auto" else " with resume=auto"
         message = f"Stopped at step {step} and saved in {run.path}; type the same command again{how} to go on."
         raise Stopped(message, requeue=fit.interruption.received == "SIGUSR1")
-    run.write_record(status="complete", finished_with=_length(config), **measured)
+    run.write_record(status="complete", finished_with=settings.length, **measured)
     console.print(f"done: {step} steps, {meter.hours:.4f} {meter.unit.replace('_', '-')}, everything is in {run.path}")
-
-
-def _checkpoint(config: DictConfig, run: RunDir, module: DiffusionModule, meter: Meter) -> tuple[Path, int] | None:
-    """The checkpoint to go on from and its step, after checking that it is of this model; the meter goes on from it."""
-    found = _find_checkpoint(config, run)
-    if found is None:
-        return None
-    path, state = found
-    check_belongs(state, module, path)
-    check_optimizer(state, module.configure_optimizers(), path)
-    if not _is_own(path, run) and run.last_checkpoint.exists():
-        raise DiffxError(
-            f"resume={path}: {run.path} has a checkpoint of its own, which would be lost; "
-            "type resume=auto to go on from that, or another runs_dir."
-        )
-    meter.load_state_dict(state["callbacks"]["Clock"])
-    return path, int(state["global_step"])
-
-
-def _find_checkpoint(config: DictConfig, run: RunDir) -> tuple[Path, dict[str, Any]] | None:
-    """What config.resume asks for. In another turn of one Slurm job that is "auto": the rest was for its first."""
-    if config.resume == "auto" or slurm.restarts():
-        found = newest_checkpoint(run)
-        if found and found[0] == run.previous_checkpoint and ranks.is_first():
-            console.print(f"{run.last_checkpoint} is damaged or missing; this is the one before it.")
-        if found:
-            return found
-    if config.resume in ("auto", "never"):
-        return None
-    path = Path(str(config.resume))
-    return path, read_checkpoint(path)
-
-
-def _is_own(path: Path, run: RunDir) -> bool:
-    """Whether a checkpoint is one of this run's."""
-    return path.resolve() in (run.last_checkpoint.resolve(), run.previous_checkpoint.resolve())
-
-
-def _length(config: DictConfig) -> dict[str, Any]:
-    """How long a run is to be: what decides whether a complete run is complete."""
-    budget = dict(config.budget) if isinstance(config.budget, DictConfig) else None
-    return {"max_steps": config.max_steps, "budget": budget}

@@ -1,31 +1,55 @@
-"""The LightningModule: micro-batches, clipping, the guard, optimizer, EMA, sharding and compilation around the step."""
+"""The training step, from top to bottom in the order in which it runs.
 
-import copy
-from collections.abc import Callable, Sequence
+Lightning calls these methods of DiffusionModule:
+
+    training_step                   draw what is random, walk the tokens through the blocks, add up the losses
+    (Lightning)                     backward; with several micro-batches to a step, so far for each of them
+    configure_gradient_clipping     guard: is the gradient finite? clip
+    optimizer_step                  the optimizer, then the averages
+    on_train_batch_end              clock, stop, guard, progress, evaluation, checkpoint
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import lightning as L
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from diffx import step
-from diffx.assemble.model import Model
+from diffx.assemble.model import BATCH_KEYS, TrainingModel, set_up
 from diffx.backbone import Backbone
 from diffx.backbone.teacher import NetworkTeacher
-from diffx.planner import Phase, phase_at
-from diffx.plugin import Batch
+from diffx.objective import Interpolant, Objective
+from diffx.planner import Phase, make_phases, phase_at
+from diffx.plugin import Batch, Plugin
 from diffx.streams import Streams
-from diffx.train.ema import local, update_ema
-from diffx.train.guard import Guard
-from diffx.train.strategy import with_settings_of
+from diffx.train.ema import average_of, key_of, local, update_ema_unless
+from diffx.train.guard import Guard, GuardCheck
+from diffx.train.trainer import shard, unsharded, with_settings_of
 
 MOST_GRAPHS = 64  # of a compiled block: all its numbers of tokens, with and without gradients, skips and ids
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+
+
+class Act(Protocol):
+    """Something to do after an optimizer step."""
+
+    def after_step(self, trainer: L.Trainer, module: "DiffusionModule") -> None: ...
+
+
+class AfterStep(NamedTuple):
+    """What follows every optimizer step of a run, in this order."""
+
+    clock: Act
+    stop: Act
+    guard: Act
+    progress: Act
+    evaluation: Act
+    checkpoint: Act
 
 
 class DiffusionModule(L.LightningModule):
@@ -36,17 +60,19 @@ class DiffusionModule(L.LightningModule):
 
     Args:
         ema_decay, more_ema_decays: of `ema` and of further averages.
-        accumulate: micro-batches to a step. Micro-batch i of rank r draws as rank r·accumulate + i would, so that
-            devices and accumulation are two ways to the same step.
         skip_limit: so many steps in a row without a finite gradient end the run.
         compile: none | blocks (each block by itself) | step (all of the losses as one graph).
         activation_checkpointing: blocks keep their inputs alone and run a second time in the backward pass.
         shard: over all ranks (FSDP2), each block by itself; the rest, plugins included, is one group.
+
+    Attributes:
+        after: what follows every optimizer step; by itself, a look at the guard every 20.
+        terms: the last step's losses, on the device.
     """
 
     def __init__(
         self,
-        model: Model,
+        model: TrainingModel,
         optimizer: OptimizerFactory,
         services: step.Services,
         *,
@@ -54,7 +80,6 @@ class DiffusionModule(L.LightningModule):
         label_dropout: float,
         ema_decay: float,
         more_ema_decays: Sequence[float] = (),
-        accumulate: int = 1,
         skip_limit: int = 10,
         compile: str = "none",
         activation_checkpointing: bool = False,
@@ -64,48 +89,78 @@ class DiffusionModule(L.LightningModule):
         self.backbone = model.backbone
         self.plugins = nn.ModuleDict(model.plugins)
         self._plugins = model.plugins  # the same objects, typed
-        self.ema = _average_of(model.backbone)
-        self.more_ema = nn.ModuleDict({_key(decay): _average_of(model.backbone) for decay in more_ema_decays})
+        self.ema = average_of(model.backbone)
+        self.more_ema = nn.ModuleDict({key_of(decay): average_of(model.backbone) for decay in more_ema_decays})
         self.decays = [ema_decay, *more_ema_decays]
         self.objective, self.phases = model.objective, model.phases
-        self.seed, self.label_dropout, self.accumulate, self.shard = seed, label_dropout, accumulate, shard
-        self.terms: dict[str, Tensor] = {}  # the last step's losses, on the device
+        self.seed, self.label_dropout, self.shard = seed, label_dropout, shard
+        self.terms: dict[str, Tensor] = {}
         self.gradient_norm = torch.zeros(())
         self.guard = Guard(skip_limit)
+        self.after: Sequence[Act] = (GuardCheck(every=20),)
         self._make_optimizer = optimizer
         self._services: step.Services = {"ema": NetworkTeacher(self.ema), **services}
         self._losses = step.losses
         self._trained: list[tuple[str, nn.Parameter]] = []
-        self._whole = [copy.deepcopy(self.ema)] if shard else []  # in a list, so that it is no part of this module
+        self._whole = [average_of(self.ema)] if shard else []  # in a list, so that it is no part of this module
+        self._last_step = -1
         # Numbers of tokens are few, and kernels made for one number are the faster ones.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
         if compile == "step":
             self._losses = torch.compile(step.losses, fullgraph=True, dynamic=False)
-        _wrap_blocks(self.backbone, compile == "blocks", activation_checkpointing)
+        if compile == "blocks":
+            _compile_blocks(self.backbone)
+        if activation_checkpointing:
+            _run_blocks_again(self.backbone)
+
+    @classmethod
+    def of(
+        cls,
+        backbone: Backbone,
+        plugins: Mapping[str, Plugin] | None = None,
+        *,
+        objective: Objective | None = None,
+        optimizer: OptimizerFactory = torch.optim.AdamW,
+        services: step.Services | None = None,
+        seed: int = 0,
+        label_dropout: float = 0.1,
+        ema_decay: float = 0.9999,
+        **options: Any,
+    ) -> "DiffusionModule":
+        """For a `lightning.Trainer` of one's own, whose loader gives batches {"x": (B, C, H, W), "y": (B,), ...}.
+
+        services: what plugins need and batches lack, by name, such as {"features/dinov2_vitb14": encoder}. options: the
+        class's own.
+
+        Raises:
+            DiffxError: a set of plugins that cannot work, or needs what neither batches nor services have.
+        """
+        chosen, given = dict(plugins or {}), dict(services or {})
+        learned = objective or Interpolant()
+        for name, plugin in chosen.items():
+            set_up(name, plugin, backbone, learned)
+        phases = make_phases(backbone, chosen, {*BATCH_KEYS, *given, "ema"})
+        model = TrainingModel(backbone, chosen, learned, phases)
+        return cls(model, optimizer, given, seed=seed, label_dropout=label_dropout, ema_decay=ema_decay, **options)
 
     def configure_model(self) -> None:
         """Shard the weights, where they are to be."""
-        if not self.shard:
-            return
-        mesh = self.device_mesh["data_parallel"]  # type: ignore[index]
-        for net in self.emas.values():
-            for block in net.blocks.children():
-                fully_shard(block, mesh=mesh)
-            fully_shard(net, mesh=mesh)
-        for block in self.backbone.blocks.children():
-            fully_shard(block, mesh=mesh)
-        fully_shard(self, mesh=mesh)
-        register_fsdp_forward_method(self, "training_step")  # walk() calls parts of the backbone, never its forward
+        if self.shard:
+            shard(self, [*self.emas.values()], self.backbone, self.device_mesh["data_parallel"])  # type: ignore[index]
 
-    @property
-    def emas(self) -> dict[float, Backbone]:
-        """All averages by their decay, the main one first."""
-        nets: list[Any] = [self.ema, *self.more_ema.values()]
-        return dict(zip(self.decays, nets, strict=True))
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimizer of all trained parameters, backbone and plugins."""
+        self._trained = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        return self._make_optimizer([p for _, p in self._trained])
+
+    def on_train_start(self) -> None:
+        self._last_step = self.global_step
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of one micro-batch."""
-        part = batch_idx % self.accumulate
+        """The loss of one micro-batch. Micro-batch i of rank r draws as rank r·accumulate + i would, so that devices
+        and accumulation are two ways to the same step."""
+        accumulate = self.trainer.accumulate_grad_batches
+        part = batch_idx % accumulate
         phase = phase_at(self.phases, self.global_step)
         plugins = {name: self._plugins[name] for name in phase.plugins}
         for plugin in plugins.values():
@@ -117,20 +172,19 @@ class DiffusionModule(L.LightningModule):
             self.objective,
             batch,
             self._services,
-            Streams(self.seed, self.global_step, self.global_rank * self.accumulate + part, self.device),
+            Streams(self.seed, self.global_step, self.global_rank * accumulate + part, self.device),
             self.label_dropout,
         )
         terms = self._losses(self.backbone, phase.plan, plugins, self.objective, draws)
         earlier = self.terms if part else {}
-        self.terms = {name: earlier.get(name, 0) + value.detach() / self.accumulate for name, value in terms.items()}
+        self.terms = {name: earlier.get(name, 0) + value.detach() / accumulate for name, value in terms.items()}
         return terms["total"] + self._idle(phase)
 
     def _idle(self, phase: Phase) -> Tensor | float:
         """Nothing, with a zero gradient for the parameters of plugins that have stopped: DDP waits for every one."""
-        stopped = [
-            p for name, plugin in self._plugins.items() if name not in phase.plugins for p in plugin.parameters()
-        ]
-        return 0.0 * torch.stack([p.sum() for p in stopped if p.requires_grad]).sum() if stopped else 0.0
+        stopped = [plugin for name, plugin in self._plugins.items() if name not in phase.plugins]
+        idle = [p.sum() for plugin in stopped for p in plugin.parameters() if p.requires_grad]
+        return 0.0 * torch.stack(idle).sum() if idle else 0.0
 
     def configure_gradient_clipping(
         self,
@@ -153,9 +207,33 @@ class DiffusionModule(L.LightningModule):
         _skip_if(bad, optimizer)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The optimizer, and then the averages, which a skipped step leaves where they are."""
         super().optimizer_step(*args, **kwargs)
         for decay, ema in self.emas.items():
-            update_ema(ema, self.backbone, decay)
+            update_ema_unless(self.guard.bad, ema, self.backbone, decay)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """What follows an optimizer step. Lightning calls this after every micro-batch."""
+        if self.global_step == self._last_step:
+            return
+        self._last_step = self.global_step
+        for act in self.after:
+            act.after_step(self.trainer, self)
+
+    @property
+    def emas(self) -> dict[float, Backbone]:
+        """All averages by their decay, the main one first."""
+        nets: list[Any] = [self.ema, *self.more_ema.values()]
+        return dict(zip(self.decays, nets, strict=True))
+
+    def whole_ema(self, decay: float | None = None) -> Backbone:
+        """An average with all of its weights on this rank: every rank has to ask for it."""
+        ema = self.emas[self.decays[0] if decay is None else decay]
+        if not self.shard:
+            return ema
+        whole = average_of(self._whole[0]).to(self.device)
+        whole.load_state_dict({key: unsharded(value) for key, value in ema.state_dict().items()})
+        return whole
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["plugins"] = sorted(self._plugins)  # TREAD has no tensor that would tell
@@ -165,46 +243,19 @@ class DiffusionModule(L.LightningModule):
         self.guard.skipped.fill_(checkpoint.get("skipped", 0))
         optimizer = self.configure_optimizers()
         checkpoint["optimizer_states"] = [with_settings_of(optimizer, s) for s in checkpoint["optimizer_states"]]
-        # Lightning counts micro-batches, whose number in a step may be another one now.
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        for counts in (progress["total"], progress["current"]):
-            counts.update(dict.fromkeys(counts, checkpoint["global_step"] * self.accumulate))
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        self._trained = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
-        return self._make_optimizer([p for _, p in self._trained])
-
-    def whole_ema(self, decay: float | None = None) -> Backbone:
-        """An average with all of its weights on this rank: every rank has to ask for it."""
-        ema = self.emas[self.decays[0] if decay is None else decay]
-        if not self.shard:
-            return ema
-        whole = copy.deepcopy(self._whole[0]).to(self.device)
-        whole.load_state_dict({key: _whole(value) for key, value in ema.state_dict().items()})
-        return whole
 
 
-def _wrap_blocks(backbone: Backbone, compiled: bool, rerun: bool) -> None:
-    """Compile each block by itself; have it run a second time in the backward pass."""
+def _compile_blocks(backbone: Backbone) -> None:
+    """Each block by itself; they share one graph."""
     for block in backbone.blocks.children():
-        if compiled:  # they share one graph
-            block.forward = torch.compile(block.forward, fullgraph=True, dynamic=False)
-        if rerun:
-            # Blocks draw nothing at random, so that there is no random state to keep.
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+        block.forward = torch.compile(block.forward, fullgraph=True, dynamic=False)
 
 
-def _average_of(backbone: Backbone) -> Backbone:
-    return copy.deepcopy(backbone).requires_grad_(False).eval()
-
-
-def _key(decay: float) -> str:
-    """A decay as a module's name, which has no dots."""
-    return str(decay).replace(".", "_")
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+def _run_blocks_again(backbone: Backbone) -> None:
+    """Blocks keep their inputs and run a second time in the backward pass. They draw nothing at random, so that there
+    is no random state to keep."""
+    for block in backbone.blocks.children():
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
 
 
 def _skip_if(bad: Tensor, optimizer: torch.optim.Optimizer) -> None:

@@ -44,7 +44,6 @@ class Progress(L.Callback):
             print(self._forecast(step), flush=True)
         if step % self.every and step != self._first_step + 1:
             return
-        module.guard.check(step)
         terms = {name: value.item() for name, value in module.terms.items()}
         self.logger.metrics({f"train/{name}": v for name, v in terms.items()} | self._measured(step, module), step)
         self._show(trainer, step, terms, int(module.guard.skipped))

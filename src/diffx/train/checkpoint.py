@@ -1,16 +1,57 @@
-"""Writing a run's checkpoint: last.ckpt with all that is needed to go on, and the averages beside it."""
+"""A run's checkpoint: the one to go on from, and writing last.ckpt with the averages beside it."""
 
 import os
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from diffx import ranks
+from diffx.checkpoint.native import check_belongs, check_optimizer, newest_checkpoint, read_checkpoint
+from diffx.config.settings import Settings
 from diffx.errors import DiffxError
+from diffx.processes import slurm
 from diffx.run.folder import RunDir
+from diffx.train.clock import Meter
 from diffx.train.module import DiffusionModule
+
+
+def checkpoint_to_go_on_from(
+    settings: Settings, run: RunDir, module: DiffusionModule, meter: Meter
+) -> tuple[Path, int] | None:
+    """The checkpoint that settings.resume asks for and its step; the meter goes on from it. None: there is none.
+
+    Raises:
+        DiffxError: it is missing, damaged or of another model, or the run has one of its own that would be lost.
+    """
+    found = _find(settings.resume, run)
+    if found is None:
+        return None
+    path, state = found
+    check_belongs(state, module, path)
+    check_optimizer(state, module.configure_optimizers(), path)
+    own = (run.last_checkpoint.resolve(), run.previous_checkpoint.resolve())
+    if path.resolve() not in own and run.last_checkpoint.exists():
+        raise DiffxError(
+            f"resume={path}: {run.path} has a checkpoint of its own, which would be lost; "
+            "type resume=auto to go on from that, or another runs_dir."
+        )
+    meter.load_state_dict(state["callbacks"]["Clock"])
+    return path, int(state["global_step"])
+
+
+def _find(resume: str, run: RunDir) -> tuple[Path, dict[str, Any]] | None:
+    """In another turn of one Slurm job every setting means "auto": the rest was for its first."""
+    if resume == "auto" or slurm.restarts():
+        found = newest_checkpoint(run)
+        if found and found[0] == run.previous_checkpoint and ranks.is_first():
+            print(f"{run.last_checkpoint} is damaged or missing; this is the one before it.", flush=True)
+        if found:
+            return found
+    return None if resume in ("auto", "never") else (Path(resume), read_checkpoint(Path(resume)))
 
 
 def save_checkpoint(trainer: L.Trainer, run: RunDir, keep_last: bool = True) -> None:

@@ -1,0 +1,142 @@
+"""The settings of a run, typed: kind, range and choices stand beside each name. What a user types is in conf/.
+
+Settings under a _target_ are a Node: the class that it names says which there are.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any
+
+from diffx.config.identity import identity
+from diffx.config.target import Node
+from diffx.run.name import short_hash
+
+SEEDS = 2**32
+ROUNDINGS = ("nearest", "truncate")
+
+
+def number(
+    default: Any = None, *, least: float = 0, below: float = math.inf, required: bool = False, word: str = ""
+) -> Any:
+    """A number in [least, below). word: what may be typed in its place, and is a number when settings are made."""
+    given = {} if required else {"default": default}
+    return field(**given, metadata={"least": least, "below": below, "word": word})
+
+
+def one_of(default: str, *choices: str) -> Any:
+    """One of some words."""
+    return field(default=default, metadata={"choices": choices})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Hours of training after which a run ends, in the unit of its device."""
+
+    cpu_hours: float | None = number(least=math.ulp(0.0))
+    gpu_hours: float | None = number(least=math.ulp(0.0))
+
+    @property
+    def hours(self) -> dict[str, float]:
+        """By unit, those that are given."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Of the training data: sizes of x (channels, size), pixels of the images, and where they come from."""
+
+    name: str
+    channels: int = number(least=1, required=True)
+    size: int = number(least=1, required=True)
+    image_size: int = number(least=1, required=True)
+    num_classes: int = number(least=1, required=True)
+    encoder: str
+    decoder: str | None
+    workers: int = number(0, below=1024)
+    source: Node
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerSettings:
+    """Where and in which arithmetic a run trains."""
+
+    accelerator: str = one_of("auto", "auto", "cpu", "cuda")
+    devices: int = number(1, least=1, below=4096, word="auto")
+    num_nodes: int = number(1, least=1, below=65536)
+    strategy: str = one_of("ddp", "ddp", "fsdp")
+    precision: str = one_of("32-true", "32-true", "bf16-mixed", "16-mixed")
+    accumulate: int = number(1, least=1)
+    activation_checkpointing: bool = False
+    gradient_clip_val: float | None = number(1.0)
+    threads: int | None = number(None, least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSettings:
+    """When a run is measured, on how many samples, of which labels, and by what."""
+
+    first: float = number(100, least=1)
+    per_doubling: float = number(1, least=1e-3, below=1000)
+    samples: int = number(500, least=2)
+    batch_size: int = number(250, least=1)
+    labels: str = one_of("balanced", "balanced", "random")
+    rounding: str = one_of("nearest", *ROUNDINGS)
+    seed: int = number(0, below=SEEDS)
+    metrics: Node
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggerSettings:
+    """Where a run's numbers go beside its folder."""
+
+    name: str = one_of("wandb", "wandb", "none")
+    mode: str = one_of("auto", "auto", "online", "offline")
+    project: str = "diffx"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All of a run. Made by diffx.config.read.settings_of alone, which checks them."""
+
+    experiment: str
+    seed: int = number(0, below=SEEDS)
+    batch_size: int = number(32, least=1)
+    max_steps: int = number(1000, least=1)
+    budget: Budget | None = None
+    label_dropout: float = number(0.1, below=1)
+    ema_decay: float = number(0.99, below=1)
+    more_ema_decays: tuple[float, ...] = field(default=(), metadata={"least": 0, "below": 1, "as_in": "[0.999]"})
+    compile: str = one_of("none", "none", "blocks", "step")
+    log_every: int = number(20, least=1)
+    checkpoint_minutes: float = number(5)
+    max_skipped_steps: int = number(10, least=1)
+    resume: str = "auto"
+    runs_dir: str = "runs"
+    sweep_jobs: int | None = number(None, least=1)
+    data: DataSettings
+    backbone: Node
+    objective: Node
+    sampler: Node
+    guidance: Node
+    optimizer: Node
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    eval: EvalSettings
+    logger: LoggerSettings = field(default_factory=LoggerSettings)
+    plugins: Mapping[str, Node] = field(default_factory=dict)
+
+    @cached_property
+    def id(self) -> str:
+        """A short hash of what the run is, without seed, paths, length and hardware."""
+        return short_hash(identity(self))
+
+    @property
+    def label(self) -> str:
+        """The plugins in one word."""
+        return "+".join(self.plugins) or "plain"
+
+    @property
+    def length(self) -> dict[str, Any]:
+        """How long the run is to be: what decides whether a complete run is complete."""
+        return {"max_steps": self.max_steps, "budget": self.budget.hours if self.budget else None}
