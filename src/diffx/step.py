@@ -14,7 +14,7 @@ from diffx.backbone import Backbone
 from diffx.backbone.protocol import Condition, RunBlock, pack, unpack, walk, where_dropped
 from diffx.errors import DiffxError
 from diffx.objective import Objective
-from diffx.planner import MAIN, Plan, Plugins, View
+from diffx.planner import MAIN, Plan, Plugins, View, naming
 from diffx.plugin import Aux, Batch, Plugin, Seen
 from diffx.streams import Streams
 from diffx.tokens import Tokens, random_subset, with_extra
@@ -65,13 +65,17 @@ def draw(
         labels[view.name] = where_dropped(dropped, null, batch["y"])
     for view in plan.views:
         rngs = {name: streams.own(f"plugins/{name}") for name, p in plugins.items() if p.view == view.name}
-        times: Aux = plugins[view.retimes].retime(t, rngs[view.retimes]) if view.retimes else {}
+        times: Aux = {}
+        if view.retimes:
+            with naming(view.retimes, "in retime()"):
+                times = plugins[view.retimes].retime(t, rngs[view.retimes])
         own_t = times.get("times", t)
         for name, rng in rngs.items():
             plugin = plugins[name]
             drawn = {"t": own_t, "noise": noise[view.name], "label": labels[view.name]}
             given = batch | {"x": x} | _asked(backbone, plugin, objective, x, drawn)
-            aux[name] = (times if name == view.retimes else {}) | plugin.prepare(given, rng)
+            with naming(name, "in prepare()"):
+                aux[name] = (times if name == view.retimes else {}) | plugin.prepare(given, rng)
             if name in view.entering and "keep" not in aux[name]:
                 aux[name] = aux[name] | {"keep": _draw_kept(view, name, len(x), streams, rng)}
     return Draws(x, t, noise, labels, aux)

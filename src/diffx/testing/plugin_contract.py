@@ -14,10 +14,13 @@ import torch.multiprocessing
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from diffx.assemble.flops import count_flops
 from diffx.backbone import Backbone
-from diffx.planner import MAIN, make_plan
+from diffx.errors import DiffxError
+from diffx.planner import MAIN, make_phases, make_plan
 from diffx.plugin import Plugin
-from diffx.step import losses, walk_with_plugins
+from diffx.step import draw, losses, walk_with_plugins
+from diffx.streams import Streams
 from diffx.testing.tiny import (
     BATCH,
     Services,
@@ -144,6 +147,36 @@ class PluginContract:
         view = next(v for v in run.plan.views if v.name == plugin.view)
         out, _ = walk_with_plugins(run.backbone, view, run.plugins, x, t, y, draws.aux)
         torch.testing.assert_close(out, run.backbone(x, t, y), rtol=1e-4, atol=1e-5)
+
+    def test_after_its_stop_the_step_is_that_of_the_other_plugins(self) -> None:
+        run = self.start()
+        plugin = run.plugins[self.name]
+        if plugin.streams:
+            pytest.skip("without this plugin nobody trains a stream of the backbone")
+        plugin.stop = 1
+        late = make_phases(run.backbone, run.plugins, run.provided)[-1]
+        assert (late.start, late.plugins, late.plan.needs) == (1, (), ())
+        plain = TinyRun({}, run.backbone, run.services)
+        draws = draw(run.backbone, late.plan, {}, run.objective, run.batch, {}, Streams(0, 1), 0.1)
+        total = losses(run.backbone, late.plan, {}, run.objective, draws)["total"]
+        assert torch.equal(total, plain.losses(plain.draws(1))["total"])
+
+    def test_its_operations_are_counted_per_image(self) -> None:
+        run = self.start()
+        flops = count_flops(run.backbone, run.plugins, run.objective, run.plan, {})
+        assert flops.train > flops.forward > 0
+        assert all(not parameter.is_meta for parameter in run.plugins[self.name].parameters())
+
+    def test_what_it_raises_in_a_step_is_a_sentence_with_its_name(self) -> None:
+        run = self.start()
+        plugin = run.plugins[self.name]
+
+        def broken(batch: Any, rng: torch.Generator) -> Any:
+            return batch["what is not there"]
+
+        plugin.prepare = broken  # type: ignore[method-assign]
+        with pytest.raises(DiffxError, match=f"plugins.{self.name} failed in prepare"):
+            run.draws()
 
     def test_a_loaded_state_gives_the_same_losses(self, tmp_path: Path) -> None:
         run, other = self.start(), self.start()

@@ -1,5 +1,6 @@
 """A run small enough for a test: a tiny network, a batch, stand-ins for teachers."""
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from diffx.assemble.model import TrainingModel, set_up
 from diffx.backbone import Backbone, DiT, MDTBackbone
+from diffx.backbone.teacher import NetworkTeacher
 from diffx.errors import DiffxError
 from diffx.frozen.encoder import encoder_spec
 from diffx.objective import Interpolant
@@ -94,7 +96,8 @@ class TinyRun:
                 torch.manual_seed(seed)
                 set_up(name, plugin, self.backbone, self.objective)
             randomise(plugin, seed)
-        self.services = services or stand_in_services(self.plugins.values(), self.backbone.side)
+        given = services or stand_in_services(self.plugins.values(), self.backbone.side)
+        self.services: dict[str, Any] = {"ema": NetworkTeacher(another(self.backbone)), **given}
         self.plan = self.plan_now()
 
     def plan_now(self) -> Plan:
@@ -142,6 +145,15 @@ def randomised_anew(module: nn.Module) -> None:
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=rng))
+
+
+def another(backbone: Backbone) -> Backbone:
+    """A network like this one whose weights are all a little larger: its average, say."""
+    average = copy.deepcopy(backbone)
+    with torch.no_grad():
+        for parameter in average.parameters():
+            parameter.mul_(1.05)
+    return average.requires_grad_(False)
 
 
 def try_set(plugins: Mapping[str, Plugin], backbone: Backbone, services: Services) -> tuple[TinyRun | None, str]:

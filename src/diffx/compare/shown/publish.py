@@ -39,7 +39,7 @@ def check_extra() -> None:
         import wandb_workspaces.reports.v2  # noqa: F401
     except ImportError as error:
         raise DiffxError(
-            "--wandb makes a W&B report and needs the extra `report`; type pip install 'diffx[report]'."
+            "--wandb makes a W&B report and needs the extra `report`; type pip install 'diffx-train[report]'."
         ) from error
 
 
