@@ -91,7 +91,7 @@ def fit(curve: Curve) -> Fit:
 
 
 @lru_cache(maxsize=4096)
-def left_out(curve: Curve) -> tuple[float, ...]:
+def leave_out(curve: Curve) -> tuple[float, ...]:
     """What the interpolation misses each inner evaluation by when that one is left out, with its sign."""
     missed = []
     for place in range(1, len(curve.x) - 1):
@@ -103,7 +103,7 @@ def left_out(curve: Curve) -> tuple[float, ...]:
 
 def find_errors(curve: Curve, gap: int) -> tuple[float, ...]:
     """What a value right of the evaluation `gap` may be off by, as the two nearest inner evaluations say."""
-    missed, last = left_out(curve), len(curve.x) - 2
+    missed, last = leave_out(curve), len(curve.x) - 2
     if not missed:  # two evaluations: all that is known is that the value lies between them
         both = fit(curve).y[gap : gap + 2]
         return (float(both[1] - both[0]) / 2,)
