@@ -2,7 +2,8 @@
 
 Between two evaluations the logarithm of the distance is a monotone cubic (PCHIP) of the logarithm of the cost. How far
 that can be off is read from the curve itself: each evaluation is left out in turn and read from the others. Leaving one
-out doubles the gap, and the error of a smooth curve falls at least with the square of the gap: a quarter is counted.
+out doubles the gap, and the error of a smooth curve falls at least with the square of the gap: a quarter is counted,
+a third in the first and the last gap, where the cubic knows its slope from one side alone.
 """
 
 import math

@@ -167,9 +167,10 @@ def describe_end(run: Run, points: Sequence[Point], broke: int | None) -> list[s
     """The sentence that says why a run is skipped or how it ended."""
     status = run.facts.get("status", "complete")
     if broke is not None:
-        reason = clean_text(str(run.facts.get("reason") or "NaN").strip().rstrip("."))
+        reason = clean_text(str(run.facts.get("reason") or "").strip().rstrip("."))
+        said = f"diverged at step {broke}: {reason}" if reason else f"diverged: NaN at step {broke}"
         ends = "its curve ends before" if run.points else "it was never evaluated"
-        return [f"diverged: {reason} at step {broke}; {ends}, and later targets count as not reached"]
+        return [f"{said}; {ends}, and later targets count as not reached"]
     if not points:
         return ["skipped: no evaluations" + (" and the run failed" if status == "failed" else "")]
     if status == "failed":
