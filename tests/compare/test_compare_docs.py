@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from made_runs import line, write_run
 
+from diffx.compare.shown.table import COVERAGE
+
 PAGE = (Path(__file__).parents[2] / "docs" / "compare.md").read_text()
 
 
@@ -56,3 +58,8 @@ def test_every_option_stands_in_the_page(place: Path):
     options = set(re.findall(r"--[a-z]+", run(["-m", "diffx.compare", "--help"], place)))
     assert options - {"--help", "--out"} <= set(re.findall(r"--[a-z]+", PAGE))
     assert len(typed()) == 4
+
+
+def test_the_coverage_that_tables_print_is_the_measured_one_of_the_page():
+    for seeds, share in COVERAGE.items():
+        assert re.search(rf"with {'three' if seeds == 3 else 'five'}[^;]*? {100 * share:.1f} % of", PAGE)

@@ -69,10 +69,10 @@ def make_distinct(methods: Sequence[Method]) -> list[Method]:
             replace(one, label=f"{one.label} ({one.runs[0].key[part]})") if counts[one.label] > 1 else one
             for one in named
         ]
-    return sorted(named, key=lambda method: (len(method.plugins), sort_key(method, named)))
+    return sorted(named, key=lambda method: (len(method.plugins), make_sort_key(method, named)))
 
 
-def sort_key(method: Method, methods: Sequence[Method]) -> tuple[Any, ...]:
+def make_sort_key(method: Method, methods: Sequence[Method]) -> tuple[Any, ...]:
     """Sort key within a number of plugins: by plugin names, then by the swept values as numbers."""
     same = [other for other in methods if other.plugins == method.plugins]
     values = [method.settings.get(name) for name in find_varied([other.settings for other in same])]
