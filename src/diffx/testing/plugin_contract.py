@@ -12,12 +12,12 @@ import torch
 import torch.distributed
 import torch.multiprocessing
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffx.backbone import Backbone
-from diffx.planner import MAIN, make_plan
+from diffx.planner import MAIN, make_view
 from diffx.plugin import Plugin
 from diffx.step import losses, walk_with_plugins
+from diffx.testing.operations import Operations
 from diffx.testing.tiny import (
     BATCH,
     Services,
@@ -30,20 +30,6 @@ from diffx.testing.tiny import (
     try_set,
 )
 from diffx.testing.two_ranks import Step, train_on_rank
-
-
-class Operations(TorchDispatchMode):
-    """Records the operations that reach the dispatcher, in order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        self.names.append(str(func))
-        return func(*args, **kwargs or {})
 
 
 def through_pickle(modules: Any) -> Any:
@@ -74,7 +60,7 @@ class PluginContract:
 
     def test_switched_off_the_step_runs_the_plain_backbones_operations_bit_for_bit(self) -> None:
         plain, run = self.backbone(), self.start()
-        view = make_plan(run.backbone, {}, ()).views[0]
+        view = make_view(MAIN, run.backbone, {})
         x, t, y = run.batch["x"], torch.linspace(0, 1, BATCH), run.batch["y"]
         with torch.no_grad(), Operations() as expected:
             wanted = plain(x, t, y)

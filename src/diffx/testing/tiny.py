@@ -136,6 +136,11 @@ def make_registered(name: str) -> Plugin:
     return next(iter(entry_points(group="diffx.plugins", name=name))).load()()
 
 
+def registered_backbones() -> dict[str, Any]:
+    """The families under the entry points `diffx.backbones` of all installed packages, by name."""
+    return {entry.name: entry.load() for entry in sorted(entry_points(group="diffx.backbones"))}
+
+
 def randomised_anew(module: nn.Module) -> None:
     """Overwrite every parameter with noise."""
     rng = torch.Generator().manual_seed(9)
