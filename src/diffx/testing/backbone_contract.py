@@ -68,7 +68,7 @@ class BackboneContract:
     def start(self, **plugins: Plugin) -> TinyRun:
         """A run of `plugins` and of those that must stand beside."""
         net, members = self.backbone(), {**self.beside(), **plugins}
-        return TinyRun(members, net, stand_in_services(members.values(), net.side))
+        return TinyRun(members, net, stand_in_services(members.values(), net))
 
     @torch.no_grad()
     def test_the_prediction_is_shaped_as_the_state_and_is_not_nothing(self) -> None:
@@ -159,7 +159,7 @@ class BackboneContract:
         if name in beside:
             pytest.skip("it is always there")
         net, plugins = self.backbone(), {**beside, name: make_registered(name)}
-        run, refusal = try_set(plugins, net, stand_in_services(plugins.values(), net.side))
+        run, refusal = try_set(plugins, net, stand_in_services(plugins.values(), net))
         if run is None:
             assert name in refusal or type(net).__name__ in refusal
             assert refusal.endswith(".")

@@ -52,7 +52,7 @@ class PluginContract:
 
     def services(self, backbone: Backbone) -> Services:
         """Whatever the plugin needs beside x, y and image; by default stand-ins for encoders."""
-        return stand_in_services([self.plugin()], backbone.side)
+        return stand_in_services([self.plugin()], backbone)
 
     def start(self) -> TinyRun:
         backbone = self.backbone()
@@ -180,7 +180,7 @@ class PluginContract:
             pytest.skip("the same plugin")
         both = {self.name: self.plugin(), other: make_registered(other)}
         backbone = self.backbone()
-        services = {**stand_in_services([both[other]], backbone.side), **self.services(backbone)}
+        services = {**stand_in_services([both[other]], backbone), **self.services(backbone)}
         run, refusal = try_set(both, backbone, services)
         if run is None:
             assert other in refusal
