@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from diffx.backbone import DiT
+from diffx.backbone.protocol import Memory
 from diffx.errors import DiffxError
 from diffx.testing import TinyRun, make_registered, registered, tiny_backbone, tiny_mdt
 
@@ -25,7 +26,7 @@ def test_it_removes_the_modulation_layer_of_every_block_but_one():
 @torch.no_grad()
 def test_a_fresh_network_outputs_zero_and_its_blocks_are_the_identity():
     backbone = DiT(input_size=8, hidden_size=D, depth=2, num_heads=4, conditioning="adaln_single")
-    tokens, cond = backbone.embed(torch.ones(2, 4, 8, 8), torch.rand(2), torch.tensor([1, 2]))
+    tokens, cond = backbone.embed(torch.ones(2, 4, 8, 8), torch.rand(2), torch.tensor([1, 2]), Memory())
     assert cond.shape == (2, 7 * D)
     for block in (*backbone.blocks, backbone.new_block()):
         assert torch.equal(block(tokens.x, cond), tokens.x)
@@ -43,7 +44,7 @@ def test_with_equal_tables_it_is_adaln_zero_whose_blocks_have_equal_modulation_l
         ours.adaLN_modulation[1].weight.copy_(shared.weight)
         ours.adaLN_modulation[1].bias.copy_(shared.bias + theirs.adaLN_modulation.scale_shift_table)
     x, t, y = torch.ones(2, 4, 8, 8), torch.rand(2), torch.tensor([1, 2])
-    (a, cond_a), (b, cond_b) = zero.embed(x, t, y), single.embed(x, t, y)
+    (a, cond_a), (b, cond_b) = (net.embed(x, t, y, Memory()) for net in (zero, single))
     assert torch.equal(cond_b[:, :D], cond_a)
     for ours, theirs in zip(zero.blocks, single.blocks, strict=True):
         a, b = a._replace(x=ours(a.x, cond_a)), b._replace(x=theirs(b.x, cond_b))

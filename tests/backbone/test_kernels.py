@@ -70,7 +70,7 @@ def test_a_gather_of_tokens_is_one_kernel_and_so_is_a_scatter():
 
 def test_the_residual_stream_is_contiguous_from_the_embedding_to_the_head():
     backbone = tiny_backbone()
-    tokens, cond = backbone.embed(torch.randn(2, 4, 8, 8), torch.rand(2), torch.zeros(2, dtype=torch.long))
+    tokens, cond = backbone.embed(torch.randn(2, 4, 8, 8), torch.rand(2), torch.zeros(2, dtype=torch.long), Memory())
     for depth in range(len(backbone.blocks)):
         assert tokens.x.is_contiguous()
         tokens = backbone.run_block(depth, tokens, cond, Memory())

@@ -163,11 +163,11 @@ def test_the_long_skips_join_the_halves_of_the_encoder_last_in_first_out():
 def test_an_input_skip_carries_the_embedded_tokens():
     backbone = tiny_mdt(skips=True)
     x, t, y = torch.randn(BATCH, 4, 8, 8), torch.rand(BATCH), torch.arange(BATCH)
-    tokens, cond = backbone.embed(x, t, y)
-    before = walk_blocks(backbone, tokens, cond, until=4)
+    tokens, _ = backbone.embed(x, t, y, Memory())
+    before, cond = walk_blocks(backbone, x, t, y, until=4)
     with_input, without = (Memory(states={0: state}) for state in (tokens.x, torch.zeros_like(tokens.x)))
     after = backbone.run_block(4, before, cond, with_input)
-    assert torch.equal(after.x, walk_blocks(backbone, tokens, cond, until=5).x)
+    assert torch.equal(after.x, walk_blocks(backbone, x, t, y, until=5)[0].x)
     assert not torch.allclose(after.x, backbone.run_block(4, before, cond, without).x, atol=1e-3)
 
 

@@ -35,8 +35,8 @@ class Narrow(Plugin):
 def blocks_by_hand(run: TinyRun, draws, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The tokens (B, N, D) before block `depth` of the dense pass, and the conditioning."""
     x_t = run.objective.noised(draws.x, draws.noise["main"], draws.t)
-    tokens, cond = run.backbone.embed(x_t, draws.t, draws.y["main"])
-    return walk_blocks(run.backbone, tokens, cond, until=depth).x, cond
+    tokens, cond = walk_blocks(run.backbone, x_t, draws.t, draws.y["main"], until=depth)
+    return tokens.x, cond
 
 
 @pytest.mark.parametrize("plugin", [TREAD, MDT, lambda: REPA(projector_dim=16)], ids=["tread", "mdt", "repa"])

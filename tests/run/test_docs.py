@@ -68,7 +68,7 @@ def test_every_file_that_a_page_links_to_is_there() -> None:
 
 
 def test_the_example_of_a_method_is_found_planned_and_passes_the_contract(tmp_path: Path) -> None:
-    example, test = re.findall(r"```python\n(.*?)```", (ROOT / "docs/plugins.md").read_text(), re.DOTALL)
+    example, agree, test = re.findall(r"```python\n(.*?)```", (ROOT / "docs/plugins.md").read_text(), re.DOTALL)
     (tmp_path / "conf/plugins").mkdir(parents=True)
     (tmp_path / "spread.py").write_text(example)
     (tmp_path / "test_spread.py").write_text(test)

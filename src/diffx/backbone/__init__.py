@@ -1,7 +1,8 @@
 """Backbones, one file a family, over the layers that they share."""
 
+from diffx.backbone.ddt import DDT
 from diffx.backbone.dit import DiT
 from diffx.backbone.mdt import MDTBackbone
 from diffx.backbone.protocol import Backbone
 
-__all__ = ["Backbone", "DiT", "MDTBackbone"]
+__all__ = ["DDT", "Backbone", "DiT", "MDTBackbone"]

@@ -83,7 +83,7 @@ class DiT(Backbone):
         """A block like those of this backbone, freshly initialised (the identity)."""
         return fresh_block(Block(self.hidden_size, self.num_heads, self.side, **self._block_options))
 
-    def embed(self, x: Tensor, t: Tensor, y: Tensor) -> tuple[Tokens, Tensor]:
+    def embed(self, x: Tensor, t: Tensor, y: Tensor, memory: Memory) -> tuple[Tokens, Tensor]:
         """x (B, C, H, W), t (B,) or (B, N), y (B,) -> all tokens (B, N, D) and the conditioning (B, D), or (B, 7D) if
         shared. With times for each token, each has a conditioning of its own, and the sample's is their mean."""
         tokens = self.x_embedder(x)

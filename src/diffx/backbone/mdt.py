@@ -108,7 +108,7 @@ class MDTBackbone(Backbone):
         """A block like those of this backbone, freshly initialised (the identity)."""
         return fresh_block(Block(self.hidden_size, self.num_heads, self.side, skip=skip, **self._block_options))
 
-    def embed(self, x: Tensor, t: Tensor, y: Tensor) -> tuple[Tokens, Tensor]:
+    def embed(self, x: Tensor, t: Tensor, y: Tensor, memory: Memory) -> tuple[Tokens, Tensor]:
         """As DiT's."""
         tokens = self.x_embedder(x)
         if hasattr(self, "pos_embed"):

@@ -26,7 +26,7 @@ class Memory:
 
     states: depth -> the stream (B, N, D) before that block, where a later block merges it. attends: the blocks whose
     queries and keys are wanted; a backbone puts them, (B, H, N, d) each, into `attention`. other: what a family carries
-    beside the stream, such as the text of MM-DiT.
+    beside the stream from the embedding on, such as the text of MM-DiT, or the image that DDT's decoder starts from.
     """
 
     states: dict[int, Tensor] = field(default_factory=dict)
@@ -72,8 +72,9 @@ class Backbone(nn.Module):
 
     # Implemented by a family.
 
-    def embed(self, x: Tensor, t: Tensor, y: Condition) -> tuple[Tokens, Tensor]:
-        """The state, times (B,) or (B, N), the condition -> all tokens and the conditioning (B, C) of the sample."""
+    def embed(self, x: Tensor, t: Tensor, y: Condition, memory: Memory) -> tuple[Tokens, Tensor]:
+        """The state, times (B,) or (B, N), the condition -> all tokens and the conditioning (B, C) of the sample. What
+        a border or a block needs of them later goes into memory.other."""
         raise NotImplementedError
 
     def run_block(self, depth: int, tokens: Tokens, cond: Tensor, memory: Memory) -> Tokens:
@@ -138,16 +139,17 @@ PLAIN = Plain()
 
 def walk(net: Backbone, x: Tensor, t: Tensor, y: Condition, passage: Passage = PLAIN) -> Tensor:
     """The prediction for the state x at times t under the condition y. Everything that runs a backbone runs this."""
-    tokens, cond = net.embed(x, t, y)
-    return net.head(walk_blocks(net, tokens, cond, passage), cond)
+    return net.head(*walk_blocks(net, x, t, y, passage))
 
 
 def walk_blocks(
-    net: Backbone, tokens: Tokens, cond: Tensor, passage: Passage = PLAIN, until: int | None = None
-) -> Tokens:
-    """The stream before the head, or before block `until`, where all has happened that comes before a read."""
+    net: Backbone, x: Tensor, t: Tensor, y: Condition, passage: Passage = PLAIN, until: int | None = None
+) -> tuple[Tokens, Tensor]:
+    """The stream before the head, or before block `until`, where all has happened that comes before a read; and the
+    conditioning of the sample."""
     last = len(net.blocks) if until is None else until
     memory, sources = Memory(attends=passage.attends), frozenset(net.skips.values())
+    tokens, cond = net.embed(x, t, y, memory)
     for depth in range(last + 1):
         if depth in sources:
             memory.states[depth] = tokens.x
@@ -161,7 +163,7 @@ def walk_blocks(
             tokens = passage.through(depth, _block(net, depth, memory), tokens, cond)
             if depth in passage.attends:
                 passage.attended(depth, memory.attention[depth])
-    return tokens
+    return tokens, cond
 
 
 def _block(net: Backbone, depth: int, memory: Memory) -> RunBlock:

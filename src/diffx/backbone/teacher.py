@@ -21,5 +21,5 @@ class NetworkTeacher:
     @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor, y: Condition, depth: int) -> Tensor:
         (net,) = self._net
-        tokens, cond = net.embed(x, t, y)
-        return walk_blocks(net, tokens, cond, until=depth).x
+        tokens, _ = walk_blocks(net, x, t, y, until=depth)
+        return tokens.x

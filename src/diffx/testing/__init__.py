@@ -8,7 +8,9 @@
 runs every test of the contract with pytest, on a CPU, in seconds.
 """
 
-from diffx.testing.plugin_contract import Operations, PluginContract
+from diffx.testing.backbone_contract import BackboneContract
+from diffx.testing.operations import Operations
+from diffx.testing.plugin_contract import PluginContract
 from diffx.testing.tiny import (
     BATCH,
     CLASSES,
@@ -17,6 +19,7 @@ from diffx.testing.tiny import (
     make_registered,
     randomise,
     registered,
+    registered_backbones,
     stand_in_encoder,
     stand_in_services,
     tiny_backbone,
@@ -29,12 +32,14 @@ __all__ = [
     "BATCH",
     "CLASSES",
     "IMAGE",
+    "BackboneContract",
     "Operations",
     "PluginContract",
     "TinyRun",
     "make_registered",
     "randomise",
     "registered",
+    "registered_backbones",
     "stand_in_encoder",
     "stand_in_services",
     "tiny_backbone",

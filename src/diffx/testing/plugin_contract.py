@@ -12,15 +12,15 @@ import torch
 import torch.distributed
 import torch.multiprocessing
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffx.assemble.flops import count_flops
 from diffx.backbone import Backbone
 from diffx.errors import DiffxError
-from diffx.planner import MAIN, make_phases, make_plan
+from diffx.planner import MAIN, make_phases, make_view
 from diffx.plugin import Plugin
 from diffx.step import draw, losses, walk_with_plugins
 from diffx.streams import Streams
+from diffx.testing.operations import Operations
 from diffx.testing.tiny import (
     BATCH,
     Services,
@@ -33,20 +33,6 @@ from diffx.testing.tiny import (
     try_set,
 )
 from diffx.testing.two_ranks import Step, train_on_rank
-
-
-class Operations(TorchDispatchMode):
-    """Records the operations that reach the dispatcher, in order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        self.names.append(str(func))
-        return func(*args, **kwargs or {})
 
 
 def through_pickle(modules: Any) -> Any:
@@ -69,7 +55,7 @@ class PluginContract:
 
     def services(self, backbone: Backbone) -> Services:
         """Whatever the plugin needs beside x, y and image; by default stand-ins for encoders."""
-        return stand_in_services([self.plugin()], backbone.side)
+        return stand_in_services([self.plugin()], backbone)
 
     def start(self) -> TinyRun:
         backbone = self.backbone()
@@ -77,7 +63,7 @@ class PluginContract:
 
     def test_switched_off_the_step_runs_the_plain_backbones_operations_bit_for_bit(self) -> None:
         plain, run = self.backbone(), self.start()
-        view = make_plan(run.backbone, {}, ()).views[0]
+        view = make_view(MAIN, run.backbone, {})
         x, t, y = run.batch["x"], torch.linspace(0, 1, BATCH), run.batch["y"]
         with torch.no_grad(), Operations() as expected:
             wanted = plain(x, t, y)
@@ -227,7 +213,7 @@ class PluginContract:
             pytest.skip("the same plugin")
         both = {self.name: self.plugin(), other: make_registered(other)}
         backbone = self.backbone()
-        services = {**stand_in_services([both[other]], backbone.side), **self.services(backbone)}
+        services = {**stand_in_services([both[other]], backbone), **self.services(backbone)}
         run, refusal = try_set(both, backbone, services)
         if run is None:
             assert other in refusal

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffx.assemble.model import TrainingModel, set_up
+from diffx.assemble.services import Service, stand_ins
 from diffx.backbone import Backbone, DiT, MDTBackbone
 from diffx.backbone.teacher import NetworkTeacher
 from diffx.errors import DiffxError
@@ -25,7 +26,7 @@ from diffx.streams import Streams
 BATCH, CLASSES, IMAGE = 4, 10, 32
 
 
-Services = Mapping[str, Callable[[Tensor], Tensor]]
+Services = Mapping[str, Service]
 
 
 def tiny_backbone(**options: Any) -> Any:
@@ -67,10 +68,12 @@ def stand_in_encoder(dim: int, side: int) -> Callable[[Tensor], Tensor]:
     return encode
 
 
-def stand_in_services(plugins: Iterable[Plugin], side: int) -> Services:
-    """A stand-in for every encoder whose features a plugin needs."""
+def stand_in_services(plugins: Iterable[Plugin], backbone: Backbone) -> Services:
+    """A stand-in for every service that a plugin needs: encoders that see the image, and the providers' own."""
     needs = [need for plugin in plugins for need in plugin.needs]
-    return {n: stand_in_encoder(encoder_spec(n[9:]).dim, side) for n in needs if n.startswith("features/")}
+    names = [need.removeprefix("features/") for need in needs if need.startswith("features/")]
+    encoders = {f"features/{name}": stand_in_encoder(encoder_spec(name).dim, backbone.side) for name in names}
+    return {**stand_ins(needs, backbone), **encoders}
 
 
 def tiny_batch() -> dict[str, Tensor]:
@@ -96,7 +99,7 @@ class TinyRun:
                 torch.manual_seed(seed)
                 set_up(name, plugin, self.backbone, self.objective)
             randomise(plugin, seed)
-        given = services or stand_in_services(self.plugins.values(), self.backbone.side)
+        given = services or stand_in_services(self.plugins.values(), self.backbone)
         self.services: dict[str, Any] = {"ema": NetworkTeacher(another(self.backbone)), **given}
         self.plan = self.plan_now()
 
@@ -137,6 +140,11 @@ def registered() -> list[str]:
 def make_registered(name: str) -> Plugin:
     """The registered plugin `name` with its defaults."""
     return next(iter(entry_points(group="diffx.plugins", name=name))).load()()
+
+
+def registered_backbones() -> dict[str, Any]:
+    """The families under the entry points `diffx.backbones` of all installed packages, by name."""
+    return {entry.name: entry.load() for entry in sorted(entry_points(group="diffx.backbones"))}
 
 
 def randomised_anew(module: nn.Module) -> None:

@@ -9,18 +9,28 @@ from diffx.backbone.layers.position import RelativePositionBias, Rotary
 class Attention(nn.Module):
     """Through SDPA, on its flash path unless a bias is asked for.
 
-    extra: tokens that stand behind the grid of side² and have no place in it.
+    extra: tokens that stand behind the grid of side² and have no place in it. extent: as of Rotary. bias: of queries,
+    keys and values.
     """
 
     def __init__(
-        self, dim: int, heads: int, side: int, qk_norm: bool, rotary: bool, relative_bias: bool = False, extra: int = 0
+        self,
+        dim: int,
+        heads: int,
+        side: int,
+        qk_norm: bool,
+        rotary: bool,
+        relative_bias: bool = False,
+        extra: int = 0,
+        extent: float | None = None,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
         self.q_norm = nn.RMSNorm(dim // heads, eps=1e-6) if qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(dim // heads, eps=1e-6) if qk_norm else nn.Identity()
-        self.rotary = Rotary(side, dim // heads, extra) if rotary else None
+        self.rotary = Rotary(side, dim // heads, extra, extent) if rotary else None
         self.rel_pos_bias = RelativePositionBias(side, heads) if relative_bias else None
         self.proj = nn.Linear(dim, dim)
 

@@ -8,11 +8,11 @@ from diffx.backbone.layers.mlp import Mlp, SwiGLU
 from diffx.backbone.layers.modulation import BlockTable, HeadTable, modulate, rows
 
 
-def make_norm(name: str, dim: int) -> nn.Module:
-    """A normalisation without learned scale: adaLN supplies it."""
+def make_norm(name: str, dim: int, scaled: bool = False) -> nn.Module:
+    """A normalisation, without a learned scale of its own unless asked for: adaLN supplies one."""
     if name == "rmsnorm":
-        return nn.RMSNorm(dim, eps=1e-6, elementwise_affine=False)
-    return nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
+        return nn.RMSNorm(dim, eps=1e-6, elementwise_affine=scaled)
+    return nn.LayerNorm(dim, eps=1e-6, elementwise_affine=scaled)
 
 
 class Block(nn.Module):
@@ -20,6 +20,9 @@ class Block(nn.Module):
 
     cond is (B, D), or (B, N, D) for each token, of which the block makes them with a layer of its own; or 7 D wide with
     shared_modulation.
+
+    scaled_norm: its norms have a learned scale beside the modulation's. bias: of queries, keys, values and the MLP.
+    extra, extent: as of Attention.
 
     With `skip`, the block first merges a remembered state: x <- Linear([x, remembered]) (U-ViT's skip, as in MDTv2).
     """
@@ -38,12 +41,16 @@ class Block(nn.Module):
         relative_bias: bool = False,
         shared_modulation: bool = False,
         skip: bool = False,
+        scaled_norm: bool = False,
+        bias: bool = True,
+        extra: int = 0,
+        extent: float | None = None,
     ) -> None:
         super().__init__()
-        self.norm1 = make_norm(norm, dim)
-        self.attn = Attention(dim, heads, side, qk_norm, rotary, relative_bias)
-        self.norm2 = make_norm(norm, dim)
-        self.mlp = (SwiGLU if mlp == "swiglu" else Mlp)(dim, int(dim * mlp_ratio))
+        self.norm1 = make_norm(norm, dim, scaled_norm)
+        self.attn = Attention(dim, heads, side, qk_norm, rotary, relative_bias, extra, extent, bias)
+        self.norm2 = make_norm(norm, dim, scaled_norm)
+        self.mlp = (SwiGLU if mlp == "swiglu" else Mlp)(dim, int(dim * mlp_ratio), bias)
         own = BlockTable(dim) if shared_modulation else nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         self.adaLN_modulation: nn.Module = own
         self.skip_linear = nn.Linear(2 * dim, dim) if skip else None

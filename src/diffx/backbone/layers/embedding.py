@@ -26,18 +26,18 @@ def join_patches(patches: Tensor, side: int, patch_size: int) -> Tensor:
 
 
 class TimestepEmbedder(nn.Module):
-    """Times t (...) -> (..., D): 256 sinusoidal features [cos | sin], period up to 10000, and a two-layer SiLU MLP.
+    """Times t (...) -> (..., D): 256 sinusoidal features [cos | sin], periods up to `period`, and a two-layer SiLU MLP.
 
     t is fed as the objective gives it: in [0, 1] for interpolants (SiT), an integer step for DDPM (DiT).
     """
 
-    def __init__(self, hidden_size: int, frequencies: int = 256) -> None:
+    def __init__(self, hidden_size: int, frequencies: int = 256, period: float = 10000) -> None:
         super().__init__()
-        self.frequencies = frequencies
+        self.frequencies, self.period = frequencies, period
         self.mlp = nn.Sequential(nn.Linear(frequencies, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
 
     def forward(self, t: Tensor) -> Tensor:
-        features = sinusoids(t, self.frequencies, period=10000)
+        features = sinusoids(t, self.frequencies, self.period)
         return self.mlp(features.to(self.mlp[2].bias.dtype))  # type: ignore[arg-type]
 
 

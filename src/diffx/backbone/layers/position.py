@@ -22,17 +22,19 @@ def sincos_table(dim: int, side: int) -> Tensor:
 class Rotary(nn.Module):
     """Axial rotary embedding of queries and keys (B, H, N, d): half of d turns with the row, half with the column.
 
-    Frequencies 10000^(-i/(d/4)), pairs interleaved, positions counted in patches (Su et al. 2021, axial as in EVA-02).
+    Frequencies 10000^(-i/(d/4)), pairs interleaved, positions counted in patches (Su et al. 2021, axial as in EVA-02),
+    or from 0 to `extent` whatever the grid.
     extra: tokens behind the grid, which do not turn.
     """
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, side: int, head_dim: int, extra: int = 0) -> None:
+    def __init__(self, side: int, head_dim: int, extra: int = 0, extent: float | None = None) -> None:
         super().__init__()
         omega = 10000.0 ** (-torch.arange(head_dim // 4, dtype=torch.float64, device="cpu") / (head_dim // 4))
-        angle = torch.arange(side, dtype=torch.float64, device="cpu")[:, None] * omega
+        last = side - 1 if extent is None else extent
+        angle = torch.linspace(0, last, side, dtype=torch.float64, device="cpu")[:, None] * omega
         grid = torch.cat([angle.repeat_interleave(side, dim=0), angle.repeat(side, 1)], dim=1)  # (N, d/2)
         grid = torch.cat([grid, grid.new_zeros(extra, grid.shape[1])])
         self.register_buffer("cos", grid.cos().float(), persistent=False)
