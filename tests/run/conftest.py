@@ -14,6 +14,7 @@ from diffx.train.loop import train
 
 SMALL = [
     "logger=none",
+    "trainer.accelerator=cpu",
     "backbone.depth=3",
     "backbone.hidden_size=32",
     "backbone.num_heads=2",
