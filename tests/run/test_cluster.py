@@ -174,7 +174,7 @@ def test_a_step_of_one_node_in_a_larger_job_is_one_node(tmp_path: Path) -> None:
 
 def test_a_rank_that_sigusr1_kills_before_it_listens_asks_for_another_turn() -> None:
     starting = [sys.executable, "-c", "import os, time; os.kill(os.getppid(), 10); time.sleep(30)"]
-    assert run_ranks(starting, devices=2) == 75
+    assert run_ranks(starting, devices=2).code == 75
 
 
 def test_a_rank_that_does_not_listen_is_killed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +184,7 @@ def test_a_rank_that_does_not_listen_is_killed_after_a_while(monkeypatch: pytest
         " time.sleep(0.5); sys.exit(9) if os.environ['RANK'] == '0' else time.sleep(60)"
     )
     started = time.monotonic()
-    assert run_ranks([sys.executable, "-c", deaf], devices=2) == 9
+    assert run_ranks([sys.executable, "-c", deaf], devices=2).code == 9
     assert time.monotonic() - started < 30
 
 

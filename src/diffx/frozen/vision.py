@@ -92,11 +92,9 @@ def pretrained(name: str, model: VisionModel, edge: int) -> Any:
     arguments: dict[str, Any] = {"num_classes": 0, **dict(model.arguments)}
     if name_takes_size(model.name):
         arguments["img_size"] = edge
-    file = local_file(name) or _cached(model.name)
+    file = find_weights(name, model)
     if file:
         arguments["pretrained_cfg_overlay"] = {"state_dict": read_weights(file, model.keys)}
-    elif "." not in model.name or not hub_answers():
-        raise DiffxError(_missing(name, model))
     try:
         network: Any = timm.create_model(model.name, pretrained=True, **arguments)
     except Exception as error:
@@ -107,6 +105,14 @@ def pretrained(name: str, model: VisionModel, edge: int) -> Any:
         raise DiffxError(f"{_missing(name, model)} The download failed: {reason}") from error
     network.pretrained_cfg = {}  # it holds on to the state dict
     return network
+
+
+def find_weights(name: str, model: VisionModel) -> Path | None:
+    """The weights' file, or None where the Hub can be asked for them. Raises DiffxError where neither is so."""
+    file = local_file(name) or _cached(model.name)
+    if file is None and ("." not in model.name or not hub_answers()):
+        raise DiffxError(_missing(name, model))
+    return file
 
 
 def _cached(name: str) -> Path | None:
