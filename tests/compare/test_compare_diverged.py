@@ -10,7 +10,7 @@ import pytest
 from made_runs import falling, line, write_run
 
 from diffx.compare.points import pool
-from diffx.compare.read import read
+from diffx.compare.runs.read import read
 from diffx.compare.shown import figure
 from diffx.compare.shown.page import collect
 from diffx.compare.shown.table import make_tables, write_csv

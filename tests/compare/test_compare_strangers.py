@@ -11,7 +11,7 @@ from rich.console import Console
 
 from diffx.compare import compare
 from diffx.compare.output import say, write_data
-from diffx.compare.read import LARGEST, read
+from diffx.compare.runs.read import LARGEST, read
 from diffx.compare.shown.table import write_csv
 from diffx.compare.study import make_study
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from diffx.compare.curve import read_value
-from diffx.compare.method import Method, find_varied
 from diffx.compare.plain import is_number
+from diffx.compare.runs.method import Method, find_varied
 from diffx.compare.seeds import Spread, make_spread
 from diffx.compare.study import Result, Study
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from diffx.compare.design import Response, find_responses
 from diffx.compare.plain import escape_markdown
-from diffx.compare.read import find_runs
+from diffx.compare.runs.read import find_runs
 from diffx.compare.shown import figure, words
 from diffx.compare.shown.page import write_page
 from diffx.compare.shown.publish import Destination, check_extra, publish

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffx.compare.curve import Curve, fit
-from diffx.compare.method import Method
+from diffx.compare.runs.method import Method
 
 AXES = ("cost", "step", "images", "train_flops")  # columns that a curve can be drawn against
 BETWEEN = 8  # places between two evaluations at which a line is drawn

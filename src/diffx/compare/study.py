@@ -8,12 +8,12 @@ from pathlib import Path
 from diffx.compare.card import MARK, UNITS, Difference, check_measures, find_differences, find_odd, name_kinship
 from diffx.compare.cost import charge, name_busy, name_equal_work
 from diffx.compare.curve import Curve, Reach, Value, find_cost, read_value
-from diffx.compare.measured import pick_measured
-from diffx.compare.method import Method, choose_baseline, group_runs
-from diffx.compare.metric import find_network, name_metric, pick_distances
 from diffx.compare.plain import write_number
 from diffx.compare.points import Crossing, Points, cross, pool, tabulate
-from diffx.compare.read import Run, read
+from diffx.compare.runs.measured import pick_measured
+from diffx.compare.runs.method import Method, choose_baseline, group_runs
+from diffx.compare.runs.metric import find_network, name_metric, pick_distances
+from diffx.compare.runs.read import Run, read
 from diffx.compare.seeds import (
     Speedup,
     Spread,

@@ -16,11 +16,11 @@ from rich.text import Text
 from diffx.compare.cost import cost_method_step, count_method_flops
 from diffx.compare.curve import Reach
 from diffx.compare.design import find_interactions, find_responses
-from diffx.compare.measured import Measured, read_measured
-from diffx.compare.method import Method
-from diffx.compare.metric import name_metric, pick_distances
 from diffx.compare.plain import NONE, escape_cell, escape_markdown, is_number, write_number, write_value
-from diffx.compare.read import list_leaves
+from diffx.compare.runs.measured import Measured, read_measured
+from diffx.compare.runs.method import Method
+from diffx.compare.runs.metric import name_metric, pick_distances
+from diffx.compare.runs.read import list_leaves
 from diffx.compare.seeds import ENOUGH, Speedup, Spread, find_least_chance, make_spread
 from diffx.compare.study import Result, Study, find_floor
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from diffx.compare.card import MARK
 from diffx.compare.cost import RULES
 from diffx.compare.design import Response, find_responses
-from diffx.compare.method import Method, name_together
-from diffx.compare.metric import name_metric
 from diffx.compare.plain import join, write_number, write_value
-from diffx.compare.read import list_leaves
+from diffx.compare.runs.method import Method, name_together
+from diffx.compare.runs.metric import name_metric
+from diffx.compare.runs.read import list_leaves
 from diffx.compare.seeds import ENOUGH, find_least_chance
 from diffx.compare.shown.published import place_published
 from diffx.compare.study import Outcome, Result, Study, find_spaces, measure_fall

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from diffx.compare.plain import is_number, join, write_value
-from diffx.compare.read import Run, list_leaves
+from diffx.compare.runs.read import Run, list_leaves
 from diffx.errors import DiffxError
 
 # Not part of what a method is: where a run wrote, who logged it, which repetition it was.

@@ -16,8 +16,8 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
-from diffx.compare.metric import pick_distances
 from diffx.compare.plain import clean, clean_text, join
+from diffx.compare.runs.metric import pick_distances
 from diffx.errors import DiffxError
 
 COSTS = ("gpu_hours", "cpu_hours")
