@@ -8,9 +8,8 @@ from typing import Any
 from diffx.compare.plain import is_number, join, write_value
 from diffx.compare.runs.read import Run, list_leaves
 from diffx.errors import DiffxError
+from diffx.run.name import is_part_of_a_run
 
-# Not part of what a method is: where a run wrote, who logged it, which repetition it was.
-BOOKKEEPING = ("seed", "experiment", "logger", "hydra", "runs_dir", "resume", "log_every", "checkpoint_minutes")
 SEVERAL = 4  # more labels than this are not listed one by one
 
 
@@ -40,9 +39,8 @@ class Method:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Dotted names and values of the resolved configuration, bookkeeping left out."""
-        leaves = list_leaves(self.runs[0].config)
-        return {name: value for name, value in leaves if name.split(".")[0] not in BOOKKEEPING}
+        """Dotted names and values of the resolved configuration, but for those that make no other run."""
+        return {name: value for name, value in list_leaves(self.runs[0].config) if is_part_of_a_run(name)}
 
 
 def group_runs(runs: Sequence[Run]) -> list[Method]:
