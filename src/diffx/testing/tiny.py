@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffx.assemble.model import TrainingModel, set_up
+from diffx.assemble.services import Service, stand_ins
 from diffx.backbone import Backbone, DiT, MDTBackbone
 from diffx.errors import DiffxError
 from diffx.frozen.encoder import encoder_spec
@@ -23,7 +24,7 @@ from diffx.streams import Streams
 BATCH, CLASSES, IMAGE = 4, 10, 32
 
 
-Services = Mapping[str, Callable[[Tensor], Tensor]]
+Services = Mapping[str, Service]
 
 
 def tiny_backbone(**options: Any) -> Any:
@@ -65,10 +66,12 @@ def stand_in_encoder(dim: int, side: int) -> Callable[[Tensor], Tensor]:
     return encode
 
 
-def stand_in_services(plugins: Iterable[Plugin], side: int) -> Services:
-    """A stand-in for every encoder whose features a plugin needs."""
+def stand_in_services(plugins: Iterable[Plugin], backbone: Backbone) -> Services:
+    """A stand-in for every service that a plugin needs: encoders that see the image, and the providers' own."""
     needs = [need for plugin in plugins for need in plugin.needs]
-    return {n: stand_in_encoder(encoder_spec(n[9:]).dim, side) for n in needs if n.startswith("features/")}
+    names = [need.removeprefix("features/") for need in needs if need.startswith("features/")]
+    encoders = {f"features/{name}": stand_in_encoder(encoder_spec(name).dim, backbone.side) for name in names}
+    return {**stand_ins(needs, backbone), **encoders}
 
 
 def tiny_batch() -> dict[str, Tensor]:
@@ -94,7 +97,7 @@ class TinyRun:
                 torch.manual_seed(seed)
                 set_up(name, plugin, self.backbone, self.objective)
             randomise(plugin, seed)
-        self.services = services or stand_in_services(self.plugins.values(), self.backbone.side)
+        self.services = services or stand_in_services(self.plugins.values(), self.backbone)
         self.plan = self.plan_now()
 
     def plan_now(self) -> Plan:
@@ -117,10 +120,11 @@ class TinyRun:
         self.plugins = dict(reversed(self.plugins.items()))
         self.plan = self.plan_now()
 
-    def draws(self, step: int = 0) -> Draws:
-        """What training step `step` draws, a tenth of the labels dropped."""
-        streams = Streams(seed=0, step=step)
-        return draw(self.backbone, self.plan, self.plugins, self.objective, self.batch, self.services, streams, 0.1)
+    def draws(self, step: int = 0, rank: int = 0, ranks: int = 1) -> Draws:
+        """What training step `step` draws on one of so many ranks, a tenth of the labels dropped."""
+        batch = {key: rows.chunk(ranks)[rank] for key, rows in self.batch.items()}
+        streams = Streams(0, step, rank)
+        return draw(self.backbone, self.plan, self.plugins, self.objective, batch, self.services, streams, 0.1)
 
     def losses(self, draws: Draws) -> dict[str, Tensor]:
         return losses(self.backbone, self.plan, self.plugins, self.objective, draws)
