@@ -72,7 +72,7 @@ class Plugin(nn.Module):
         needs: batch keys ("image"), services ("features/dinov2_vitb14", "ema"), and what the pass has drawn (DRAWN).
         streams: of the state beside the image that it brings and trains, and the batch key of each: {"class": KEY}.
         weight: λ, the factor of loss(): a number, or a schedule of the step. A dict of them when loss() returns a dict.
-        across_samples: its loss or its draws go across the samples of a rank's batch, so that two ranks give the mean of
+        across_samples: its loss or its draws go across the samples of a rank's batch, so two ranks give the mean of
             two small batches and not one large one.
         stop: from this step on the plugin is not there: no teacher, no reads, no loss. None: never.
     """
@@ -109,8 +109,8 @@ class Plugin(nn.Module):
         """Build modules from the backbone's sizes; refuse, with a DiffxError, what cannot work."""
 
     def retime(self, t: Tensor, rng: torch.Generator) -> Aux:
-        """Times of each token in place of the sample's t (B,): {"times": (B, N)}, and what else prepare() and the other
-        hooks are to find in aux, such as which of two times a token has."""
+        """Times of each token in place of the sample's t (B,): {"times": (B, N)}, and what else prepare() is to find in
+        the batch and the other hooks in aux, such as which of two times a token has."""
         return {}
 
     def prepare(self, batch: Batch, rng: torch.Generator) -> Aux:

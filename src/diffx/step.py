@@ -69,8 +69,9 @@ def draw(
         for name, rng in rngs.items():
             plugin = plugins[name]
             drawn = {"t": own_t, "noise": noise[view.name], "label": labels[view.name]}
-            given = batch | {"x": x} | _asked(backbone, plugin, objective, x, drawn)
-            aux[name] = (times if name == view.retimes else {}) | plugin.prepare(given, rng)
+            own: Aux = times if name == view.retimes else {}
+            given = batch | own | {"x": x} | _asked(backbone, plugin, objective, x, drawn)
+            aux[name] = own | plugin.prepare(given, rng)
             if name in view.entering and "keep" not in aux[name]:
                 aux[name] = aux[name] | {"keep": _draw_kept(view, name, len(x), streams, rng)}
     return Draws(x, t, noise, labels, aux)
