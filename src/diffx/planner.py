@@ -26,8 +26,8 @@ class View:
     the mean where a rate varies).
 
     entering[p] tokens are present where plugin p drops; one of the counts kept[p] stays, drawn each step, the extra[p]
-    that stand behind the grid among them. attends: blocks whose queries and keys somebody wants. wraps[d]: the plugins
-    around block d, innermost first. retimes: the plugin that gives each token a time. weighs: that weighs the error.
+    that stand behind the grid among them. attends: blocks whose queries and keys somebody wants. wraps[d]: the plugin
+    around block d. retimes: the plugin that gives each token a time. weighs: that weighs the error.
     """
 
     name: str
@@ -37,7 +37,7 @@ class View:
     kept: Mapping[str, tuple[int, ...]]
     extra: Mapping[str, int] = field(default_factory=dict)
     attends: frozenset[int] = frozenset()
-    wraps: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    wraps: Mapping[int, str] = field(default_factory=dict)
     retimes: str | None = None
     weighs: str | None = None
 
@@ -209,8 +209,8 @@ def make_view(name: str, backbone: Backbone, plugins: Plugins) -> View:
         tokens.append(layout.present[-1])
     _check_skips(backbone, layout.inside)
     _check_joined(plugins, layout.read_inside)
-    _check_attended(plugins, layout.inside)
-    wraps = {d: tuple(n for n, p in plugins.items() if d in p.wraps) for d in range(len(backbone.blocks))}
+    wraps = _wraps(plugins, layout.inside)
+    _check_attended(plugins, layout.inside, wraps)
     retimes = _only_one("retime", "gives each token a time", plugins)
     if retimes and not backbone.token_times:
         raise DiffxError(
@@ -225,7 +225,7 @@ def make_view(name: str, backbone: Backbone, plugins: Plugins) -> View:
         layout.kept,
         layout.extra,
         frozenset(block for p in plugins.values() for block in p.attends),
-        {depth: names for depth, names in wraps.items() if names},
+        wraps,
         retimes,
         _only_one("visible", "weighs the denoising error", plugins),
     )
@@ -313,9 +313,33 @@ def _check_joined(plugins: Plugins, read_inside: Mapping[str, list[tuple[str, ..
                     )
 
 
-def _check_attended(plugins: Plugins, inside: list[tuple[str, ...]]) -> None:
+def _wraps(plugins: Plugins, inside: list[tuple[str, ...]]) -> dict[int, str]:
+    """The plugin around each block that has one. Of two it would matter which is the outer one."""
+    found: dict[int, str] = {}
+    for name, plugin in plugins.items():
+        for block in plugin.wraps:
+            if block in found:
+                raise DiffxError(
+                    f"plugins.{found[block]} and plugins.{name} both: each decides how block {block} runs; leave one "
+                    "out, or give them different blocks."
+                )
+            if plugin.whole and inside[block]:
+                raise DiffxError(
+                    f"plugins.{name} runs block {block} on the whole grid, where plugins.{inside[block][-1]} has left "
+                    "tokens out; leave one of them out."
+                )
+            found[block] = name
+    return found
+
+
+def _check_attended(plugins: Plugins, inside: list[tuple[str, ...]], wraps: Mapping[int, str]) -> None:
     for name, plugin in plugins.items():
         for block in plugin.attends:
+            if wraps.get(block, name) != name:
+                raise DiffxError(
+                    f"plugins.{name} needs the attention of block {block} over all samples and tokens, and "
+                    f"plugins.{wraps[block]} decides how that block runs; leave one out, or give them different blocks."
+                )
             if inside[block]:
                 raise DiffxError(
                     f"plugins.{name} needs the attention of block {block} over all tokens, where "

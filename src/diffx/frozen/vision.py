@@ -60,6 +60,11 @@ class VisionEncoder:
         """Compile the network; FLOPs have to be counted before, since a counter sees nothing of a compiled one."""
         self._network.forward_intermediates = torch.compile(self._network.forward_intermediates)
 
+    @property
+    def network(self) -> Any:
+        """The timm model, for those who listen to its layers."""
+        return self._network
+
     @torch.no_grad()
     def __call__(self, image: Tensor) -> Tensor:
         half = self.device.type == "cuda" and torch.cuda.is_bf16_supported()

@@ -123,10 +123,11 @@ class TinyRun:
         self.plugins = dict(reversed(self.plugins.items()))
         self.plan = self.plan_now()
 
-    def draws(self, step: int = 0) -> Draws:
-        """What training step `step` draws, a tenth of the labels dropped."""
-        streams = Streams(seed=0, step=step)
-        return draw(self.backbone, self.plan, self.plugins, self.objective, self.batch, self.services, streams, 0.1)
+    def draws(self, step: int = 0, rank: int = 0, ranks: int = 1) -> Draws:
+        """What training step `step` draws on one of so many ranks, a tenth of the labels dropped."""
+        batch = {key: rows.chunk(ranks)[rank] for key, rows in self.batch.items()}
+        streams = Streams(0, step, rank)
+        return draw(self.backbone, self.plan, self.plugins, self.objective, batch, self.services, streams, 0.1)
 
     def losses(self, draws: Draws) -> dict[str, Tensor]:
         return losses(self.backbone, self.plan, self.plugins, self.objective, draws)
