@@ -139,8 +139,9 @@ def alive(pid: int) -> bool:
 
 
 def below(pid: int) -> list[int]:
-    file = Path(f"/proc/{pid}/task/{pid}/children")
-    found = [int(child) for child in file.read_text().split()] if file.exists() else []
+    """All that a process and its threads have started, and what those have."""
+    files = Path(f"/proc/{pid}/task").glob("*/children")
+    found = [int(child) for file in files for child in file.read_text().split()]
     return [*found, *(one for child in found for one in below(child))]
 
 

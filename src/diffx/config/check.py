@@ -105,10 +105,11 @@ def _check_names(settings: Settings) -> None:
             f"experiment={settings.experiment} names a folder under runs_dir; type a name without slashes."
         )
     channels = settings.guidance.get("channels")
-    if channels is not None and not 1 <= channels <= settings.data.channels:
+    most = max(4, settings.data.channels)  # the published protocols say 3 of a latent's 4, whatever the data here
+    if channels is not None and not 1 <= channels <= most:
         raise DiffxError(
             f"guidance.channels={channels}, and data={settings.data.name} has {settings.data.channels}; type a number "
-            f"from 1 to {settings.data.channels}, or null for all of them."
+            f"from 1 to {most}, or null for all of them."
         )
     if "decoder" not in settings.data.source.arguments and settings.data.decoder != "pixels":
         raise DiffxError(

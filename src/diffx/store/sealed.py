@@ -32,7 +32,7 @@ def read_sealed(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise DiffxError(f"{path} cannot be read as safetensors: {error}.") from error
     seal = facts.pop(SEAL, None)
-    if seal is None:
+    if seal is None and not facts.keys() - {"format"}:
         print(f"{path} has no checksum: it was written before diffx put them, and is taken as it is.", flush=True)
     elif seal != seal_of(tensors, facts):
         raise DiffxError(
