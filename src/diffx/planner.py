@@ -26,8 +26,9 @@ class View:
     the mean where a rate varies).
 
     entering[p] tokens are present where plugin p drops; one of the counts kept[p] stays, drawn each step, the extra[p]
-    that stand behind the grid among them. attends: blocks whose queries and keys somebody wants. wraps[d]: the plugins
-    around block d, innermost first. retimes: the plugin that gives each token a time. weighs: that weighs the error.
+    that stand behind the grid among them. behind[d]: as many of the tokens that are read before block d stand there.
+    attends: blocks whose queries and keys somebody wants. wraps[d]: the plugins around block d, innermost first.
+    retimes: the plugin that gives each token a time. weighs: that weighs the error.
     """
 
     name: str
@@ -36,6 +37,7 @@ class View:
     entering: Mapping[str, int]
     kept: Mapping[str, tuple[int, ...]]
     extra: Mapping[str, int] = field(default_factory=dict)
+    behind: tuple[int, ...] = ()
     attends: frozenset[int] = frozenset()
     wraps: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     retimes: str | None = None
@@ -134,11 +136,13 @@ class _Layout:
         self.kept: dict[str, tuple[int, ...]] = {}
         self.extra: dict[str, int] = {}
         self.outside = backbone.extra_tokens  # tokens that stand behind the grid at this depth
+        self.behind: list[int] = []  # as many at each depth, where it is read
         self.inside: list[tuple[str, ...]] = []  # the active spans of each block
         self.read_inside: dict[str, list[tuple[str, ...]]] = {}
 
     def depth(self, depth: int) -> tuple[Action, ...]:
         """What happens before block `depth`, in the order restore, read, switch, save, drop."""
+        self.behind.append(self.outside)
         row = self._leave(depth) + self._read(depth) + self._switch(depth)
         for plugin in [n for n, s in self.spans.items() if s.saved_at == depth and s.start != depth]:
             self.saved[plugin] = tuple(self.active)
@@ -224,6 +228,7 @@ def make_view(name: str, backbone: Backbone, plugins: Plugins) -> View:
         layout.entering,
         layout.kept,
         layout.extra,
+        tuple(layout.behind),
         frozenset(block for p in plugins.values() for block in p.attends),
         {depth: names for depth, names in wraps.items() if names},
         retimes,
