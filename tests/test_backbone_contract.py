@@ -7,4 +7,4 @@ for _name, _family in registered_backbones().items():
 
 
 def test_the_projects_own_backbones_are_registered():
-    assert {"ddt", "dit", "mdt"} <= set(registered_backbones())
+    assert {"ddt", "dit", "mdt", "uvit"} <= set(registered_backbones())

@@ -1,7 +1,6 @@
 """The planner: plugins declare, this turns the declarations into a static table and refuses sets that cannot work."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -26,8 +25,9 @@ class View:
     the mean where a rate varies).
 
     entering[p] tokens are present where plugin p drops; one of the counts kept[p] stays, drawn each step, the extra[p]
-    that stand behind the grid among them. attends: blocks whose queries and keys somebody wants. wraps[d]: the plugin
-    around block d. retimes: the plugin that gives each token a time. weighs: that weighs the error.
+    that stand behind the grid among them. behind[d]: as many of the tokens that are read before block d stand there.
+    attends: blocks whose queries and keys somebody wants. wraps[d]: the plugin around block d. retimes: the plugin that
+    gives each token a time. weighs: that weighs the error.
     """
 
     name: str
@@ -36,6 +36,7 @@ class View:
     entering: Mapping[str, int]
     kept: Mapping[str, tuple[int, ...]]
     extra: Mapping[str, int] = field(default_factory=dict)
+    behind: tuple[int, ...] = ()
     attends: frozenset[int] = frozenset()
     wraps: Mapping[int, str] = field(default_factory=dict)
     retimes: str | None = None
@@ -95,32 +96,6 @@ def make_plan(backbone: Backbone, plugins: Plugins, provided: Collection[str]) -
     return Plan(views, tuple(needs), _streams(backbone, plugins))
 
 
-@contextmanager
-def naming(name: str, doing: str) -> Iterator[None]:
-    """Whatever a plugin raises inside this block ends as a sentence with its name; a DiffxError is one already."""
-    try:
-        yield
-    except DiffxError:
-        raise
-    except Exception as error:
-        raise DiffxError(f"plugins.{name} failed {doing}: {describe_error(error)}.") from error
-
-
-def describe_error(error: Exception) -> str:
-    """The kind of an error and the first line of what it says."""
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0].rstrip('.')}"
-
-
-def name_culprit(error: Exception, plugins: Plugins) -> str | None:
-    """The plugin whose own code an error came out of, the innermost one; None where it was none's."""
-    found, trace = None, error.__traceback__
-    while trace is not None:
-        owner = trace.tb_frame.f_locals.get("self")
-        found = next((name for name, plugin in plugins.items() if plugin is owner), found)
-        trace = trace.tb_next
-    return found
-
-
 class _Layout:
     """The depths walked once with token counts in place of tokens."""
 
@@ -134,11 +109,13 @@ class _Layout:
         self.kept: dict[str, tuple[int, ...]] = {}
         self.extra: dict[str, int] = {}
         self.outside = backbone.extra_tokens  # tokens that stand behind the grid at this depth
+        self.behind: list[int] = []  # as many at each depth, where it is read
         self.inside: list[tuple[str, ...]] = []  # the active spans of each block
         self.read_inside: dict[str, list[tuple[str, ...]]] = {}
 
     def depth(self, depth: int) -> tuple[Action, ...]:
         """What happens before block `depth`, in the order restore, read, switch, save, drop."""
+        self.behind.append(self.outside)
         row = self._leave(depth) + self._read(depth) + self._switch(depth)
         for plugin in [n for n, s in self.spans.items() if s.saved_at == depth and s.start != depth]:
             self.saved[plugin] = tuple(self.active)
@@ -224,6 +201,7 @@ def make_view(name: str, backbone: Backbone, plugins: Plugins) -> View:
         layout.entering,
         layout.kept,
         layout.extra,
+        tuple(layout.behind),
         frozenset(block for p in plugins.values() for block in p.attends),
         wraps,
         retimes,

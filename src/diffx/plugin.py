@@ -61,9 +61,10 @@ class Plugin(nn.Module):
     """One training-time change to a backbone. Depth d means "before block d"; len(blocks) is before the head.
 
     Declared (read once, before step 0; may be set in __init__ or in setup()):
-        reads: depths whose tokens loss() wants. whole: they need the full grid, so no span may lie around them. joins:
-            they are compared with one another token by token (diffx.tokens.at_common_places), so that of two reads one
-            must have all places of the other. whole holds for the blocks in `wraps` too.
+        reads: depths whose tokens loss() wants, those of the grid. whole: they need the full grid, so no span may lie
+            around them, nor around the blocks in `wraps`. joins: they are compared with one another token by token
+            (diffx.tokens.at_common_places), so that of two reads one must have all places of the other. reads_extra:
+            they have the tokens that stand behind the grid too.
         span: where the token set shrinks.
         attends: blocks whose queries and keys loss() wants; every other block keeps its fast kernel.
         wraps: blocks that run inside around(). A block has one plugin around it.
@@ -78,6 +79,7 @@ class Plugin(nn.Module):
     """
 
     reads: tuple[int, ...] = ()
+    reads_extra: bool = False
     whole: bool = False
     joins: bool = False
     span: Span | None = None

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from diffx.backbone import Backbone
 from diffx.backbone.protocol import Condition, RunBlock, pack, unpack, walk, where_dropped
-from diffx.errors import DiffxError
+from diffx.errors import DiffxError, naming
 from diffx.objective import Objective
-from diffx.planner import MAIN, Plan, Plugins, View, naming
+from diffx.planner import MAIN, Plan, Plugins, View
 from diffx.plugin import Aux, Batch, Plugin, Seen
 from diffx.streams import Streams
-from diffx.tokens import Tokens, random_subset, with_extra
+from diffx.tokens import Tokens, random_subset, with_extra, without_extra
 
 Services = Mapping[str, Callable[..., Any]]
 """By need. A service with an attribute `takes`, batch keys, is called with them once a step for all plugins; with none
@@ -153,7 +153,8 @@ class PluginPassage:
             if kind == "restore":
                 tokens = self.plugins[name].restore(tokens, self.saved[name], cond, self.aux[name])
             elif kind == "read":
-                self.seen[name][depth] = tokens
+                extra = 0 if self.plugins[name].reads_extra else self.view.behind[depth]
+                self.seen[name][depth] = without_extra(tokens, extra)
         return tokens
 
     def depart(self, depth: int, tokens: Tokens, cond: Tensor) -> Tokens:

@@ -62,6 +62,14 @@ def at_common_places(a: Tokens, b: Tokens) -> tuple[Tensor, Tensor]:
     return at_places(a, b.ids), b.x
 
 
+def without_extra(tokens: Tokens, extra: int) -> Tokens:
+    """The tokens of the grid, without the `extra` that stand behind them."""
+    if not extra:
+        return tokens
+    x, ids, cond = tokens
+    return Tokens(x[:, :-extra], None if ids is None else ids[:, :-extra], None if cond is None else cond[:, :-extra])
+
+
 def random_subset(batch: int, present: int, kept: int, rng: torch.Generator) -> Tensor:
     """Positions (batch, kept) drawn uniformly without replacement from `present`, each row sorted.
 

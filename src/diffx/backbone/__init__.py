@@ -4,5 +4,6 @@ from diffx.backbone.ddt import DDT
 from diffx.backbone.dit import DiT
 from diffx.backbone.mdt import MDTBackbone
 from diffx.backbone.protocol import Backbone
+from diffx.backbone.uvit import UViT
 
-__all__ = ["DDT", "Backbone", "DiT", "MDTBackbone"]
+__all__ = ["DDT", "Backbone", "DiT", "MDTBackbone", "UViT"]

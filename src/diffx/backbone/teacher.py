@@ -22,8 +22,9 @@ class _Surrounded(Plain):
 
 
 class NetworkTeacher:
-    """The tokens (B, N, D) of a frozen network after `depth` blocks, for the noised state, times and condition as the
-    network is fed. No head. It is handed to prepare() as it is, since each plugin asks for depths and times of its own.
+    """The grid's tokens (B, N, D) of a frozen network after `depth` blocks, for the noised state, times and condition
+    as the network is fed. No head. It is handed to prepare() as it is, since each plugin asks for depths and times of
+    its own.
 
     The network is held in a tuple, so that it becomes nobody's submodule.
     """
@@ -41,4 +42,4 @@ class NetworkTeacher:
         (net,) = self._net
         passage = _Surrounded(around, given) if around else Plain()
         tokens, _ = walk_blocks(net, x, t, y, passage, until=depth)
-        return tokens.x
+        return tokens.x[:, : net.grid_tokens]

@@ -119,7 +119,7 @@ class BackboneContract:
         net = self.backbone()
         x, t, y = self.inputs(net)
         reader = Plugin()
-        reader.reads = tuple(range(len(net.blocks) + 1))
+        reader.reads, reader.reads_extra = tuple(range(len(net.blocks) + 1)), True
         view = make_view(MAIN, net, {"reader": reader})
         _, seen = walk_with_plugins(net, view, {"reader": reader}, x, t, y, {"reader": {}})
         before = (net.grid_tokens + net.extra_tokens, *view.tokens)  # a read comes before the switch of its depth

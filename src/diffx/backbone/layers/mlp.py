@@ -5,15 +5,16 @@ from torch import Tensor, nn
 
 
 class Mlp(nn.Module):
-    """Two layers with a tanh-approximated GELU."""
+    """Two layers with a GELU between them, by default the tanh approximation."""
 
-    def __init__(self, dim: int, hidden: int, bias: bool = True) -> None:
+    def __init__(self, dim: int, hidden: int, bias: bool = True, approximate: str = "tanh") -> None:
         super().__init__()
+        self.approximate = approximate
         self.fc1 = nn.Linear(dim, hidden, bias=bias)
         self.fc2 = nn.Linear(hidden, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return self.fc2(F.gelu(self.fc1(x), approximate=self.approximate))
 
 
 class SwiGLU(nn.Module):
