@@ -379,6 +379,7 @@ class WithVector(Backbone):
 
 class Brings(Asks):
     streams = MappingProxyType({"class": "class_token"})
+    reads_extra = True
 
 
 def stream_draws(backbone: Backbone, plugins: dict[str, Plugin]):
