@@ -23,6 +23,7 @@ from diffx.testing.tiny import (
     tiny_batch,
     tiny_mdt,
     tiny_of,
+    try_set,
 )
 
 __all__ = [
@@ -41,4 +42,5 @@ __all__ = [
     "tiny_batch",
     "tiny_mdt",
     "tiny_of",
+    "try_set",
 ]

@@ -148,7 +148,9 @@ def randomised_anew(module: nn.Module) -> None:
             parameter.copy_(torch.randn(parameter.shape, generator=rng))
 
 
-def try_set(plugins: Mapping[str, Plugin], backbone: Backbone, services: Services) -> tuple[TinyRun | None, str]:
+def try_set(
+    plugins: Mapping[str, Plugin], backbone: Backbone, services: Services | None = None
+) -> tuple[TinyRun | None, str]:
     """A run of these plugins, or None and the sentence that refuses them."""
     try:
         return TinyRun(plugins, backbone, services), ""
