@@ -11,4 +11,5 @@ for _name in registered():
 
 
 def test_the_projects_own_plugins_are_registered():
-    assert {"repa", "mdt", "tread"} <= set(registered())
+    own = {"contrastive", "direction", "dispersive", "haste", "layersync", "mdt", "repa", "self_flow", "sra"}
+    assert own | {"identity", "stochastic_depth", "tread"} <= set(registered())

@@ -15,9 +15,9 @@ from diffx.train.module import DiffusionModule
 from diffx_plugins.mdt import MDT
 from diffx_plugins.tread import TREAD
 
-LOSSES = ("contrastive", "direction", "dispersive", "layersync", "repa", "sra")
-# Pairs of the methods that meet in blocks, and all that only add a loss, at once.
-SETS = [*itertools.combinations(("mdt", "repa", "tread"), 2), ("mdt", "repa", "tread"), (*LOSSES, "tread"), LOSSES]
+LOSSES = ("contrastive", "direction", "dispersive", "haste", "layersync", "repa", "self_flow", "sra")
+WALKS = ("mdt", "self_flow", "stochastic_depth", "tread")  # those that change the walk; the contract has each alone
+SETS = [*itertools.combinations(WALKS, 2), ("mdt", "repa", "tread"), LOSSES]
 
 
 class Graphs(list[torch.fx.GraphModule]):

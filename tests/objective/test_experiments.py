@@ -17,6 +17,13 @@ PAPERS = {  # backbone and training-only parameters in millions, learning rate, 
     "mdtv2_xl": (718.3, 23.9, 3e-4, 1.0),
     "tread_xl": (675.1, 0.0, 1e-4, None),
     "repa_tread_xl": (675.1, 8.1, 1e-4, 1.0),
+    "irepa_xl": (675.1, 8.0, 1e-4, 1.0),
+    "sra_xl": (675.1, 5.3, 1e-4, 1.0),
+    "self_flow_xl": (675.1, 5.3, 1e-4, 1.0),
+    "haste_xl": (675.1, 8.1, 1e-4, 1.0),
+    "layersync_xl": (675.1, 0.0, 1e-4, None),
+    "dispersive_xl": (675.1, 0.0, 1e-4, None),
+    "contrastive_xl": (675.1, 0.0, 1e-4, 1.0),
 }
 
 
@@ -31,8 +38,8 @@ def test_a_papers_experiment_has_its_sizes_and_settings(name):
     with torch.device("meta"):
         model, plugins = instantiate(config.backbone), {n: instantiate(p) for n, p in config.plugins.items()}
         for plugin in plugins.values():
+            plugin.objective = instantiate(config.objective)
             plugin.setup(model)
-    instantiate(config.objective)
     assert (millions([model]), millions(plugins.values())) == (backbone, training_only)
     assert (config.experiment, config.batch_size, config.max_steps, config.ema_decay) == (name, 256, 400_000, 0.9999)
     assert (config.optimizer.lr, config.trainer.gradient_clip_val) == (lr, clip)

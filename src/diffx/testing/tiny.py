@@ -165,7 +165,9 @@ def another(backbone: Backbone) -> Backbone:
     return average.requires_grad_(False)
 
 
-def try_set(plugins: Mapping[str, Plugin], backbone: Backbone, services: Services) -> tuple[TinyRun | None, str]:
+def try_set(
+    plugins: Mapping[str, Plugin], backbone: Backbone, services: Services | None = None
+) -> tuple[TinyRun | None, str]:
     """A run of these plugins, or None and the sentence that refuses them."""
     try:
         return TinyRun(plugins, backbone, services), ""
