@@ -48,7 +48,7 @@ class REPA(Plugin):
         hidden = self.projector_dim or (2048 if width >= 384 else 2 * width)
         self.projectors = nn.ModuleList()
         for name in self.encoders:
-            self.projectors.append(_projector(backbone.hidden_size, hidden, encoder_spec(name).dim))
+            self.projectors.append(mlp_projector(backbone.hidden_size, hidden, encoder_spec(name).dim))
 
     def prepare(self, batch: Batch, rng: torch.Generator) -> Aux:
         return {need: batch[need] for need in self.needs}
@@ -63,7 +63,8 @@ class REPA(Plugin):
         return torch.stack(losses).mean()
 
 
-def _projector(dim: int, hidden: int, features: int) -> nn.Sequential:
+def mlp_projector(dim: int, hidden: int, features: int) -> nn.Sequential:
+    """REPA's three layers, tokens (B, N, dim) -> (B, N, features)."""
     layers = (nn.Linear(dim, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, features))
     for layer in layers:
         if isinstance(layer, nn.Linear):

@@ -26,6 +26,7 @@ from diffx.testing.tiny import (
     tiny_batch,
     tiny_mdt,
     tiny_of,
+    try_set,
 )
 
 __all__ = [
@@ -46,4 +47,5 @@ __all__ = [
     "tiny_batch",
     "tiny_mdt",
     "tiny_of",
+    "try_set",
 ]

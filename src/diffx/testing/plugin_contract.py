@@ -14,6 +14,7 @@ import torch.multiprocessing
 from torch import Tensor
 
 from diffx.backbone import Backbone
+from diffx.backbone.protocol import state_shape
 from diffx.planner import MAIN, make_view
 from diffx.plugin import Plugin
 from diffx.step import losses, walk_with_plugins
@@ -61,7 +62,8 @@ class PluginContract:
     def test_switched_off_the_step_runs_the_plain_backbones_operations_bit_for_bit(self) -> None:
         plain, run = self.backbone(), self.start()
         view = make_view(MAIN, run.backbone, {})
-        x, t, y = run.batch["x"], torch.linspace(0, 1, BATCH), run.batch["y"]
+        x = torch.randn(BATCH, *state_shape(plain), generator=torch.Generator().manual_seed(3))
+        t, y = torch.linspace(0, 1, BATCH), run.batch["y"]
         with torch.no_grad(), Operations() as expected:
             wanted = plain(x, t, y)
         with torch.no_grad(), Operations() as walked:
