@@ -18,7 +18,7 @@ from itertools import product
 import numpy as np
 
 from diffx.compare.curve import Curve, find_cost, read_value
-from diffx.compare.seeds import ENOUGH, chance, choose_ladder, compare_costs, share_error
+from diffx.compare.seeds import ENOUGH, choose_ladder, compare_costs, permute, share_error
 
 END = 32.0  # cost at which the baseline ends; its first evaluation is at 1
 OWN = 0.004  # spread of seeds that is always there
@@ -122,7 +122,7 @@ def simulate_nulls(rng: np.random.Generator, setting: Setting, step_cost: float,
         sides = [[read_value(curve, cost) for curve in side] for side in (baseline, method)]
         values = [[one.value for one in side if one] for side in sides]
         slack = sum(share_error(one.errors for one in side if one) for side in sides)
-        called += chance(values[0], values[1], slack) <= ENOUGH + 1e-9
+        called += permute(values[0], values[1], slack) <= ENOUGH + 1e-9
     return called / studies
 
 

@@ -10,10 +10,22 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 if "PYTHONPATH" in os.environ:  # the same folders for processes that start elsewhere
     os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, os.environ["PYTHONPATH"].split(os.pathsep)))
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+
+from tests import forks
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forked_ranks() -> Iterator[None]:
+    """torch.multiprocessing.spawn without the 7 s of processor time in which each of the two would import torch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.multiprocessing, "spawn", forks.spawn)
+        yield

@@ -15,6 +15,7 @@ import json
 import os
 import pickle
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,7 +25,7 @@ import threading
 import time
 import traceback
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any, NoReturn
@@ -35,6 +36,7 @@ ROOT = Path(__file__).parents[1]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 PR_SET_CHILD_SUBREAPER = 36
 REQUEST = 1 << 18  # bytes: a command line and an environment
+SCRIPT = f"#!{sys.executable}\n".encode()
 
 
 class Forks:
@@ -67,14 +69,13 @@ class Popen(Started):
     def _execute_child(self, *arguments: Any) -> None:
         names = list(inspect.signature(Started._execute_child).parameters)[1:]
         given = dict(zip(names, arguments, strict=True))
-        command = [] if isinstance(given["args"], str) else [os.fspath(part) for part in given["args"]]
-        starts_a_module = command[:1] == [sys.executable] and {"-m", "-c"} & set(command[1:3])
-        if not starts_a_module or given["preexec_fn"] or given["pass_fds"]:
+        environment = os.environ if given["env"] is None else given["env"]
+        command = _of_python(given["args"], environment)
+        if not command or given["preexec_fn"] or given["pass_fds"]:
             super()._execute_child(*arguments)
             return
-        environment = os.environ if given["env"] is None else given["env"]
         request = {
-            "command": command[1:],
+            "command": command,
             "folder": os.path.abspath(given["cwd"] or "."),
             "environment": dict(environment),
             "session": given["start_new_session"],
@@ -84,6 +85,17 @@ class Popen(Started):
         self._child_created = True
         kinds = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
         self._close_pipe_fds(*(given[name] for name in kinds))
+
+
+def _of_python(command: Any, environment: Mapping[str, str]) -> list[str]:
+    """What follows `python` in a command that runs a module, code, or a script of this Python; else nothing."""
+    if isinstance(command, str | bytes | os.PathLike):
+        return []
+    program, *rest = (os.fspath(part) for part in command)
+    if program == sys.executable:
+        return rest if {"-m", "-c"} & set(rest[:2]) else []
+    file = shutil.which(program, path=environment.get("PATH"))
+    return [file, *rest] if file and Path(file).read_bytes().startswith(SCRIPT) else []
 
 
 def run(
@@ -108,18 +120,23 @@ def ranks(function: Callable[..., None], *arguments: Any) -> None:
         code = (
             "import importlib, pickle, sys, torch\n"
             "torch.set_num_threads(1)\n"
-            "folder, module, name, file, rank = sys.argv[1:]\n"
-            "sys.path.append(folder)\n"
+            "module, name, file, rank = sys.argv[1:]\n"
+            f"sys.path += {sys.path}\n"
             "arguments = pickle.load(open(file, 'rb'))\n"
             "getattr(importlib.import_module(module), name)(int(rank), *arguments)\n"
         )
-        folder = str(Path(inspect.getfile(function)).parent)
-        place = [folder, function.__module__, function.__qualname__, str(file)]
+        place = [function.__module__, function.__qualname__, str(file)]
         both = [
             Popen([sys.executable, "-c", code, *place, str(rank)], stderr=subprocess.PIPE, text=True) for rank in (0, 1)
         ]
         said = _end_together(both)
     assert [process.returncode for process in both] == [0, 0], "\n".join(said)
+
+
+def spawn(function: Callable[..., None], args: tuple[Any, ...] = (), nprocs: int = 1) -> None:
+    """torch.multiprocessing.spawn for two ranks."""
+    assert nprocs == 2
+    ranks(function, *args)
 
 
 def _end_together(processes: list[subprocess.Popen[str]]) -> list[str]:
@@ -169,7 +186,8 @@ def serve(descriptor: int) -> None:
         if os.fork():
             break
         # This one stays as it is now, to fork the children of the other.
-        here.close()
+        for file in (here.detach(), *files):
+            os.close(file)
         for place in range(3):
             os.dup2(os.open(os.devnull, os.O_RDWR), place)
         control = there
@@ -237,11 +255,16 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
     sys.path[:] = [request["folder"], *paths, *(path for path in sys.path[1:] if path not in paths)]
     if "OMP_NUM_THREADS" in os.environ:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    subprocess.Popen = Popen  # type: ignore[misc]
+    subprocess.Popen, torch.multiprocessing.spawn = Popen, spawn  # type: ignore[misc]
 
 
 def _execute(command: list[str]) -> None:
-    kind, what, *rest = command[1:] if command[0] == "-u" else command
+    kind, *rest = command[1:] if command[0] == "-u" else command
+    if kind not in ("-m", "-c"):
+        sys.argv = [kind, *rest]
+        runpy.run_path(kind, run_name="__main__")
+        return
+    what, *rest = rest
     sys.argv = [kind, *rest]
     if kind == "-m":
         runpy.run_module(what, run_name="__main__", alter_sys=True)

@@ -1,6 +1,7 @@
 """The wheel, in an environment that has diffx's dependencies but not its checkout."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -30,7 +31,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([*build, str(ROOT)], check=True)
     venv.create(folder / "env", with_pip=False)
     python = folder / "env" / "bin" / "python"
-    (wheel,) = folder.glob("diffx-*.whl")
+    (wheel,) = folder.glob("diffx_train-*.whl")
     paths = subprocess.run(
         [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
         check=True,
@@ -79,3 +80,22 @@ def test_the_wheel_trains_a_step(python: Path, tmp_path: Path) -> None:
     run(python, tmp_path, "-m", "diffx", "plugins=[tread]", *settings, "plugins.tread.start=0", "plugins.tread.end=0")
     assert list(tmp_path.glob("runs/digits/*/s0/curve.jsonl"))
     assert not list(tmp_path.glob("home/embedded/*"))  # the feature networks came with the wheel
+
+
+def test_a_third_partys_package_is_found_planned_trained_and_passes_the_contract(python: Path, tmp_path: Path) -> None:
+    """docs/package, built as a wheel and installed beside diffx's."""
+    source = tmp_path / "source"
+    shutil.copytree(ROOT / "docs" / "package", source)
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
+    subprocess.run([*build, str(source)], check=True)
+    (wheel,) = tmp_path.glob("diffx_spread-*.whl")
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = run(python, tmp_path, "-c", where).strip()
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site, wheel], check=True)
+    assert "spread reads" in run(python, tmp_path, "-m", "diffx.plan", "plugins=[spread,tread]")
+    settings = ["max_steps=1", "logger=none", "eval.samples=100", "sampler.nfe=1", "batch_size=4"]
+    run(python, tmp_path, "-m", "diffx", "plugins=[spread]", *settings)
+    assert list(tmp_path.glob("runs/digits/*/s0/curve.jsonl"))
+    chosen = "one_graph or switched_off or copy or counted"
+    passed = run(python, tmp_path, "-m", "pytest", "-q", "-k", chosen, "-p", "no:cacheprovider", str(source / "tests"))
+    assert "5 passed" in passed

@@ -1,7 +1,8 @@
 """Errors that are meant for people: one sentence with the value that is wrong and what to type instead."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 
 class DiffxError(ValueError):
@@ -37,3 +38,29 @@ def unknown_key(key: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known)}."
     return f"{key} is not a setting; {hint}"
+
+
+@contextmanager
+def naming(name: str, doing: str) -> Iterator[None]:
+    """Whatever a plugin raises inside this block ends as a sentence with its name; a DiffxError is one already."""
+    try:
+        yield
+    except DiffxError:
+        raise
+    except Exception as error:
+        raise DiffxError(f"plugins.{name} failed {doing}: {describe_error(error)}.") from error
+
+
+def describe_error(error: Exception) -> str:
+    """The kind of an error and the first line of what it says."""
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0].rstrip('.')}"
+
+
+def name_culprit(error: Exception, plugins: Mapping[str, object]) -> str | None:
+    """The plugin whose own code an error came out of, the innermost one; None where it was none's."""
+    found, trace = None, error.__traceback__
+    while trace is not None:
+        owner = trace.tb_frame.f_locals.get("self")
+        found = next((name for name, plugin in plugins.items() if plugin is owner), found)
+        trace = trace.tb_next
+    return found

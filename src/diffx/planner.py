@@ -1,7 +1,6 @@
 """The planner: plugins declare, this turns the declarations into a static table and refuses sets that cannot work."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -27,8 +26,8 @@ class View:
 
     entering[p] tokens are present where plugin p drops; one of the counts kept[p] stays, drawn each step, the extra[p]
     that stand behind the grid among them. behind[d]: as many of the tokens that are read before block d stand there.
-    attends: blocks whose queries and keys somebody wants. wraps[d]: the plugins around block d, innermost first.
-    retimes: the plugin that gives each token a time. weighs: that weighs the error.
+    attends: blocks whose queries and keys somebody wants. wraps[d]: the plugin around block d. retimes: the plugin that
+    gives each token a time. weighs: that weighs the error.
     """
 
     name: str
@@ -39,7 +38,7 @@ class View:
     extra: Mapping[str, int] = field(default_factory=dict)
     behind: tuple[int, ...] = ()
     attends: frozenset[int] = frozenset()
-    wraps: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    wraps: Mapping[int, str] = field(default_factory=dict)
     retimes: str | None = None
     weighs: str | None = None
 
@@ -95,32 +94,6 @@ def make_plan(backbone: Backbone, plugins: Plugins, provided: Collection[str]) -
     views = tuple(make_view(view, backbone, {n: p for n, p in plugins.items() if p.view == view}) for view in names)
     needs = dict.fromkeys(need for plugin in plugins.values() for need in plugin.needs)
     return Plan(views, tuple(needs), _streams(backbone, plugins))
-
-
-@contextmanager
-def naming(name: str, doing: str) -> Iterator[None]:
-    """Whatever a plugin raises inside this block ends as a sentence with its name; a DiffxError is one already."""
-    try:
-        yield
-    except DiffxError:
-        raise
-    except Exception as error:
-        raise DiffxError(f"plugins.{name} failed {doing}: {describe_error(error)}.") from error
-
-
-def describe_error(error: Exception) -> str:
-    """The kind of an error and the first line of what it says."""
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0].rstrip('.')}"
-
-
-def name_culprit(error: Exception, plugins: Plugins) -> str | None:
-    """The plugin whose own code an error came out of, the innermost one; None where it was none's."""
-    found, trace = None, error.__traceback__
-    while trace is not None:
-        owner = trace.tb_frame.f_locals.get("self")
-        found = next((name for name, plugin in plugins.items() if plugin is owner), found)
-        trace = trace.tb_next
-    return found
 
 
 class _Layout:
@@ -213,8 +186,8 @@ def make_view(name: str, backbone: Backbone, plugins: Plugins) -> View:
         tokens.append(layout.present[-1])
     _check_skips(backbone, layout.inside)
     _check_joined(plugins, layout.read_inside)
-    _check_attended(plugins, layout.inside)
-    wraps = {d: tuple(n for n, p in plugins.items() if d in p.wraps) for d in range(len(backbone.blocks))}
+    wraps = _wraps(plugins, layout.inside)
+    _check_attended(plugins, layout.inside, wraps)
     retimes = _only_one("retime", "gives each token a time", plugins)
     if retimes and not backbone.token_times:
         raise DiffxError(
@@ -230,7 +203,7 @@ def make_view(name: str, backbone: Backbone, plugins: Plugins) -> View:
         layout.extra,
         tuple(layout.behind),
         frozenset(block for p in plugins.values() for block in p.attends),
-        {depth: names for depth, names in wraps.items() if names},
+        wraps,
         retimes,
         _only_one("visible", "weighs the denoising error", plugins),
     )
@@ -318,9 +291,33 @@ def _check_joined(plugins: Plugins, read_inside: Mapping[str, list[tuple[str, ..
                     )
 
 
-def _check_attended(plugins: Plugins, inside: list[tuple[str, ...]]) -> None:
+def _wraps(plugins: Plugins, inside: list[tuple[str, ...]]) -> dict[int, str]:
+    """The plugin around each block that has one. Of two it would matter which is the outer one."""
+    found: dict[int, str] = {}
+    for name, plugin in plugins.items():
+        for block in plugin.wraps:
+            if block in found:
+                raise DiffxError(
+                    f"plugins.{found[block]} and plugins.{name} both: each decides how block {block} runs; leave one "
+                    "out, or give them different blocks."
+                )
+            if plugin.whole and inside[block]:
+                raise DiffxError(
+                    f"plugins.{name} runs block {block} on the whole grid, where plugins.{inside[block][-1]} has left "
+                    "tokens out; leave one of them out."
+                )
+            found[block] = name
+    return found
+
+
+def _check_attended(plugins: Plugins, inside: list[tuple[str, ...]], wraps: Mapping[int, str]) -> None:
     for name, plugin in plugins.items():
         for block in plugin.attends:
+            if wraps.get(block, name) != name:
+                raise DiffxError(
+                    f"plugins.{name} needs the attention of block {block} over all samples and tokens, and "
+                    f"plugins.{wraps[block]} decides how that block runs; leave one out, or give them different blocks."
+                )
             if inside[block]:
                 raise DiffxError(
                     f"plugins.{name} needs the attention of block {block} over all tokens, where "

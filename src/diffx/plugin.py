@@ -62,17 +62,19 @@ class Plugin(nn.Module):
 
     Declared (read once, before step 0; may be set in __init__ or in setup()):
         reads: depths whose tokens loss() wants, those of the grid. whole: they need the full grid, so no span may lie
-            around them. joins: they are compared with one another token by token (diffx.tokens.at_common_places), so
-            that of two reads one must have all places of the other. reads_extra: they have the tokens that stand behind
-            the grid too.
+            around them, nor around the blocks in `wraps`. joins: they are compared with one another token by token
+            (diffx.tokens.at_common_places), so that of two reads one must have all places of the other. reads_extra:
+            they have the tokens that stand behind the grid too.
         span: where the token set shrinks.
         attends: blocks whose queries and keys loss() wants; every other block keeps its fast kernel.
-        wraps: blocks that run inside around().
+        wraps: blocks that run inside around(). A block has one plugin around it.
         view: the pass over the batch that it belongs to. "main" is the ordinary one; any other name adds a pass with
             the same times, fresh noise and fresh label dropout, whose denoising loss is added 1:1.
         needs: batch keys ("image"), services ("features/dinov2_vitb14", "ema"), and what the pass has drawn (DRAWN).
         streams: of the state beside the image that it brings and trains, and the batch key of each: {"class": KEY}.
         weight: λ, the factor of loss(): a number, or a schedule of the step. A dict of them when loss() returns a dict.
+        across_samples: its loss or its draws go across the samples of a rank's batch, so two ranks give the mean of
+            two small batches and not one large one.
         stop: from this step on the plugin is not there: no teacher, no reads, no loss. None: never.
     """
 
@@ -86,6 +88,7 @@ class Plugin(nn.Module):
     view: str = "main"
     needs: tuple[str, ...] = ()
     streams: Mapping[str, str] = {}
+    across_samples: bool = False
     stop: int | None = None
     objective: Objective  # set before setup()
 
@@ -108,8 +111,8 @@ class Plugin(nn.Module):
         """Build modules from the backbone's sizes; refuse, with a DiffxError, what cannot work."""
 
     def retime(self, t: Tensor, rng: torch.Generator) -> Aux:
-        """Times of each token in place of the sample's t (B,): {"times": (B, N)}, and what else prepare() and the other
-        hooks are to find in aux, such as which of two times a token has."""
+        """Times of each token in place of the sample's t (B,): {"times": (B, N)}, and what else prepare() is to find in
+        the batch and the other hooks in aux, such as which of two times a token has."""
         return {}
 
     def prepare(self, batch: Batch, rng: torch.Generator) -> Aux:

@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from diffx.backbone import Backbone
 from diffx.backbone.protocol import Condition, RunBlock, pack, unpack, walk, where_dropped
-from diffx.errors import DiffxError
+from diffx.errors import DiffxError, naming
 from diffx.objective import Objective
 from diffx.planner import MAIN, Plan, Plugins, View
 from diffx.plugin import Aux, Batch, Plugin, Seen
@@ -65,13 +64,18 @@ def draw(
         labels[view.name] = where_dropped(dropped, null, batch["y"])
     for view in plan.views:
         rngs = {name: streams.own(f"plugins/{name}") for name, p in plugins.items() if p.view == view.name}
-        times: Aux = plugins[view.retimes].retime(t, rngs[view.retimes]) if view.retimes else {}
+        times: Aux = {}
+        if view.retimes:
+            with naming(view.retimes, "in retime()"):
+                times = plugins[view.retimes].retime(t, rngs[view.retimes])
         own_t = times.get("times", t)
         for name, rng in rngs.items():
             plugin = plugins[name]
             drawn = {"t": own_t, "noise": noise[view.name], "label": labels[view.name]}
-            given = batch | {"x": x} | _asked(backbone, plugin, objective, x, drawn)
-            aux[name] = (times if name == view.retimes else {}) | plugin.prepare(given, rng)
+            own: Aux = times if name == view.retimes else {}
+            given = batch | own | {"x": x} | _asked(backbone, plugin, objective, x, drawn)
+            with naming(name, "in prepare()"):
+                aux[name] = own | plugin.prepare(given, rng)
             if name in view.entering and "keep" not in aux[name]:
                 aux[name] = aux[name] | {"keep": _draw_kept(view, name, len(x), streams, rng)}
     return Draws(x, t, noise, labels, aux)
@@ -98,7 +102,7 @@ def _state(backbone: Backbone, plan: Plan, batch: Batch, streams: Streams) -> Te
 
 def _asked(backbone: Backbone, plugin: Plugin, objective: Objective, x: Tensor, drawn: Batch) -> Batch:
     """Of what the pass has drawn, that which the plugin needs."""
-    t = token_map(backbone, drawn["t"], x)
+    t = token_map(backbone.side, drawn["t"], x)
     made = {
         "noisy": lambda: objective.noised(x, drawn["noise"], t),
         "target": lambda: objective.target(x, drawn["noise"], t),
@@ -116,13 +120,23 @@ def _draw_kept(view: View, name: str, batch: int, streams: Streams, rng: torch.G
     return with_extra(random_subset(batch, grid, kept - extra, rng), grid, extra)
 
 
-def token_map(backbone: Backbone, t: Tensor, x: Tensor) -> Tensor:
+def token_map(side: int, t: Tensor, x: Tensor) -> Tensor:
     """Times as objectives take them: (B,) as they are; of each token (B, N) as a map (B, 1, H, W) over the image."""
     if t.ndim == 1:
         return t
-    patch = x.shape[-1] // backbone.side
-    grid = t.unflatten(1, (1, backbone.side, backbone.side))
+    patch = x.shape[-1] // side
+    grid = t.unflatten(1, (1, side, side))
     return grid.repeat_interleave(patch, 2).repeat_interleave(patch, 3)
+
+
+def fed(objective: Objective, side: int, x: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """What a network on a grid of side² is fed at times t (B,) or (B, N): the noised state and its times, as t is."""
+    times = token_map(side, t, x)
+    x_in, t_in = objective.inputs(objective.noised(x, noise, times), times)
+    if t.ndim == 2:  # back from the map over the image to one of each token
+        patch = x.shape[-1] // side
+        t_in = t_in[:, 0, ::patch, ::patch].flatten(1)
+    return x_in, t_in
 
 
 class PluginPassage:
@@ -152,9 +166,10 @@ class PluginPassage:
         return tokens
 
     def through(self, depth: int, run: RunBlock, tokens: Tokens, cond: Tensor) -> Tokens:
-        for name in self.view.wraps.get(depth, ()):
-            run = partial(self.plugins[name].around, depth, run, aux=self.aux[name])
-        return run(tokens, cond)
+        name = self.view.wraps.get(depth)
+        if name is None:
+            return run(tokens, cond)
+        return self.plugins[name].around(depth, run, tokens, cond, self.aux[name])
 
     def attended(self, depth: int, queries_and_keys: tuple[Tensor, Tensor]) -> None:
         for name, plugin in self.plugins.items():
@@ -203,11 +218,7 @@ def _times(view: View, draws: Draws) -> Tensor:
 def _predict(
     backbone: Backbone, view: View, members: Plugins, objective: Objective, draws: Draws
 ) -> tuple[Tensor, dict[str, Seen]]:
-    t = token_map(backbone, _times(view, draws), draws.x)
-    x_in, t_in = objective.inputs(objective.noised(draws.x, draws.noise[view.name], t), t)
-    if view.retimes:  # back from the map over the image to one of each token
-        patch = x_in.shape[-1] // backbone.side
-        t_in = t_in[:, 0, ::patch, ::patch].flatten(1)
+    x_in, t_in = fed(objective, backbone.side, draws.x, draws.noise[view.name], _times(view, draws))
     return walk_with_plugins(backbone, view, members, x_in, t_in, draws.y[view.name], draws.aux)
 
 
@@ -215,7 +226,7 @@ def _denoise(
     backbone: Backbone, view: View, members: Plugins, objective: Objective, draws: Draws, out: Tensor
 ) -> Tensor:
     """The denoising loss of the image. Other streams are the business of the plugin that brings them."""
-    t = token_map(backbone, _times(view, draws), draws.x)
+    t = token_map(backbone.side, _times(view, draws), draws.x)
     out_image, x, noise = (
         unpack(part, backbone.streams)["image"] for part in (out.float(), draws.x, draws.noise[view.name])
     )

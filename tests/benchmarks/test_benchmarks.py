@@ -134,7 +134,6 @@ def test_a_gpus_ladder_has_the_rungs_that_mean_nothing_on_a_cpu():
     assert "bfloat16 residual stream" not in rungs(torch.device("cuda"), "32-true", encoder=True)
 
 
-def test_each_rung_changes_something_and_keeps_the_gains_below():
+def test_each_rung_changes_something():
     recipes = list(rungs(torch.device("cuda"), "bf16-mixed", encoder=True).values())
     assert len(set(recipes)) == len(recipes)
-    assert recipes[-1].ema == recipes[5].ema == "foreach"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from made_runs import falling, write_run
 
-from diffx.compare.read import read
+from diffx.compare.runs.read import read
 from diffx.compare.shown.page import collect
 from diffx.compare.shown.table import make_tables, write_csv
 from diffx.compare.shown.words import write_caption, write_card, write_verdict

@@ -10,7 +10,7 @@ import pytest
 from made_runs import falling, line, write_run
 
 from diffx.compare.points import pool
-from diffx.compare.read import read
+from diffx.compare.runs.read import read
 from diffx.compare.shown import figure
 from diffx.compare.shown.page import collect
 from diffx.compare.shown.table import make_tables, write_csv
@@ -40,7 +40,7 @@ def test_a_recorded_divergence_ends_the_curve_at_its_step(root: Path):
     (lost,) = [run for run in runs if run.diverged]
     assert [point.step for point in lost.points] == [100, 200]
     assert remarks == [
-        "demo/repa/s1: diverged: the loss is NaN at step 250; its curve ends before, and later targets count as not "
+        "demo/repa/s1: diverged at step 250: the loss is NaN; its curve ends before, and later targets count as not "
         "reached"
     ]
 

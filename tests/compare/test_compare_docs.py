@@ -1,5 +1,6 @@
 """What docs/compare.md tells a user to type runs as typed, on small made runs."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from made_runs import line, write_run
+
+from diffx.compare.shown.table import COVERAGE
 
 PAGE = (Path(__file__).parents[2] / "docs" / "compare.md").read_text()
 
@@ -29,7 +32,8 @@ def place(tmp_path: Path) -> Path:
 
 
 def run(arguments: list[str], place: Path) -> str:
-    home = {"HOME": str(place), "PATH": "/usr/bin:/bin"}
+    kept = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
+    home = {"HOME": str(place), "PATH": "/usr/bin:/bin", **kept}
     done = subprocess.run([sys.executable, *arguments], cwd=place, env=home, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -56,3 +60,8 @@ def test_every_option_stands_in_the_page(place: Path):
     options = set(re.findall(r"--[a-z]+", run(["-m", "diffx.compare", "--help"], place)))
     assert options - {"--help", "--out"} <= set(re.findall(r"--[a-z]+", PAGE))
     assert len(typed()) == 4
+
+
+def test_the_coverage_that_tables_print_is_the_measured_one_of_the_page():
+    for seeds, share in COVERAGE.items():
+        assert re.search(rf"with {'three' if seeds == 3 else 'five'}[^;]*? {100 * share:.1f} % of", PAGE, re.IGNORECASE)

@@ -88,3 +88,16 @@ def test_the_band_of_seeds_has_the_colour_of_its_line(root: Path):
     assert tuple(band.get_facecolor()[0][:3]) == pytest.approx(
         tuple(int(COLOURS[0][place : place + 2], 16) / 255 for place in (1, 3, 5))
     )
+
+
+def test_a_distance_that_is_never_positive_is_drawn_on_a_linear_axis(root: Path):
+    write_run(root, "plain", curves={"kid_1k": lambda cost: -cost})
+    assert drawn(root).get_yscale() == "linear"
+
+
+def test_the_line_of_a_method_is_the_mean_of_its_seeds_as_they_are_read(root: Path):
+    for seed, start in enumerate((80.0, 120.0)):
+        write_run(root, "plain", seed, {METRIC: falling(start, 0.8)})
+    line = make_panel(make_study([root]), METRIC).traces[0].line
+    assert line.mean == pytest.approx(100 * line.x**-0.8)
+    assert line.high == pytest.approx(120 * line.x**-0.8)

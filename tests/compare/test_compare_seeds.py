@@ -12,11 +12,11 @@ from benchmarks.compare_coverage import SHAPES, Setting, simulate_nulls, simulat
 from diffx.compare.curve import Curve, Reach, find_cost, read_value
 from diffx.compare.seeds import (
     Speedup,
-    chance,
     choose_ladder,
     compare_costs,
     find_interval,
-    least_chance,
+    find_least_chance,
+    permute,
     share_error,
     take_median,
 )
@@ -200,14 +200,14 @@ def test_a_method_with_the_baselines_own_curve_is_seldom_called_different(step_c
 
 
 def test_the_permutation_chance_of_three_separate_seeds_is_one_in_ten():
-    assert chance([1.0, 1.1, 1.2], [2.0, 2.1, 2.2]) == pytest.approx(0.1)
-    assert least_chance(3, 3) == pytest.approx(0.1)
+    assert permute([1.0, 1.1, 1.2], [2.0, 2.1, 2.2]) == pytest.approx(0.1)
+    assert find_least_chance(3, 3) == pytest.approx(0.1)
 
 
 def test_a_difference_that_interpolation_alone_can_have_made_counts_for_nothing():
     sides = [1.0, 1.001, 1.002], [1.01, 1.011, 1.012]
-    assert chance(*sides) == pytest.approx(0.1)
-    assert chance(*sides, slack=0.02) == 1.0
+    assert permute(*sides) == pytest.approx(0.1)
+    assert permute(*sides, slack=0.02) == 1.0
 
 
 def test_the_permutation_chance_counts_every_split_by_hand():
@@ -218,13 +218,13 @@ def test_the_permutation_chance_counts_every_split_by_hand():
         rest = [place for place in range(5) if place not in picked]
         gaps.append(abs(logs[list(picked)].mean() - logs[rest].mean()))
     seen = abs(np.log(one).mean() - np.log(other).mean())
-    assert chance(one, other) == pytest.approx(np.mean([gap >= seen - 1e-12 for gap in gaps]))
+    assert permute(one, other) == pytest.approx(np.mean([gap >= seen - 1e-12 for gap in gaps]))
 
 
 def test_many_seeds_are_sampled_and_agree_with_the_normal_law():
     rng = np.random.default_rng(2)
-    far = chance(rng.lognormal(0, 0.1, 20).tolist(), rng.lognormal(1, 0.1, 20).tolist())
-    near = chance(rng.lognormal(0, 0.1, 20).tolist(), rng.lognormal(0, 0.1, 20).tolist())
+    far = permute(rng.lognormal(0, 0.1, 20).tolist(), rng.lognormal(1, 0.1, 20).tolist())
+    near = permute(rng.lognormal(0, 0.1, 20).tolist(), rng.lognormal(0, 0.1, 20).tolist())
     assert far < 0.001 < near
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from diffx.compare import compare
 from diffx.compare.output import say, write_data
-from diffx.compare.read import LARGEST, read
+from diffx.compare.runs.read import LARGEST, read
 from diffx.compare.shown.table import write_csv
 from diffx.compare.study import make_study
 
@@ -147,3 +147,12 @@ def test_a_step_that_is_no_count_costs_that_evaluation_alone(root: Path, number:
     curve.write_text(curve.read_text().replace('"step": 100,', f'"step": {number},'))
     assert len(told(root)) == 1
     assert len(read([root])[0][0].points) == 3
+
+
+def test_counts_that_do_not_grow_cost_those_evaluations_on_that_axis_alone(root: Path):
+    folder = write_run(root, "plain")
+    curve = folder / "curve.jsonl"
+    curve.write_text(curve.read_text().replace('"images": 12800,', '"images": 6400,'))
+    points = make_study([root]).points
+    assert points.curves("plain", METRIC, "images")[0].x == (6400.0, 19200.0, 25600.0)
+    assert len(points.curves("plain", METRIC)[0].x) == 4

@@ -151,3 +151,39 @@ def test_a_class_that_is_no_more_is_said_in_one_sentence(tmp_path: Path) -> None
     with pytest.raises(DiffxError, match=r"sampler\._target_=diffx\.sampler\.Eulerian") as refused:
         read_settings(tmp_path / "config.yaml")
     assert "\n" not in str(refused.value)
+
+
+NONSENSE = {
+    "budget={}": "budget={}",
+    "budget={cpu_hours: -1}": "budget.cpu_hours=-1",
+    "budget={cpu_hours: inf}": "budget.cpu_hours=inf",
+    "guidance.channels=99": "guidance.channels=99",
+    "guidance.channels=0": "guidance.channels=0",
+    "backbone.mlp_ratio=0": "backbone.mlp_ratio=0",
+    "objective.shift=inf": "objective.shift=inf",
+    "objective.shift=nan": "objective.shift=nan",
+    "data.decoder=vae9000": "data.decoder=vae9000",
+    "plugins=[repa] plugins.repa.projector_dim=0": "plugins.repa.projector_dim=0",
+    "plugins=[repa] plugins.repa.weight=1e300": "plugins.repa.weight=1e+300",
+    "backbone.depth=1000000": "backbone.depth=1000000",
+    "eval.per_doubling=1e8": "eval.per_doubling=100000000",
+    "trainer.gradient_clip_val=nan": "trainer.gradient_clip_val=nan",
+    "checkpoint_minutes=inf": "checkpoint_minutes=inf",
+    "data.name=../elsewhere": "experiment=../elsewhere",
+    "eval=3": "eval",
+    "trainer=null": "trainer",
+    "logger.mode=sometimes": "logger.mode=sometimes",
+    "eval.rounding=up": "eval.rounding=up",
+    "optimizer.lr=nan": "optimizer.lr=nan",
+    "seed=4294967296": "seed=4294967296",
+    "resume=null": "resume=null",
+}
+
+
+@pytest.mark.parametrize("typed", NONSENSE)
+def test_nonsense_is_refused_with_the_value_before_anything_is_built(typed: str) -> None:
+    words = [typed] if "{" in typed else typed.split()
+    with pytest.raises(DiffxError) as refused:
+        compose_config(words)
+    assert NONSENSE[typed] in str(refused.value)
+    assert "\n" not in str(refused.value)

@@ -15,6 +15,7 @@ from diffx.errors import DiffxError
 from diffx.evaluation import sample_set
 from diffx.evaluation.sample_set import SampleSet
 from diffx.run.folder import RunDir
+from tests import forks
 from tests.evaluate.conftest import Refusal
 
 
@@ -85,7 +86,8 @@ def test_samples_do_not_depend_on_the_batches_but_for_rounding(run: RunDir) -> N
 
 
 @pytest.mark.slow
-def test_two_processes_write_the_same_file_as_one(run: RunDir) -> None:
+def test_two_processes_write_the_same_file_as_one(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("subprocess.Popen", forks.Popen)
     arguments = ["run", "-n", "30", "eval.batch_size=8"]
     main([*arguments, "-o", "one"])
     main([*arguments, "-o", "two", "--devices", "2"])

@@ -13,8 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffx.backbone import Backbone, DiT, MDTBackbone
+from diffx.planner import make_plan
+from diffx.plugin import Aux, Plugin, Seen
+from diffx.step import walk_with_plugins
 
-TRAINING_ONLY = ("projectors.", "sideblocks.", "mask_token")
+TRAINING_ONLY = ("projectors.", "sideblocks.", "mask_token", "ap_head.", "teacher.")
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,15 @@ def renamed(key: str, config: dict[str, Any]) -> str:
             index, rest = key.removeprefix(group).split(".", 1)
             return f"blocks.{int(index) + offset * half}.{rest}"
     return key
+
+
+def walked(
+    backbone: Backbone, plugin: Plugin, x_t: Tensor, t: Tensor, y: Tensor, aux: Aux | None = None
+) -> tuple[Tensor, Seen]:
+    """The prediction, and what the plugin sees, in one walk over the blocks."""
+    view = make_plan(backbone, {"it": plugin}, plugin.needs).views[0]
+    out, seen = walk_with_plugins(backbone, view, {"it": plugin}, x_t, t, y, {"it": aux or {}})
+    return out, seen["it"]
 
 
 def part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

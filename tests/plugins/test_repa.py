@@ -9,6 +9,7 @@ from diffx.errors import DiffxError
 from diffx.testing import TinyRun, tiny_backbone
 from diffx.tokens import Tokens
 from diffx_plugins.repa import REPA
+from diffx_plugins.tread import TREAD
 
 FEATURES = "features/dinov2_vitb14"
 
@@ -120,3 +121,36 @@ def test_the_projector_has_the_official_number_of_parameters(width, parameters):
     with torch.device("meta"):
         plugin.setup(DiT(hidden_size=width, depth=12, num_heads=16))
         assert sum(p.numel() for p in plugin.parameters()) == parameters
+
+
+@pytest.mark.parametrize(("width", "parameters"), [(1152, 7_963_392), (768, 5_309_184)])
+def test_the_convolution_has_the_official_number_of_parameters(width, parameters):
+    plugin = REPA(projector="conv3")
+    with torch.device("meta"):
+        plugin.setup(DiT(hidden_size=width, depth=12, num_heads=16))
+        assert sum(p.numel() for p in plugin.parameters()) == parameters
+
+
+def test_the_convolution_sees_the_neighbours_of_a_place_and_no_others():
+    plugin, x = ready(projector="conv3"), torch.zeros(1, 16, 32)
+    moved = plugin.projectors[0](x.index_fill(1, torch.tensor([5]), 1.0)) - plugin.projectors[0](x)
+    assert moved.abs().sum(-1)[0].nonzero().flatten().tolist() == [0, 1, 2, 4, 5, 6, 8, 9, 10]
+
+
+def test_a_convolution_inside_a_route_is_refused():
+    with pytest.raises(DiffxError, match=r"plugins\.repa .*plugins\.tread"):
+        TinyRun({"tread": TREAD(0.5, 1, 4), "repa": REPA(3, projector="conv3")})
+
+
+def test_features_normalised_over_places_keep_the_rest_of_their_mean():
+    features = 5 + 2 * torch.randn(2, 400, 3)
+    target = ready(spatial_norm=0.6).prepare({FEATURES: features}, None)[FEATURES]
+    torch.testing.assert_close(target.std(1), torch.ones(2, 3))
+    torch.testing.assert_close(target.mean(1), 0.4 * features.mean(1) / features.std(1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{"projector": "linear"}, {"spatial_norm": -0.1}, {"spatial_norm": 2.0}])
+def test_unknown_projectors_and_shares_outside_their_range_are_refused(settings):
+    ((name, value),) = settings.items()
+    with pytest.raises(DiffxError, match=f"plugins.repa.{name}={value}"):
+        ready(**settings)

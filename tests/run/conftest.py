@@ -15,6 +15,7 @@ from tests import forks
 
 SMALL = [
     "logger=none",
+    "trainer.accelerator=cpu",
     "backbone.depth=3",
     "backbone.hidden_size=32",
     "backbone.num_heads=2",

@@ -67,8 +67,22 @@ def test_every_file_that_a_page_links_to_is_there() -> None:
             assert (page.parent / (link[0] or link[1])).exists(), f"{page.name}: {link}"
 
 
+def plugins_page() -> list[str]:
+    """The Python of docs/plugins.md: a method, a method that reads two depths, a test."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / "docs/plugins.md").read_text(), re.DOTALL)
+
+
+def test_the_example_that_reads_two_depths_passes_the_contract(tmp_path: Path) -> None:
+    _, example, test = plugins_page()
+    (tmp_path / "agree.py").write_text(example)
+    (tmp_path / "test_agree.py").write_text(test.replace("spread", "agree").replace("Spread", "Agree"))
+    command = [sys.executable, "-m", "pytest", "-q", "-k", "not two_ranks", "test_agree.py"]
+    contract = forks.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert contract.returncode == 0, contract.stdout
+
+
 def test_the_example_of_a_method_is_found_planned_and_passes_the_contract(tmp_path: Path) -> None:
-    example, test = re.findall(r"```python\n(.*?)```", (ROOT / "docs/plugins.md").read_text(), re.DOTALL)
+    example, _, test = plugins_page()
     (tmp_path / "conf/plugins").mkdir(parents=True)
     (tmp_path / "spread.py").write_text(example)
     (tmp_path / "test_spread.py").write_text(test)

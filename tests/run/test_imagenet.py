@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,7 @@ def prepared(place: Path) -> Path:
     with started(place, *command) as process:
         while not (folder / "shard-00003.json").exists():
             assert process.poll() is None
+            time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
     assert not (folder / "manifest.json").exists()
     finished = {file: file.stat().st_mtime_ns for file in folder.glob("shard-*.npy")}
@@ -100,6 +102,7 @@ def test_training_on_latents_killed_and_started_again_ends_with_the_bits_of_one_
     with started(place, *command, "runs_dir=killed") as process:
         while not list(place.glob("killed/repa_s/*/s0/checkpoints/last.ckpt")):
             assert process.poll() is None
+            time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
     with started(place, *command, "runs_dir=killed") as process:
         output = process.stdout.read()

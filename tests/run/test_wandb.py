@@ -3,20 +3,22 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from diffx.run.folder import RunDir
+from diffx.config.compose import compose_config
 from diffx.run.sink import Sink, online
+from diffx.train.loop import train
+from tests.run.conftest import small
 
 
-@pytest.fixture
-def records(run: Callable[..., RunDir]) -> list[dict[str, Any]]:
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Train a small run with the default logger and read its offline file back with W&B's own reader."""
-    directory = run("logger=wandb", "eval.first=4", plugins=("tread",))
+    place = f"runs_dir={tmp_path_factory.mktemp('runs')}"
+    directory = train(compose_config(small(place, "logger=wandb", "eval.first=4", plugins=("tread",))))
     (file,) = directory.path.glob("wandb/offline-run-*/run-*.wandb")
     wandb = Path(sys.executable).with_name("wandb")
     command = [wandb, "leet", "inspect", "--json", file.parent]

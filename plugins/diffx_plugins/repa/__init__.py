@@ -1,4 +1,5 @@
-"""REPA: representation alignment for generation (Yu et al. 2024, arXiv 2410.06940)."""
+"""REPA: representation alignment for generation (Yu et al. 2024, arXiv 2410.06940); with its options, iREPA
+(arXiv 2512.10794)."""
 
 from collections.abc import Sequence
 
@@ -12,6 +13,8 @@ from diffx.frozen.encoder import encoder_spec
 from diffx.plugin import Aux, Batch, Plugin, Schedule
 from diffx.tokens import Tokens, gather
 
+PROJECTORS = ("mlp", "conv3")
+
 
 class REPA(Plugin):
     """Aligns the tokens after block `depth` with a frozen encoder's: −cos(projector(tokens), features), weight 0.5.
@@ -21,6 +24,10 @@ class REPA(Plugin):
     projector_dim: width of the three-layer SiLU projector; None is 2048 as released, and twice the backbone's width
     below S, where 2048 would cost more than the backbone. Alignment holds at every time and for label-dropped samples,
     as released; the paper's NT-Xent variant is not in the released code and not here.
+
+    iREPA is projector="conv3", one 3x3 convolution over the grid in place of the three layers, spatial_norm=0.6 and
+    weight 1: features become (f − 0.6 mean) / std over the tokens of an image, channel by channel. The convolution
+    needs all tokens.
     """
 
     def __init__(
@@ -29,8 +36,18 @@ class REPA(Plugin):
         weight: float | Schedule = 0.5,
         encoder: str | Sequence[str] = "dinov2_vitb14",
         projector_dim: int | None = None,
+        projector: str = "mlp",
+        spatial_norm: float | None = None,
     ) -> None:
         super().__init__(weight)
+        if projector not in PROJECTORS:
+            raise DiffxError(f"plugins.repa.projector={projector} is not known; type one of {PROJECTORS}.")
+        if spatial_norm is not None and not 0 <= spatial_norm <= 1:
+            raise DiffxError(
+                f"plugins.repa.spatial_norm={spatial_norm} is the share of the mean that is taken off; type a number "
+                "from 0 to 1, or null for features as they are."
+            )
+        self.projector, self.spatial_norm, self.whole = projector, spatial_norm, projector == "conv3"
         self.depth, self.projector_dim = depth, projector_dim
         self.encoders = (encoder,) if isinstance(encoder, str) else tuple(encoder)
         self.needs = tuple(f"features/{name}" for name in self.encoders)
@@ -48,10 +65,17 @@ class REPA(Plugin):
         hidden = self.projector_dim or (2048 if width >= 384 else 2 * width)
         self.projectors = nn.ModuleList()
         for name in self.encoders:
-            self.projectors.append(mlp_projector(backbone.hidden_size, hidden, encoder_spec(name).dim))
+            features = encoder_spec(name).dim
+            if self.projector == "conv3":
+                self.projectors.append(GridConvolution(width, features, backbone.side))
+            else:
+                self.projectors.append(mlp_projector(width, hidden, features))
 
     def prepare(self, batch: Batch, rng: torch.Generator) -> Aux:
-        return {need: batch[need] for need in self.needs}
+        features = {need: batch[need] for need in self.needs}
+        if self.spatial_norm is None:
+            return features
+        return {need: normalise_over_places(f, self.spatial_norm) for need, f in features.items()}
 
     def loss(self, seen: dict[int, Tokens], out: Tensor, aux: Aux) -> Tensor:
         (tokens,) = seen.values()
@@ -61,6 +85,23 @@ class REPA(Plugin):
             # In half precision a zero vector has an infinite gradient: the cosine is taken in float32.
             losses.append(-F.cosine_similarity(projector(tokens.x).float(), target.float(), dim=-1, eps=1e-12).mean())
         return torch.stack(losses).mean()
+
+
+def normalise_over_places(features: Tensor, share: float) -> Tensor:
+    """Features (B, N, C), channel by channel less a share of their mean over the image, in units of their deviation."""
+    features = features.float()
+    return (features - share * features.mean(1, keepdim=True)) / (features.std(1, keepdim=True) + 1e-6)
+
+
+class GridConvolution(nn.Module):
+    """One 3x3 convolution over tokens (B, side², D) as a grid: (B, side², features)."""
+
+    def __init__(self, dim: int, features: int, side: int) -> None:
+        super().__init__()
+        self.side, self.conv = side, nn.Conv2d(dim, features, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x.transpose(1, 2).unflatten(2, (self.side, self.side))).flatten(2).transpose(1, 2)
 
 
 def mlp_projector(dim: int, hidden: int, features: int) -> nn.Sequential:

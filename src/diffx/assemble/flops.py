@@ -15,9 +15,9 @@ from diffx.assemble.services import stand_ins
 from diffx.backbone import Backbone
 from diffx.backbone.protocol import state_shape
 from diffx.backbone.teacher import NetworkTeacher
-from diffx.errors import DiffxError
+from diffx.errors import DiffxError, describe_error, name_culprit
 from diffx.objective import Objective
-from diffx.planner import Plan, View, describe_error, name_culprit
+from diffx.planner import Plan, View
 from diffx.plugin import Plugin
 from diffx.step import Draws, draw, losses
 from diffx.streams import Streams

@@ -9,9 +9,9 @@ from diffx.assemble.services import Surroundings, provided_needs
 from diffx.backbone import Backbone
 from diffx.config.settings import Settings
 from diffx.config.target import make
-from diffx.errors import DiffxError
+from diffx.errors import DiffxError, naming
 from diffx.objective import Objective
-from diffx.planner import Phase, Plan, make_phases, naming
+from diffx.planner import Phase, Plan, make_phases
 from diffx.plugin import Plugin
 from diffx.sampler.field import check_fit
 

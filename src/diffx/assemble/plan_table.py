@@ -26,7 +26,7 @@ def _rows(view: View, backbone: Backbone) -> list[str]:
     for depth, actions in enumerate(view.actions):
         words = "; ".join(
             [_words(view, kind, plugin) for kind, plugin in actions if kind != "save" or not _drops(actions, plugin)]
-            + [f"{plugin} runs block {depth}" for plugin in view.wraps.get(depth, ())]
+            + ([f"{view.wraps[depth]} runs block {depth}"] if depth in view.wraps else [])
             + ([f"queries and keys of block {depth} are kept"] if depth in view.attends else [])
         )
         if words:

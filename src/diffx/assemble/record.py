@@ -49,6 +49,7 @@ def describe_run(settings: Settings, parts: Parts) -> dict[str, Any]:
         "git": git_state(),
         "encoders": [_kin(name) for name in encoder_names(model.plan.needs)],
         "feature_networks": list(parts.metrics.networks),
+        "higher_is_better": [n for n, metric in parts.metrics.metrics.items() if metric.higher_is_better],
         "offline": getattr(parts.data, "offline", {}),
         "reference": {"floor": parts.metrics.floor(settings.eval.samples)},
         "status": "running",

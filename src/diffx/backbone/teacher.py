@@ -1,9 +1,24 @@
 """A network of the run's own as a teacher: its stream, without a gradient."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from diffx.backbone.protocol import Backbone, Condition, walk_blocks
+from diffx.backbone.protocol import Backbone, Condition, Plain, RunBlock, walk_blocks
+from diffx.tokens import Tokens
+
+Around = Callable[..., Tokens]
+
+
+class _Surrounded(Plain):
+    """A passage on which every block runs inside around(run, tokens, cond, *given)."""
+
+    def __init__(self, around: Around, given: tuple[Tensor, ...]) -> None:
+        self._around, self._given = around, given
+
+    def through(self, depth: int, run: RunBlock, tokens: Tokens, cond: Tensor) -> Tokens:
+        return self._around(run, tokens, cond, *self._given)
 
 
 class NetworkTeacher:
@@ -20,7 +35,11 @@ class NetworkTeacher:
         self._net = (net,)
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, t: Tensor, y: Condition, depth: int) -> Tensor:
+    def __call__(
+        self, x: Tensor, t: Tensor, y: Condition, depth: int, around: Around | None = None, *given: Tensor
+    ) -> Tensor:
+        """around: what every block runs inside, called with (run, tokens, cond, *given)."""
         (net,) = self._net
-        tokens, _ = walk_blocks(net, x, t, y, until=depth)
+        passage = _Surrounded(around, given) if around else Plain()
+        tokens, _ = walk_blocks(net, x, t, y, passage, until=depth)
         return tokens.x[:, : net.grid_tokens]

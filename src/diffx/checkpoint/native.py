@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diffx.errors import DiffxError
 from diffx.run.folder import RunDir
+from diffx.store.sealed import read_sealed
 
 
 def newest_checkpoint(run: RunDir) -> tuple[Path, dict[str, Any]] | None:
@@ -87,17 +87,12 @@ def check_optimizer(checkpoint: dict[str, Any], optimizer: torch.optim.Optimizer
 
 
 def load_backbone(backbone: nn.Module, path: Path) -> None:
-    """Load the plain backbone from ema.safetensors, strictly.
+    """Load the plain backbone from ema.safetensors, strictly, and after comparing its checksum.
 
     Raises:
         DiffxError: the file is missing, damaged, or of another backbone.
     """
-    try:
-        weights = load_file(path)
-    except FileNotFoundError as error:
-        raise DiffxError(f"{path} does not exist: the run has no checkpoint yet. Train it first.") from error
-    except Exception as error:
-        raise DiffxError(f"{path} cannot be read as safetensors: {error}") from error
+    weights = read_sealed(path)
     ours = backbone.state_dict()
     for key in sorted(weights.keys() | ours.keys()):
         if _shape(weights.get(key)) != _shape(ours.get(key)):

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffx.errors import DiffxError
+from diffx.store.sealed import SEAL, facts_of, read_sealed
 
 
 class TensorFile(NamedTuple):
@@ -89,6 +90,8 @@ def _shape(tensor: Tensor | None) -> str:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    if SEAL in facts_of(path):
+        return read_sealed(path)
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:

@@ -82,6 +82,7 @@ def evaluate_run(chosen: argparse.Namespace) -> None:
     from diffx.run.folder import RunDir
 
     asked, run = cases(chosen), RunDir(chosen.target)
+    whole_record(run)
     settings = asked[0].settings
     data, device = make(settings.data.source), pick_device(settings.trainer.accelerator)
     # Before hours of sampling, since weights may be missing; and once, since no case changes them.
@@ -129,14 +130,31 @@ def metrics_of(settings: "Settings", data: str | None) -> "Metrics":
     return make(settings.eval.metrics, data=source, device=pick_device(settings.trainer.accelerator))
 
 
+def whole_record(run: "RunDir") -> dict[str, Any]:
+    """run.json. Raises DiffxError where it does not say what a point of the curve needs."""
+    from diffx.errors import DiffxError
+
+    record = run.read_record()
+    if not {"cost", "flops"} <= record.keys():
+        raise DiffxError(
+            f"{run.path / 'run.json'} does not say what training cost; type the command that trained this run again, "
+            "which writes it anew."
+        )
+    return record
+
+
 def append_point(
     run: "RunDir", name: str, settings: "Settings", facts: dict[str, Any], values: dict[str, float]
 ) -> Path:
     """One more line: of curve.jsonl under the protocol that the run was measured by all along, else of
-    curve_NAME.jsonl, since two protocols do not share an axis. Returns the file."""
+    curve_NAME.jsonl, since two protocols do not share an axis. Returns the file.
+
+    Raises:
+        DiffxError: run.json is not there or cannot be read.
+    """
     from diffx.run.name import short_hash
 
-    record, key = run.read_record(), short_hash(facts)
+    record, key = whole_record(run), short_hash(facts)
     own = key == record.get("protocol_hash")
     file = run.curve if own else run.path / f"curve_{name}.jsonl"
     line = progress(run, settings, record) | {"values": values, "protocol": key, "ema_decay": facts["ema_decay"]}

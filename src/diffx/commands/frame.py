@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from diffx.errors import DiffxError, Stopped
-from diffx.processes.devices import process_group, runs_here, start_processes
+from diffx.processes.devices import process_group, refuse_too_many, runs_here, start_processes
 
 if TYPE_CHECKING:
     from diffx.config.settings import Settings
@@ -32,6 +32,7 @@ def on_all_devices(
     chosen = parser.parse_intermixed_args(settings_first(arguments))
 
     def share() -> None:
+        refuse_too_many(chosen.devices)
         if runs_here(chosen.devices):
             with process_group():
                 work(chosen)

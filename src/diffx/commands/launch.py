@@ -15,11 +15,12 @@ from threading import Lock
 import torch
 
 from diffx import ranks
+from diffx.assemble.ready import look
 from diffx.config.parse import write_settings
 from diffx.config.settings import Settings
 from diffx.errors import REQUEUE, DiffxError, Stopped
 from diffx.processes import slurm
-from diffx.processes.children import SAVED, Children, Node, run_command, run_ranks, this_python
+from diffx.processes.children import PARENT, SAVED, SENTENCE, Children, Ended, Node, run_command, run_ranks, this_python
 from diffx.run.folder import RunDir
 
 
@@ -36,8 +37,9 @@ def launch(settings: Settings) -> None:
     """
     devices, nodes = settings.trainer.devices, settings.trainer.num_nodes
     if devices * nodes == 1 or ranks.world() > 1:
-        run_here(settings)
+        train_here(settings)
         return
+    look(settings)
     node = slurm.this_node() if slurm.is_task() else Node()
     if nodes == node.nodes:
         with _settings_file(settings) as file:
@@ -53,17 +55,15 @@ def launch(settings: Settings) -> None:
         )
 
 
-def _raise_unless_done(code: int, settings: Settings) -> None:
-    """What the exit code of other processes means for this one."""
-    if code in SAVED:
-        raise Stopped(requeue=code == REQUEUE)
-    if code:
-        raise DiffxError(
-            f"A process of {RunDir.of(settings).path} failed (exit code {code}); its message stands above."
-        )
+def _raise_unless_done(ended: Ended, settings: Settings) -> None:
+    """What the end of other processes means for this one."""
+    if ended.code in SAVED:
+        raise Stopped(ended.sentence, requeue=ended.code == REQUEUE)
+    if ended.code:
+        raise DiffxError(ended.explain(str(RunDir.of(settings).path)))
 
 
-def run_here(settings: Settings) -> None:
+def train_here(settings: Settings) -> None:
     """Train in this process."""
     torch.set_num_threads(settings.trainer.threads or min(2, os.cpu_count() or 1))
     from diffx.train.loop import train
@@ -132,7 +132,8 @@ def _run_process(settings: Settings, gpus: str, talk: Lock, children: Children) 
     """One run in a process, its lines passed on behind its name; a sentence if it failed."""
     run = RunDir.of(settings)
     name = f"{settings.label} s{settings.seed}"
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"} | ({"CUDA_VISIBLE_DEVICES": gpus} if gpus else {})
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", PARENT: str(os.getpid())}
+    environment |= {"CUDA_VISIBLE_DEVICES": gpus} if gpus else {}
     settings = replace(settings, trainer=replace(settings.trainer, threads=settings.trainer.threads or 1))
     with _settings_file(settings) as file:
         command, output = worker(file), subprocess.PIPE
@@ -143,4 +144,4 @@ def _run_process(settings: Settings, gpus: str, talk: Lock, children: Children) 
                 last = line.rstrip() or last
                 with talk:
                     print(f"[{name}] {line}", end="", flush=True)
-    return None if process.returncode in (0, *SAVED) else f"{run.path}: {last}"
+    return None if process.returncode in (0, *SAVED) else f"{run.path}: {last.removeprefix(SENTENCE)}"

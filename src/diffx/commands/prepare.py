@@ -70,28 +70,28 @@ def parser() -> argparse.ArgumentParser:
 def _images(asked: argparse.Namespace) -> int:
     from diffx.prepare.images import prepare_images
 
-    return _report(prepare_images(asked.source, asked.root, asked.resolution, asked.into, asked.shard_size))
+    return _print_made(prepare_images(asked.source, asked.root, asked.resolution, asked.into, asked.shard_size))
 
 
 def _latents(asked: argparse.Namespace) -> int:
     from diffx.prepare.encode import prepare_latents
 
-    return _report(prepare_latents(asked.root, asked.autoencoder, asked.flip, asked.batch_size))
+    return _print_made(prepare_latents(asked.root, asked.autoencoder, asked.flip, asked.batch_size))
 
 
 def _features(asked: argparse.Namespace) -> int:
     from diffx.prepare.encode import prepare_features
 
-    return _report(prepare_features(asked.root, asked.encoder, asked.grid, asked.flip, asked.batch_size))
+    return _print_made(prepare_features(asked.root, asked.encoder, asked.grid, asked.flip, asked.batch_size))
 
 
 def _import_repa(asked: argparse.Namespace) -> int:
     from diffx.prepare.repa import import_repa
 
-    return _report(import_repa(asked.source, asked.root, asked.autoencoder, asked.scale, asked.shard_size))
+    return _print_made(import_repa(asked.source, asked.root, asked.autoencoder, asked.scale, asked.shard_size))
 
 
-def _report(manifest: dict[str, Any] | None) -> int:
+def _print_made(manifest: dict[str, Any] | None) -> int:
     """What was made. None: other processes are still at it, and the last of them reports."""
     if manifest is None:
         return 0

@@ -40,31 +40,31 @@ def train_one(overrides: Sequence[str]) -> None:
 
 def sweep(overrides: Sequence[str]) -> None:
     """Check all jobs of a sweep, run them, go on when one fails, and compare what there is."""
-    from diffx.assemble.model import build_model
+    from diffx.assemble.ready import look
     from diffx.commands.launch import run_all
     from diffx.compare import compare
     from diffx.config.compose import compose_config, split_sweep
     from diffx.processes.slurm import another_turn
     from diffx.run.folder import RunDir
 
-    configs = [compose_config(job) for job in split_sweep(overrides)]
-    for config in configs:
-        build_model(config, "meta")
-    runs = [RunDir.of(config).path for config in configs]
+    jobs = [compose_config(job) for job in split_sweep(overrides)]
+    runs = [RunDir.of(settings).path for settings in jobs]
     if repeated := {str(run) for run in runs if runs.count(run) > 1}:
         raise DiffxError(
             f"Several jobs of this sweep are one run, {', '.join(sorted(repeated))}: its length "
             "(max_steps, budget) and its hardware do not make a run another one. Sweep over something else."
         )
+    for settings in jobs:
+        look(settings)
     with another_turn():
-        failed = run_all(configs, configs[0].sweep_jobs)
+        failed = run_all(jobs, jobs[0].sweep_jobs)
     for sentence in failed:
         print(f"failed: {sentence}", file=sys.stderr)
     measured = [path for path in runs if (path / "curve.jsonl").exists()]
     if measured:
         compare(measured, runs[0].parents[1] / "compare")
     if failed:
-        raise DiffxError(f"{len(failed)} of {len(configs)} runs failed: " + "; ".join(failed))
+        raise DiffxError(f"{len(failed)} of {len(jobs)} runs failed: " + "; ".join(failed))
 
 
 def _run_hydra() -> None:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from diffx.commands.frame import add_trust, calm_openmp, finish
+from diffx.processes.children import end_with_parent
 
 
 def work(chosen: argparse.Namespace) -> None:
@@ -17,6 +18,7 @@ def work(chosen: argparse.Namespace) -> None:
 def main() -> None:
     """The command line."""
     calm_openmp()
+    end_with_parent()
     parser = argparse.ArgumentParser(prog="python -m diffx.worker", description=__doc__)
     parser.add_argument("file", type=Path, help="settings as `python -m diffx ... --cfg job --resolve` prints them")
     add_trust(parser)

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffx.compare.method import Method, name_together
-from diffx.compare.metric import find_network, name_metric, pick_distances
 from diffx.compare.plain import join, write_value
-from diffx.compare.read import Run, list_leaves
+from diffx.compare.runs.method import Method, name_together
+from diffx.compare.runs.metric import find_network, name_metric, pick_distances
+from diffx.compare.runs.read import Run, list_leaves
 from diffx.errors import DiffxError
 
 UNITS = {"gpu_hours": "GPU-hours", "cpu_hours": "CPU-hours"}

@@ -4,9 +4,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
-from diffx.compare.method import Method, name_together
 from diffx.compare.plain import join, write_number
-from diffx.compare.read import Run
+from diffx.compare.runs.method import Method, name_together
+from diffx.compare.runs.read import Run
 from diffx.errors import DiffxError
 
 RULES = {

@@ -2,7 +2,8 @@
 
 Between two evaluations the logarithm of the distance is a monotone cubic (PCHIP) of the logarithm of the cost. How far
 that can be off is read from the curve itself: each evaluation is left out in turn and read from the others. Leaving one
-out doubles the gap, and the error of a smooth curve falls at least with the square of the gap: a quarter is counted.
+out doubles the gap, and the error of a smooth curve falls at least with the square of the gap: a quarter is counted,
+a third in the first and the last gap, where the cubic knows its slope from one side alone.
 """
 
 import math
@@ -91,7 +92,7 @@ def fit(curve: Curve) -> Fit:
 
 
 @lru_cache(maxsize=4096)
-def left_out(curve: Curve) -> tuple[float, ...]:
+def leave_out(curve: Curve) -> tuple[float, ...]:
     """What the interpolation misses each inner evaluation by when that one is left out, with its sign."""
     missed = []
     for place in range(1, len(curve.x) - 1):
@@ -103,7 +104,7 @@ def left_out(curve: Curve) -> tuple[float, ...]:
 
 def find_errors(curve: Curve, gap: int) -> tuple[float, ...]:
     """What a value right of the evaluation `gap` may be off by, as the two nearest inner evaluations say."""
-    missed, last = left_out(curve), len(curve.x) - 2
+    missed, last = leave_out(curve), len(curve.x) - 2
     if not missed:  # two evaluations: all that is known is that the value lies between them
         both = fit(curve).y[gap : gap + 2]
         return (float(both[1] - both[0]) / 2,)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from diffx.compare.curve import read_value
-from diffx.compare.method import Method, find_varied
 from diffx.compare.plain import is_number
-from diffx.compare.seeds import Spread, spread
+from diffx.compare.runs.method import Method, find_varied
+from diffx.compare.seeds import Spread, make_spread
 from diffx.compare.study import Result, Study
 
 FLAT = 0.05  # with one seed per value, values within this share of the best count as equal to it
@@ -59,12 +59,12 @@ def find_alone(methods: Sequence[Method], both: Method, part: Sequence[str]) -> 
     fitting = [
         method
         for method in methods
-        if set(method.plugins) == set(part) and plugin_settings(method, part) == plugin_settings(both, part)
+        if set(method.plugins) == set(part) and pick_plugin_settings(method, part) == pick_plugin_settings(both, part)
     ]
     return min(fitting, key=lambda method: len(find_varied([method.settings, both.settings])), default=None)
 
 
-def plugin_settings(method: Method, names: Sequence[str]) -> dict[str, object]:
+def pick_plugin_settings(method: Method, names: Sequence[str]) -> dict[str, object]:
     starts = tuple(f"plugins.{name}." for name in names)
     return {name: value for name, value in method.settings.items() if name.startswith(starts)}
 
@@ -77,9 +77,9 @@ def interact(study: Study, result: Result, four: Sequence[Method]) -> Interactio
     shared = sorted(set.intersection(*(set(one) for one in by_seed)))
     rows = [[one[seed] for one in by_seed] for seed in shared]
     rows = rows or [[sum(one.values()) / len(one) for one in by_seed]]
-    gains = [spread([row[0] - row[place] for row in rows]) for place in (1, 2, 3)]
-    surplus = spread([a + b - plain - both for plain, a, b, both in rows])
-    factor = spread([a * b / (plain * both) for plain, a, b, both in rows if plain * both > 0])
+    gains = [make_spread([row[0] - row[place] for row in rows]) for place in (1, 2, 3)]
+    surplus = make_spread([a + b - plain - both for plain, a, b, both in rows])
+    factor = make_spread([a * b / (plain * both) for plain, a, b, both in rows if plain * both > 0])
     known = tuple(gain for gain in gains if gain is not None)
     if surplus is None or factor is None or len(known) < 3:
         return None

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from diffx.compare.design import Response, find_responses
 from diffx.compare.plain import escape_markdown
-from diffx.compare.read import find_runs
+from diffx.compare.runs.read import find_runs
 from diffx.compare.shown import figure, words
 from diffx.compare.shown.page import write_page
 from diffx.compare.shown.publish import Destination, check_extra, publish
@@ -107,7 +107,9 @@ def list_sweeps(study: Study) -> list[tuple[str, list[Response]]]:
 
 def write_markdown(study: Study) -> str:
     """The comparison as one Markdown page beside its pictures."""
-    sweeps = [f"![response to {', '.join(found[0].names)}]({name}.png)" for name, found in list_sweeps(study)]
+    sweeps = [
+        f"![response to {escape_markdown(', '.join(found[0].names))}]({name}.png)" for name, found in list_sweeps(study)
+    ]
     others = [f"[{axis}](compare_{FILES[axis]}.png)" for axis in list_axes(study)]
     parts = [
         f"# Comparison: {escape_markdown(study.name)}",

@@ -9,10 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 from diffx.compare.curve import Curve, fit
-from diffx.compare.method import Method
+from diffx.compare.runs.method import Method
 
 AXES = ("cost", "step", "images", "train_flops")  # columns that a curve can be drawn against
 BETWEEN = 8  # places between two evaluations at which a line is drawn
+GROWS = 1e-9  # relative: positions that are nearer than this are the same in logarithms
 APART = 0.02  # relative: lines of one seed that are nearer than this do not count as one above the other
 
 
@@ -49,10 +50,7 @@ class Points:
         seeds = self.index.get((label, metric), {})
         if sound and not all(rows[0].diverged for rows in seeds.values()):
             seeds = {seed: rows for seed, rows in seeds.items() if not rows[0].diverged}
-        return {
-            seed: Curve(tuple(float(getattr(row, axis)) for row in rows), tuple(row.value for row in rows))
-            for seed, rows in seeds.items()
-        }
+        return {seed: make_curve(rows, axis) for seed, rows in seeds.items()}
 
     def metrics(self) -> list[str]:
         """Everything that was measured, in the order in which it first stands."""
@@ -81,6 +79,16 @@ class Crossing(NamedTuple):
     x: float
     y: float
     below: bool
+
+
+def make_curve(rows: Sequence[Row], axis: str) -> Curve:
+    """One seed against an axis. A count that does not grow from one evaluation to the next costs the later one."""
+    kept: list[tuple[float, float]] = []
+    for row in rows:
+        x = float(getattr(row, axis))
+        if not kept or x > kept[-1][0] * (1 + GROWS):
+            kept.append((x, row.value))
+    return Curve(tuple(x for x, _ in kept), tuple(y for _, y in kept))
 
 
 def tabulate(methods: Sequence[Method]) -> Points:

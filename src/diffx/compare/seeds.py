@@ -42,7 +42,7 @@ class Speedup:
     interval: tuple[float, float] | None
 
 
-def spread(values: Sequence[float]) -> Spread | None:
+def make_spread(values: Sequence[float]) -> Spread | None:
     """None when nothing was observed."""
     seen = tuple(value for value in values if math.isfinite(value))
     return Spread(float(np.mean(seen)), min(seen), max(seen), seen) if seen else None
@@ -81,13 +81,15 @@ def find_interval(
         return None
     slack = sum(share_error(one.errors for one in side) for side in (baseline, method))
     above, below = [one.least for one in baseline], [one.most for one in method]
-    low = 0.0 if min(above) <= 0 or math.isinf(max(below)) else math.exp(t_ends(above, below, level)[0] - slack)
+    low = 0.0 if min(above) <= 0 or math.isinf(max(below)) else math.exp(find_t_ends(above, below, level)[0] - slack)
     above, below = [one.most for one in baseline], [one.least for one in method]
-    high = math.inf if min(below) <= 0 or math.isinf(max(above)) else math.exp(t_ends(above, below, level)[1] + slack)
+    high = (
+        math.inf if min(below) <= 0 or math.isinf(max(above)) else math.exp(find_t_ends(above, below, level)[1] + slack)
+    )
     return None if low == 0 and math.isinf(high) else (min(low, ratio), max(high, ratio))
 
 
-def t_ends(above: Sequence[float], below: Sequence[float], level: float) -> tuple[float, float]:
+def find_t_ends(above: Sequence[float], below: Sequence[float], level: float) -> tuple[float, float]:
     """Both ends of Welch's interval for the difference of mean logarithms."""
     sides = [np.log(above), np.log(below)]
     parts = [max(float(np.var(side, ddof=1)), 1e-18) / len(side) for side in sides]
@@ -103,7 +105,7 @@ def share_error(errors: Iterable[tuple[float, ...]]) -> float:
     return max((abs(sum(column) / len(column)) for column in zip(*known, strict=False)), default=0.0)
 
 
-def chance(one: Sequence[float], other: Sequence[float], slack: float = 0.0) -> float:
+def permute(one: Sequence[float], other: Sequence[float], slack: float = 0.0) -> float:
     """Exact two-sided permutation test: how often a random split of the pooled seeds differs by as much or more.
 
     The statistic is the difference of mean logarithms, of which `slack` is not counted: what interpolation alone can
@@ -125,7 +127,7 @@ def chance(one: Sequence[float], other: Sequence[float], slack: float = 0.0) -> 
     return float(np.mean(gaps >= seen - 1e-12))
 
 
-def least_chance(one: int, other: int) -> float:
+def find_least_chance(one: int, other: int) -> float:
     """The smallest value that `chance` can take with so many seeds on each side."""
     return min(1.0, 2 / math.comb(one + other, one))
 

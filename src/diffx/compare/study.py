@@ -8,13 +8,22 @@ from pathlib import Path
 from diffx.compare.card import MARK, UNITS, Difference, check_measures, find_differences, find_odd, name_kinship
 from diffx.compare.cost import charge, name_busy, name_equal_work
 from diffx.compare.curve import Curve, Reach, Value, find_cost, read_value
-from diffx.compare.measured import pick_measured
-from diffx.compare.method import Method, choose_baseline, group_runs
-from diffx.compare.metric import find_network, name_metric, pick_distances
 from diffx.compare.plain import write_number
 from diffx.compare.points import Crossing, Points, cross, pool, tabulate
-from diffx.compare.read import Run, read
-from diffx.compare.seeds import Speedup, Spread, chance, choose_ladder, compare_costs, share_error, spread, take_median
+from diffx.compare.runs.measured import pick_measured
+from diffx.compare.runs.method import Method, choose_baseline, group_runs
+from diffx.compare.runs.metric import find_network, name_metric, pick_distances
+from diffx.compare.runs.read import Run, read
+from diffx.compare.seeds import (
+    Speedup,
+    Spread,
+    choose_ladder,
+    compare_costs,
+    make_spread,
+    permute,
+    share_error,
+    take_median,
+)
 from diffx.errors import DiffxError
 
 AXIS_NAMES = {"step": "steps", "images": "images", "train_flops": "training FLOPs"}
@@ -206,9 +215,9 @@ def weigh(
     """One method against the baseline."""
     own = curves[method.label]
     read = read_seeds(own, equal_cost)
-    equal = spread([one.value for one in read])
+    equal = make_spread([one.value for one in read])
     lost = {run.seed for run in method.runs if run.diverged}
-    final = spread([curve.y[-1] for seed, curve in own.items() if seed not in lost])
+    final = make_spread([curve.y[-1] for seed, curve in own.items() if seed not in lost])
     reaches = [reach_target(method, own, target) for target in targets]
     medians = tuple(map(take_median, reaches))
     if baseline is None or baseline.label == method.label:
@@ -237,7 +246,7 @@ def divide(
 
     In the permutation a seed that diverged counts as the worst value of all seeds.
     """
-    above, below = spread([one.value for one in theirs]), spread([one.value for one in own])
+    above, below = make_spread([one.value for one in theirs]), make_spread([one.value for one in own])
     if above is None or below is None or below.mean <= 0:
         return None, None
     slack = share_error(one.errors for one in theirs) + share_error(one.errors for one in own)
@@ -247,7 +256,7 @@ def divide(
         for one, seen in ((baseline, above), (method, below))
     )
     several = min(len(above_all), len(below_all)) > 1
-    return above.mean / below.mean, chance(below_all, above_all, slack) if several else None
+    return above.mean / below.mean, permute(below_all, above_all, slack) if several else None
 
 
 def find_equal_cost(methods: Sequence[Method], curves: dict[str, dict[int, Curve]]) -> float:
@@ -332,13 +341,13 @@ def name_shortest(methods: Sequence[Method]) -> list[str]:
     ]
 
 
-def falls_per_doubling(study: Study, result: Result) -> float | None:
+def measure_fall(study: Study, result: Result) -> float | None:
     """How many times the baseline falls over the last doubling before equal cost; None where it is not known."""
     if study.baseline is None:
         return None
     curves = study.points.curves(study.baseline.label, result.metric, study.axis, sound=True).values()
     ends = [[read_value(curve, cost) for curve in curves] for cost in (result.equal_cost / 2, result.equal_cost)]
-    means = [spread([one.value for one in side if one is not None]) for side in ends]
+    means = [make_spread([one.value for one in side if one is not None]) for side in ends]
     if means[0] is None or means[1] is None or means[1].mean <= 0 or not math.isfinite(means[0].mean):
         return None
     return means[0].mean / means[1].mean

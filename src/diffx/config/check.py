@@ -1,6 +1,9 @@
 """Settings against the classes that they are for, and against each other."""
 
 import inspect
+import math
+import re
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args
 
@@ -8,6 +11,33 @@ from diffx.config.parse import nodes_of
 from diffx.config.settings import Settings
 from diffx.config.target import Node, target_of
 from diffx.errors import DiffxError, unknown_key
+
+# What arguments of classes may be at least and at most, where nonsense would otherwise be taken, or never come back. A
+# class's own checks come on top; plugins may be called anything.
+LIMITS: dict[str, tuple[float, float]] = {
+    "backbone.depth": (1, 1000),
+    "backbone.hidden_size": (1, 65_536),
+    "backbone.num_heads": (1, 1024),
+    "backbone.patch_size": (1, 4096),
+    "backbone.input_size": (1, 16_384),
+    "backbone.in_channels": (1, 4096),
+    "backbone.num_classes": (1, 10_000_000),
+    "backbone.decoder_layers": (0, 1000),
+    "backbone.mlp_ratio": (0.01, 100),
+    "objective.shift": (1e-3, 1e3),
+    "objective.min_snr": (1e-3, 1e6),
+    "objective.std": (1e-3, 1e3),
+    "objective.sigma_data": (1e-3, 1e3),
+    "sampler.nfe": (1, 1_000_000),
+    "sampler.rtol": (1e-12, 1),
+    "sampler.atol": (0, 1),
+    "guidance.scale": (0, 1e4),
+    "guidance.power": (1e-3, 1e3),
+    "plugins.*.weight": (-math.inf, 1e6),
+    "plugins.*.projector_dim": (1, 65_536),
+    "plugins.*.depth": (0, 1000),
+    "data.source.count": (1, 100_000_000),
+}
 
 
 def check(settings: Settings) -> None:
@@ -26,6 +56,7 @@ def _check_arguments(path: str, node: Node) -> None:
         if key not in known:
             raise DiffxError(unknown_key(f"{path}.{key}", [f"{path}.{name}" for name in known]))
         _check_kind(f"{path}.{key}", value, known[key].annotation)
+        _check_limits(f"{path}.{key}", value)
 
 
 def _check_kind(key: str, value: Any, annotation: Any) -> None:
@@ -37,6 +68,14 @@ def _check_kind(key: str, value: Any, annotation: Any) -> None:
     if not fits:
         wanted = " or ".join(sorted("null" if kind is NoneType else kind.__name__ for kind in kinds))
         raise DiffxError(f"{key}={value} has the wrong kind; type {wanted}.")
+
+
+def _check_limits(key: str, value: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise DiffxError(f"{key}={value} is not a finite number; type one that is.")
+    least, most = LIMITS.get(re.sub(r"^plugins\.[^.]+", "plugins.*", key), (-math.inf, math.inf))
+    if type(value) in (int, float) and not least <= value <= most:
+        raise DiffxError(f"{key}={value} must lie between {least:g} and {most:g}.")
 
 
 def _check_together(settings: Settings) -> None:
@@ -51,8 +90,29 @@ def _check_together(settings: Settings) -> None:
             "trainer.precision=16-mixed scales gradients, which a fused optimizer hides from clipping; "
             "type optimizer.fused=false."
         )
+    _check_names(settings)
     more = settings.more_ema_decays
     if len({settings.ema_decay, *more}) < 1 + len(more):
         raise DiffxError(f"ema_decay={settings.ema_decay} and more_ema_decays={list(more)} name an average twice.")
     if settings.budget and not settings.budget.hours:
         raise DiffxError("budget={} says nothing; type 'budget={cpu_hours: 1}', gpu_hours, or budget=null.")
+
+
+def _check_names(settings: Settings) -> None:
+    """Words that stand for folders, channels and decoders."""
+    if Path(settings.experiment).name != settings.experiment or settings.experiment in ("", ".", ".."):
+        raise DiffxError(
+            f"experiment={settings.experiment} names a folder under runs_dir; type a name without slashes."
+        )
+    channels = settings.guidance.get("channels")
+    most = max(4, settings.data.channels)  # the published protocols say 3 of a latent's 4, whatever the data here
+    if channels is not None and not 1 <= channels <= most:
+        raise DiffxError(
+            f"guidance.channels={channels}, and data={settings.data.name} has {settings.data.channels}; type a number "
+            f"from 1 to {most}, or null for all of them."
+        )
+    if "decoder" not in settings.data.source.arguments and settings.data.decoder != "pixels":
+        raise DiffxError(
+            f"data.decoder={settings.data.decoder}, and data={settings.data.name} is made of pixels, which nothing "
+            "decodes; type data.decoder=pixels."
+        )

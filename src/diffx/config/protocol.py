@@ -14,6 +14,7 @@ from diffx.config.read import settings_of
 from diffx.config.settings import Settings
 from diffx.errors import DiffxError, unknown_key
 from diffx.run.folder import RunDir
+from diffx.store.sealed import facts_of
 
 SECTIONS = ("eval", "sampler", "guidance")
 
@@ -52,10 +53,11 @@ def with_ema(settings: Settings, run: RunDir, decay: float | None) -> tuple[Sett
     decay: None is the run's ema_decay, by which it is measured in training.
 
     Raises:
-        DiffxError: the run keeps no such average.
+        DiffxError: the run keeps no such average, or the file is another run's.
     """
     main, more = settings.ema_decay, settings.more_ema_decays
     if decay is None or decay == main:
+        _refuse_weights_of_another(run.ema_weights, run)
         return settings, run.ema_weights
     if decay not in more:
         kept = ", ".join(f"{known:g}" for known in (main, *more))
@@ -63,7 +65,16 @@ def with_ema(settings: Settings, run: RunDir, decay: float | None) -> tuple[Sett
             f"--ema {decay:g}: {run.path} keeps the averages {kept}; type one of them. A run that is trained with "
             f"more_ema_decays=[{decay:g}] keeps this one too."
         )
+    _refuse_weights_of_another(run.more_ema_weights(decay), run)
     return replace(settings, ema_decay=decay, more_ema_decays=()), run.more_ema_weights(decay)
+
+
+def _refuse_weights_of_another(weights: Path, run: RunDir) -> None:
+    """Raises DiffxError where weights say that they are of another run than the folder that they lie in."""
+    record = run.read_record()
+    own = f"{record.get('id')}/s{record.get('seed')}"
+    if weights.exists() and record and (of := facts_of(weights).get("run")) and of != own:
+        raise DiffxError(f"{weights} is of run {of} and lies in the folder of {own}; put the file of this run there.")
 
 
 def protocol(settings: Settings, data_identity: str, metrics_identity: str) -> dict[str, Any]:

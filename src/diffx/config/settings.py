@@ -132,6 +132,11 @@ class Settings:
         return short_hash(identity(self))
 
     @property
+    def name(self) -> str:
+        """What files of a run say that they are of: its id and its seed."""
+        return f"{self.id}/s{self.seed}"
+
+    @property
     def label(self) -> str:
         """The plugins in one word."""
         return "+".join(self.plugins) or "plain"

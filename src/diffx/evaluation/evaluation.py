@@ -1,7 +1,10 @@
 """One evaluation: draw a set of samples under a protocol and measure it. A protocol is all that moves an FID but the
 model; it is hashed and stored with every number."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -10,7 +13,7 @@ from diffx import ranks
 from diffx.assemble.parts import Parts
 from diffx.backbone import Backbone
 from diffx.config.settings import Settings
-from diffx.errors import DiffxError
+from diffx.errors import Diverged
 from diffx.evaluation.sampling import Sampling
 from diffx.pixels.grid import save_grid
 from diffx.processes.devices import cost_unit
@@ -19,6 +22,14 @@ from diffx.run.name import short_hash
 from diffx.run.sink import Sink
 
 SHOWN = 100  # samples in the picture of an evaluation
+
+
+@dataclass
+class Drawn:
+    """What is kept of a rank's samples: the first ones, and how many were broken."""
+
+    first: list[Tensor] = field(default_factory=list)
+    broken: int = 0
 
 
 class Evaluation:
@@ -31,26 +42,34 @@ class Evaluation:
         self.protocol_hash = short_hash(parts.protocol)
 
     def __call__(self, network: Backbone, step: int, hours: float) -> None:
-        """Measure an average of the weights after `step` steps, which had cost `hours`. Every rank has to call it."""
+        """Measure an average of the weights after `step` steps, which had cost `hours`. Every rank has to call it.
+
+        Raises:
+            Diverged: samples or their measures are not finite.
+        """
+        drawn = Drawn()
         mine = range(ranks.rank(), self.settings.eval.samples, ranks.world())
-        shown: list[Tensor] = []
-        values = self.parts.metrics(self._samples(network, mine, shown))
+        values = self.parts.metrics(self._samples(network, mine, drawn))
+        _refuse_broken(values, sum(ranks.everyones(drawn.broken)), step)
+        pictures = ranks.everyones(drawn.first)
         if not ranks.is_first():
             return
         picture = self.run.path / "samples" / f"step_{step:08d}.png"
-        save_grid(torch.cat(shown)[:SHOWN], picture)
+        with self.run.writing(picture):
+            save_grid(torch.stack(_in_turn(pictures)[:SHOWN]), picture)
         self._append(values, step, hours)
         print(f"step {step} · " + " · ".join(f"{name} {value:.3g}" for name, value in values.items()), flush=True)
-        self.logger.evaluation(values, picture, (cost_unit(self.parts.device), hours), step)
+        rising = [name for name, metric in self.parts.metrics.metrics.items() if metric.higher_is_better]
+        self.logger.evaluation(values, rising, picture, (cost_unit(self.parts.device), hours), step)
 
-    def _samples(self, network: Backbone, indices: range, shown: list[Tensor]) -> Iterator[Tensor]:
-        """This rank's samples as uint8 batches on the CPU; the first ones are kept in `shown`."""
+    def _samples(self, network: Backbone, indices: range, drawn: "Drawn") -> Iterator[Tensor]:
+        """This rank's samples as uint8 batches on the CPU. Numbers that are not finite become 0 and are counted: every
+        rank has to come to the end, where all of them learn of it."""
+        wanted = len(indices[: -(-SHOWN // ranks.world())])
         for x in self.sampling.batches(network, indices, self.parts.device):
-            if not x.isfinite().all():
-                raise DiffxError("Samples hold numbers that are not finite; type a lower optimizer.lr.")
-            images = self.parts.data.decode(x, self.parts.protocol["rounding"]).cpu()
-            if sum(map(len, shown)) < SHOWN:
-                shown.append(images)
+            drawn.broken += int((~x.isfinite()).flatten(1).any(1).sum())
+            images = self.parts.data.decode(x.nan_to_num(0.0, 0.0, 0.0), self.parts.protocol["rounding"]).cpu()
+            drawn.first += images[: wanted - len(drawn.first)].unbind()
             yield images
 
     def _append(self, values: dict[str, float], step: int, hours: float) -> None:
@@ -66,3 +85,17 @@ class Evaluation:
                 "ema_decay": self.settings.ema_decay,
             }
         )
+
+
+def _in_turn(pictures: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """The samples of all ranks by their number: sample i is rank i mod world's, so that a picture is the same on any
+    number of devices."""
+    return [image for row in zip_longest(*pictures) for image in row if image is not None]
+
+
+def _refuse_broken(values: Mapping[str, float], broken: int, step: int) -> None:
+    """Raises Diverged for samples or measures that are not finite."""
+    wrong = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+    wrong = [f"{broken} samples hold NaN or infinity"] if broken else wrong
+    if wrong:
+        raise Diverged(f"After step {step} {', '.join(wrong)}; type a lower optimizer.lr.", step)

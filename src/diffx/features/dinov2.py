@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffx.errors import DiffxError
 from diffx.features.exact import exact_float32
-from diffx.frozen.encoder import EncoderSpec, encoder_spec
+from diffx.frozen.encoder import EncoderSpec, encoder_spec, find_encoder
 from diffx.frozen.vision import pretrained
 from diffx.store.digest import checksum
 
@@ -56,6 +56,15 @@ class DINOv2:
         with exact_float32(self.device):
             levels = resize_like_pillow(images.to(self.device).expand(-1, 3, -1, -1), self.edge)
             return self._network.forward_features((levels / 255 - self._mean) / self._std)[:, 0]
+
+
+def look_for_dinov2(name: str) -> None:
+    """Raises DiffxError where there are no weights of it; loads nothing."""
+    _spec(name)
+    try:
+        find_encoder(name)
+    except DiffxError as error:
+        raise DiffxError(f"{error} Or measure without it: type eval.metrics.dinov2=null.") from error
 
 
 def _spec(name: str) -> EncoderSpec:

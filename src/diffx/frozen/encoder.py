@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from diffx.errors import DiffxError
-from diffx.frozen.vision import CLIP, HALF, VisionModel
+from diffx.frozen.vision import CLIP, HALF, VisionModel, find_weights
 
 if TYPE_CHECKING:
     pass
@@ -80,6 +80,13 @@ def encoder_spec(name: str) -> EncoderSpec:
     if name not in SPECS:
         raise DiffxError(f"encoder={name} is not known; type one of {', '.join(SPECS)}.")
     return SPECS[name]
+
+
+def find_encoder(name: str) -> None:
+    """Raises DiffxError where the weights of encoder `name` are neither here nor to be had; nothing is loaded."""
+    spec = encoder_spec(name)
+    if spec.model is not None:
+        find_weights(name, spec.model)
 
 
 def check_grid(spec: EncoderSpec, name: str, image_size: int, side: int) -> None:

@@ -63,6 +63,11 @@ class VisionEncoder:
         """Compile the network; FLOPs have to be counted before, since a counter sees nothing of a compiled one."""
         self._network.forward_intermediates = torch.compile(self._network.forward_intermediates)
 
+    @property
+    def network(self) -> Any:
+        """The timm model, for those who listen to its layers."""
+        return self._network
+
     def __call__(self, image: Tensor) -> Tensor:
         return self._one_of("patches", image)
 
@@ -118,11 +123,9 @@ def pretrained(name: str, model: VisionModel, edge: int) -> Any:
     arguments: dict[str, Any] = {"num_classes": 0, **dict(model.arguments)}
     if name_takes_size(model.name):
         arguments["img_size"] = edge
-    file = local_file(name) or _cached(model.name)
+    file = find_weights(name, model)
     if file:
         arguments["pretrained_cfg_overlay"] = {"state_dict": read_weights(file, model.keys)}
-    elif "." not in model.name or not hub_answers():
-        raise DiffxError(_missing(name, model))
     try:
         network: Any = timm.create_model(model.name, pretrained=True, **arguments)
     except Exception as error:
@@ -133,6 +136,14 @@ def pretrained(name: str, model: VisionModel, edge: int) -> Any:
         raise DiffxError(f"{_missing(name, model)} The download failed: {reason}") from error
     network.pretrained_cfg = {}  # it holds on to the state dict
     return network
+
+
+def find_weights(name: str, model: VisionModel) -> Path | None:
+    """The weights' file, or None where the Hub can be asked for them. Raises DiffxError where neither is so."""
+    file = local_file(name) or _cached(model.name)
+    if file is None and ("." not in model.name or not hub_answers()):
+        raise DiffxError(_missing(name, model))
+    return file
 
 
 def _cached(name: str) -> Path | None:

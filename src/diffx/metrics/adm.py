@@ -13,8 +13,8 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from diffx.errors import DiffxError
-from diffx.features.dinov2 import DINOv2
-from diffx.features.inception import load_inception
+from diffx.features.dinov2 import DINOv2, look_for_dinov2
+from diffx.features.inception import find_weights, load_inception
 from diffx.metrics.frechet import FrechetDistance
 from diffx.metrics.image_metric import Once
 from diffx.metrics.inception_score import InceptionScore
@@ -22,7 +22,14 @@ from diffx.metrics.kernel_distance import KernelDistance
 from diffx.metrics.measure import measure, sample_count
 from diffx.metrics.precision_recall import Precision, Recall
 from diffx.metrics.real_images import RealImages, training_images
-from diffx.metrics.reference import Reference, computed_reference, load_reference, reference_images
+from diffx.metrics.reference import (
+    OWN,
+    Reference,
+    computed_reference,
+    find_reference,
+    load_reference,
+    reference_images,
+)
 from diffx.processes.gather import total
 from diffx.store.cache import entry, home
 from diffx.store.digest import digest
@@ -75,6 +82,16 @@ class ADMMetrics:
         self.networks = [INCEPTION]
         self._second = None if second is None else self._in_dinov2(*second)
         self.metrics = self._collection()
+
+    @staticmethod
+    def look_for(data: "Data | None", reference: str, weights: str | None = None, dinov2: str | None = None) -> None:
+        """Raises DiffxError where the networks' weights or the reference are not here; loads and computes nothing."""
+        find_weights(weights)
+        if dinov2 is not None:
+            look_for_dinov2(dinov2)
+            _images(reference, data)
+        elif reference != OWN:
+            find_reference(reference)
 
     def __call__(self, batches: Iterable[Tensor]) -> dict[str, float]:
         """The values of all ranks' samples; every rank has to call it.

@@ -1,6 +1,7 @@
 """The Fréchet distance between two Gaussians, and the moments it is computed from."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -89,7 +90,8 @@ class FrechetDistance(Moments):
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
-    """Squared Fréchet (2-Wasserstein) distance of two Gaussians: |μa−μb|² + tr(Σa + Σb − 2(ΣaΣb)^½).
+    """Squared Fréchet (2-Wasserstein) distance of samples' Gaussian a to a reference's b:
+    |μa−μb|² + tr(Σa + Σb − 2(ΣaΣb)^½).
 
     Equation 6 of Heusel et al. 2017 (arXiv:1706.08500). (ΣaΣb)^½ and (Σa^½ Σb Σa^½)^½ have the same trace, and the
     latter is symmetric, so two eigendecompositions in float64 give it without a complex number or a Schur form.
@@ -99,10 +101,13 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     of them and strongly for few, so compare only distances at equal numbers.
 
     Raises:
-        DiffxError: different numbers of features.
+        DiffxError: different numbers of features, or moments that are not finite (the sentence says whose).
     """
     if len(a.mean) != len(b.mean):
         raise DiffxError(f"Moments of {len(a.mean)} and of {len(b.mean)} features do not compare.")
+    for whose, moments in (("the samples", a), ("the reference", b)):
+        if not (moments.mean.isfinite().all() and moments.cov.isfinite().all()):
+            raise DiffxError(f"The moments of {whose} hold NaN or infinity: no distance can be taken to or from them.")
     cov_a, cov_b = a.cov, b.cov.to(a.cov)
     with _one_thread():
         values, vectors = torch.linalg.eigh(cov_a)
@@ -110,7 +115,10 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
         product = root @ cov_b @ root
         cross = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
     shift = (a.mean - b.mean.to(a.mean)).square().sum()
-    return max(0.0, float(shift + cov_a.trace() + cov_b.trace() - 2 * cross))
+    distance = float(shift + cov_a.trace() + cov_b.trace() - 2 * cross)
+    if not math.isfinite(distance):  # max(0.0, nan) would be 0, a perfect score
+        raise DiffxError(f"The distance of the samples to the reference is {distance}: their moments are too large.")
+    return max(0.0, distance)
 
 
 @contextlib.contextmanager

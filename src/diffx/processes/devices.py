@@ -4,14 +4,39 @@ import datetime
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-
-import torch
+from typing import TYPE_CHECKING
 
 from diffx import ranks
 from diffx.errors import DiffxError
 from diffx.processes.children import run_ranks, this_python
 
+if TYPE_CHECKING:
+    import torch  # the commands set OpenMP's waiting policy first, so that every function here imports it late
+
 PATIENCE = datetime.timedelta(days=7)  # ranks wait for each other for as long as the slowest one samples
+
+
+def check_devices(accelerator: str, devices: int) -> None:
+    """Raises DiffxError for more devices than there are, and for processes on a CPU where GPUs may have been meant."""
+    import torch
+
+    if pick_device(accelerator).type == "cuda":
+        if devices > (there := torch.cuda.device_count()):
+            raise DiffxError(f"trainer.devices={devices}, and torch sees {there} here; type trainer.devices={there}.")
+    elif devices > 1 and accelerator != "cpu":
+        raise DiffxError(
+            f"trainer.devices={devices}, and torch sees no GPU here; type trainer.accelerator=cpu as well if "
+            f"{devices} processes on the processor are meant."
+        )
+
+
+def refuse_too_many(devices: int | None) -> None:
+    """Raises DiffxError for fewer processes than one, or more than there are GPUs where there are any."""
+    import torch
+
+    there = torch.cuda.device_count()
+    if devices is not None and (devices < 1 or 0 < there < devices):
+        raise DiffxError(f"--devices {devices}: torch sees {there} GPUs here; type a number from 1 to {max(there, 1)}.")
 
 
 def runs_here(devices: int | None) -> bool:
@@ -23,10 +48,11 @@ def start_processes(module: str, arguments: Sequence[str], devices: int | None) 
     """Run `python -m MODULE ARGUMENTS` in `devices` processes (None: one for each GPU) and wait for them.
 
     Raises:
-        DiffxError: one of them failed; its message stands above.
+        DiffxError: one of them failed, with its own sentence.
     """
-    if code := run_ranks(this_python(module, *arguments), _count(devices)):
-        raise DiffxError(f"A process of {module} failed (exit code {code}); its message stands above.")
+    ended = run_ranks(this_python(module, *arguments), _count(devices))
+    if ended.code:
+        raise DiffxError(ended.explain(module))
 
 
 @contextmanager
@@ -55,15 +81,20 @@ def _count(devices: int | None) -> int:
     return torch.cuda.device_count()
 
 
-def pick_device(accelerator: str) -> torch.device:
+def pick_device(accelerator: str) -> "torch.device":
     """The device of this process that "auto", "cpu" or "cuda" means here."""
+    import torch
+
     if accelerator not in ("auto", "cpu", "cuda"):
         raise DiffxError(f"trainer.accelerator={accelerator} is not known; type auto, cpu or cuda.")
     available = torch.cuda.is_available()
     if accelerator == "cuda" and not available:
         raise DiffxError("trainer.accelerator=cuda, but torch sees no GPU here; type trainer.accelerator=cpu.")
     if available and accelerator != "cpu":
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        local, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        if local >= there:
+            raise DiffxError(f"Process {local} of this machine has no GPU: torch sees {there}; start so many.")
+        return torch.device("cuda", local)
     return torch.device("cpu")
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -87,12 +87,32 @@ class RunDir:
 
     def write(self, name: str, text: str) -> None:
         """Replace file `name` in one step."""
-        write_text(self.path / name, text)
+        with self.writing(self.path / name):
+            write_text(self.path / name, text)
+
+    @contextmanager
+    def writing(self, file: Path) -> Iterator[None]:
+        """Raises DiffxError, in place of the system's error, where a file of this run cannot be written."""
+        try:
+            yield
+        except OSError as error:
+            raise DiffxError(
+                f"{file} cannot be written ({error.strerror or error}); the last checkpoint is kept. Free some space, "
+                "or bring the disk back, and type the same command to go on."
+            ) from error
 
     def read_record(self) -> dict[str, Any]:
-        """run.json, or {} before it is written."""
-        file = self.path / "run.json"
-        return json.loads(file.read_text()) if file.exists() else {}
+        """run.json, or {} before it is written and where it cannot be read: training writes it anew."""
+        try:
+            record = json.loads((self.path / "run.json").read_bytes())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError):
+            record = None
+        if isinstance(record, dict):
+            return record
+        print(f"{self.path / 'run.json'} cannot be read and counts as not written.", flush=True)
+        return {}
 
     def write_record(self, **facts: Any) -> None:
         """Update run.json by these facts; None forgets one."""
@@ -101,7 +121,8 @@ class RunDir:
 
     def append_point(self, point: dict[str, Any], curve: Path | None = None) -> None:
         """One more line of the curve (or of another protocol's), on disk before this returns."""
-        with (curve or self.curve).open("a") as file:
+        path = curve or self.curve
+        with self.writing(path), path.open("a") as file:
             file.write(json.dumps(point) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -123,10 +144,14 @@ class RunDir:
         return max((point["step"] for point in self._points() if point["step"] <= step), default=-1)
 
     def _points(self) -> Iterator[dict[str, Any]]:
-        """The points of the curve, without a line that a kill cut short."""
-        for line in self.curve.read_text().splitlines() if self.curve.exists() else []:
-            with suppress(json.JSONDecodeError):
-                yield json.loads(line)
+        """The points of the curve. A line that is none is said and left out; one that a kill cut short is left out."""
+        lines = self.curve.read_bytes().splitlines() if self.curve.exists() else []
+        for number, line in enumerate(lines, start=1):
+            point = _point(line)
+            if point is not None:
+                yield point
+            elif line.strip() and number < len(lines):
+                print(f"{self.curve}: line {number} is no evaluation and is left out.", flush=True)
 
     def forget_after(self, step: int) -> None:
         """Drop points of the curve beyond `step`, and a line that a kill cut short: a resume makes them again."""
@@ -134,3 +159,12 @@ class RunDir:
             return
         kept = [point for point in self._points() if point["step"] <= step]
         self.write("curve.jsonl", "".join(json.dumps(point) + "\n" for point in kept))
+
+
+def _point(line: bytes) -> dict[str, Any] | None:
+    """A line of a curve; None where it is no evaluation of a step."""
+    try:
+        point = json.loads(line)
+    except ValueError:
+        return None
+    return point if isinstance(point, dict) and type(point.get("step")) is int else None

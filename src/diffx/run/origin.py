@@ -5,15 +5,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+DISTRIBUTION = "diffx-train"
 PACKAGES = ("torch", "lightning", "hydra-core", "numpy", "timm", "diffusers", "torchmetrics", "wandb")
 
 
 def versions() -> dict[str, str]:
     """Versions of diffx and of the packages that shape its numbers."""
     found = {}
-    for name in ("diffx", *PACKAGES):
+    for name in (DISTRIBUTION, *PACKAGES):
         try:
-            found[name] = version(name)
+            found["diffx" if name == DISTRIBUTION else name] = version(name)
         except PackageNotFoundError:
             continue
     return found

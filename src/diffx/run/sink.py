@@ -3,7 +3,7 @@
 import netrc
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from urllib.parse import urlparse
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import WandbLogger
 
-HIGHER_IS_BETTER = ("is", "precision", "recall")
+COUNT = re.compile(r"_\d+k?$")  # of samples, at the end of a metric's name
 
 
 class Sink:
@@ -27,10 +27,19 @@ class Sink:
         """One row."""
         self._try(lambda logger: logger.log_metrics(values, step=step))
 
-    def evaluation(self, values: Mapping[str, float], picture: Path, cost: tuple[str, float], step: int) -> None:
-        """The values of an evaluation in one row with the cost (unit, hours), which is their x-axis, and a picture."""
+    def evaluation(
+        self,
+        values: Mapping[str, float],
+        rising: Sequence[str],
+        picture: Path,
+        cost: tuple[str, float],
+        step: int,
+    ) -> None:
+        """The values of an evaluation in one row with the cost (unit, hours), which is their x-axis, and a picture.
+        rising: the metrics, without their number of samples, of which more is better."""
         unit, hours = cost
-        self._try(lambda logger: define_axis(logger, values, unit))
+        best = {name: "max" if COUNT.sub("", name) in rising else "min" for name in values}
+        self._try(lambda logger: define_axis(logger, best, unit))
         self.metrics({f"eval/{name}": value for name, value in values.items()} | {unit: hours}, step)
         self._try(lambda logger: logger.log_image("samples", [str(picture)], step=step))
 
@@ -86,11 +95,11 @@ def open_sink(run: WandbRun | None) -> Sink:
     return Sink(logger)
 
 
-def define_axis(logger: "WandbLogger", metrics: Iterable[str], unit: str) -> None:
-    """The cost is the x-axis of each of these eval/* metrics, by its exact name; their summary is the best value."""
-    for name in metrics:
-        best = "max" if name.split("_")[0] in HIGHER_IS_BETTER else "min"
-        logger.experiment.define_metric(f"eval/{name}", step_metric=unit, summary=best)
+def define_axis(logger: "WandbLogger", best: Mapping[str, str], unit: str) -> None:
+    """The cost is the x-axis of each of these eval/* metrics, by its exact name; their summary is the best value, which
+    is the "max" or the "min"."""
+    for name, which in best.items():
+        logger.experiment.define_metric(f"eval/{name}", step_metric=unit, summary=which)
 
 
 def online(mode: str) -> bool:

@@ -46,6 +46,6 @@ def _odeint() -> Callable[..., Any]:
     except ImportError as error:
         raise DiffxError(
             "sampler=dopri5 needs the package torchdiffeq, which only this sampler uses; type "
-            "pip install 'diffx[dopri5]', or take sampler=heun."
+            "pip install 'diffx-train[dopri5]', or take sampler=heun."
         ) from error
     return odeint

@@ -13,11 +13,14 @@ import torch.distributed
 import torch.multiprocessing
 from torch import Tensor
 
+from diffx.assemble.flops import count_flops
 from diffx.backbone import Backbone
 from diffx.backbone.protocol import state_shape
-from diffx.planner import MAIN, make_view
+from diffx.errors import DiffxError
+from diffx.planner import MAIN, make_phases, make_view
 from diffx.plugin import Plugin
-from diffx.step import losses, walk_with_plugins
+from diffx.step import draw, losses, walk_with_plugins
+from diffx.streams import Streams
 from diffx.testing.operations import Operations
 from diffx.testing.tiny import (
     BATCH,
@@ -30,7 +33,7 @@ from diffx.testing.tiny import (
     tiny_mdt,
     try_set,
 )
-from diffx.testing.two_ranks import Step, train_on_rank
+from diffx.testing.two_ranks import Step, shard, train_on_rank
 
 
 def through_pickle(modules: Any) -> Any:
@@ -133,6 +136,36 @@ class PluginContract:
         out, _ = walk_with_plugins(run.backbone, view, run.plugins, x, t, y, draws.aux)
         torch.testing.assert_close(out, run.backbone(x, t, y), rtol=1e-4, atol=1e-5)
 
+    def test_after_its_stop_the_step_is_that_of_the_other_plugins(self) -> None:
+        run = self.start()
+        plugin = run.plugins[self.name]
+        if plugin.streams:
+            pytest.skip("without this plugin nobody trains a stream of the backbone")
+        plugin.stop = 1
+        late = make_phases(run.backbone, run.plugins, run.provided)[-1]
+        assert (late.start, late.plugins, late.plan.needs) == (1, (), ())
+        plain = TinyRun({}, run.backbone, run.services)
+        draws = draw(run.backbone, late.plan, {}, run.objective, run.batch, {}, Streams(0, 1), 0.1)
+        total = losses(run.backbone, late.plan, {}, run.objective, draws)["total"]
+        assert torch.equal(total, plain.losses(plain.draws(1))["total"])
+
+    def test_its_operations_are_counted_per_image(self) -> None:
+        run = self.start()
+        flops = count_flops(run.backbone, run.plugins, run.objective, run.plan, {})
+        assert flops.train > flops.forward > 0
+        assert all(not parameter.is_meta for parameter in run.plugins[self.name].parameters())
+
+    def test_what_it_raises_in_a_step_is_a_sentence_with_its_name(self) -> None:
+        run = self.start()
+        plugin = run.plugins[self.name]
+
+        def broken(batch: Any, rng: torch.Generator) -> Any:
+            return batch["what is not there"]
+
+        plugin.prepare = broken  # type: ignore[method-assign]
+        with pytest.raises(DiffxError, match=f"plugins.{self.name} failed in prepare"):
+            run.draws()
+
     def test_a_loaded_state_gives_the_same_losses(self, tmp_path: Path) -> None:
         run, other = self.start(), self.start()
         randomised_anew(other.plugins[self.name])
@@ -163,14 +196,19 @@ class PluginContract:
         assert all(p.grad.isfinite().all() for p in run.backbone.parameters() if p.grad is not None)
 
     def test_two_ranks_average_to_the_gradients_of_one_process(self, tmp_path: Path) -> None:
-        """Holds for losses that are means over samples; a loss across samples overrides this test."""
+        """The process has both batches at once, or, where a plugin works across samples, one after the other."""
         run = self.start()
-        draws = run.draws()
         step = Step(run.backbone, run.plugins, run.plan)
-        step(draws).backward()
+        if run.plugins[self.name].across_samples:
+            batches = halves = [run.draws(rank=rank, ranks=2) for rank in range(2)]
+        else:
+            batches = [run.draws()]
+            halves = [shard(batches[0], rank, 2) for rank in range(2)]
+        for draws in batches:
+            (step(draws) / len(batches)).backward()
         wanted = {key: p.grad.clone() for key, p in step.named_parameters() if p.grad is not None}
         step.zero_grad()
-        torch.multiprocessing.spawn(train_on_rank, (step, draws, str(tmp_path)), nprocs=2)
+        torch.multiprocessing.spawn(train_on_rank, (step, halves, str(tmp_path)), nprocs=2)
         averaged = torch.load(tmp_path / "gradients.pt", weights_only=True)
         assert averaged.keys() == wanted.keys()
         for key, gradient in wanted.items():

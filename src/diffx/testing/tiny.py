@@ -1,5 +1,6 @@
 """A run small enough for a test: a tiny network, a batch, stand-ins for teachers."""
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from diffx.assemble.model import TrainingModel, set_up
 from diffx.assemble.services import Service, stand_ins
 from diffx.backbone import Backbone, DiT, MDTBackbone
+from diffx.backbone.teacher import NetworkTeacher
 from diffx.errors import DiffxError
 from diffx.frozen.encoder import encoder_spec
 from diffx.objective import Interpolant
@@ -105,7 +107,8 @@ class TinyRun:
                 torch.manual_seed(seed)
                 set_up(name, plugin, self.backbone, self.objective)
             randomise(plugin, seed)
-        self.services = services or stand_in_services(self.plugins.values(), self.backbone)
+        given = services or stand_in_services(self.plugins.values(), self.backbone)
+        self.services: dict[str, Any] = {"ema": NetworkTeacher(another(self.backbone)), **given}
         self.plan = self.plan_now()
 
     def plan_now(self) -> Plan:
@@ -128,10 +131,11 @@ class TinyRun:
         self.plugins = dict(reversed(self.plugins.items()))
         self.plan = self.plan_now()
 
-    def draws(self, step: int = 0) -> Draws:
-        """What training step `step` draws, a tenth of the labels dropped."""
-        streams = Streams(seed=0, step=step)
-        return draw(self.backbone, self.plan, self.plugins, self.objective, self.batch, self.services, streams, 0.1)
+    def draws(self, step: int = 0, rank: int = 0, ranks: int = 1) -> Draws:
+        """What training step `step` draws on one of so many ranks, a tenth of the labels dropped."""
+        batch = {key: rows.chunk(ranks)[rank] for key, rows in self.batch.items()}
+        streams = Streams(0, step, rank)
+        return draw(self.backbone, self.plan, self.plugins, self.objective, batch, self.services, streams, 0.1)
 
     def losses(self, draws: Draws) -> dict[str, Tensor]:
         return losses(self.backbone, self.plan, self.plugins, self.objective, draws)
@@ -158,6 +162,15 @@ def randomised_anew(module: nn.Module) -> None:
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=rng))
+
+
+def another(backbone: Backbone) -> Backbone:
+    """A network like this one whose weights are all a little larger: its average, say."""
+    average = copy.deepcopy(backbone)
+    with torch.no_grad():
+        for parameter in average.parameters():
+            parameter.mul_(1.05)
+    return average.requires_grad_(False)
 
 
 def try_set(

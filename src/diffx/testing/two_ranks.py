@@ -1,6 +1,6 @@
 """The training step on two processes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,15 +27,15 @@ class Step(nn.Module):
         return losses(self.backbone, self.plan, plugins, Interpolant(), draws)["total"]
 
 
-def train_on_rank(rank: int, step: Step, draws: Draws, folder: str) -> None:
-    """One of two processes: its half of the batch, forward and backward through DistributedDataParallel, twice, since
+def train_on_rank(rank: int, step: Step, draws: Sequence[Draws], folder: str) -> None:
+    """One of two processes: its own draws, forward and backward through DistributedDataParallel, twice, since
     a parameter without gradient shows in the second step."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     wrapped = DistributedDataParallel(step)
     for _ in range(2):
         step.zero_grad()
-        wrapped(shard(draws, rank, 2)).backward()
+        wrapped(draws[rank]).backward()
     if rank == 0:
         torch.save({k: p.grad for k, p in step.named_parameters() if p.grad is not None}, f"{folder}/gradients.pt")
     torch.distributed.barrier()  # a process that leaves early can abort the other

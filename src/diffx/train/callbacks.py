@@ -1,5 +1,6 @@
 """What happens after a training step: the clock, evaluations, checkpoints and stopping."""
 
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import lightning as L
 from diffx import ranks
 from diffx.backbone import Backbone
 from diffx.errors import DiffxError
+from diffx.processes.children import is_orphan
 from diffx.run.folder import RunDir
 from diffx.train.checkpoint import save_checkpoint
 from diffx.train.clock import Meter
@@ -72,6 +74,10 @@ class Interruption:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
+        if is_orphan():  # whoever read what this process prints is gone, and a broken pipe would end it unsaved
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 1)
+            os.dup2(nowhere, 2)
         if number == signal.SIGINT:
             signal.signal(number, signal.default_int_handler)
 

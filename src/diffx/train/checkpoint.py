@@ -6,7 +6,6 @@ from typing import Any
 
 import lightning as L
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from diffx import ranks
@@ -15,6 +14,8 @@ from diffx.config.settings import Settings
 from diffx.errors import DiffxError
 from diffx.processes import slurm
 from diffx.run.folder import RunDir
+from diffx.store.sealed import write_sealed
+from diffx.store.whole_file import to_disk
 from diffx.train.clock import Meter
 from diffx.train.module import DiffusionModule
 
@@ -31,9 +32,14 @@ def checkpoint_to_go_on_from(
     if found is None:
         return None
     path, state = found
+    own = (run.last_checkpoint.resolve(), run.previous_checkpoint.resolve())
+    if path.resolve() in own and state.get("run", module.run) != module.run:
+        raise DiffxError(
+            f"{path} says that it is of run {state['run']}, and this is run {module.run}; move it away, or type "
+            f"resume={path} and another runs_dir to go on from it all the same."
+        )
     check_belongs(state, module, path)
     check_optimizer(state, module.configure_optimizers(), path)
-    own = (run.last_checkpoint.resolve(), run.previous_checkpoint.resolve())
     if path.resolve() not in own and run.last_checkpoint.exists():
         raise DiffxError(
             f"resume={path}: {run.path} has a checkpoint of its own, which would be lost; "
@@ -69,10 +75,12 @@ def save_checkpoint(trainer: L.Trainer, run: RunDir, keep_last: bool = True) -> 
         for decay in module.decays:
             state = module.whole_ema(decay).state_dict()
             if trainer.is_global_zero:
-                _write_weights(state, run.ema_weights if decay == module.decays[0] else run.more_ema_weights(decay))
+                path = run.ema_weights if decay == module.decays[0] else run.more_ema_weights(decay)
+                _write_weights(state, {"run": module.run, "step": str(trainer.global_step)}, path)
         if trainer.is_global_zero:
             if keep_last and last.exists():
                 _keep(last, run.previous_checkpoint)
+            to_disk(partial)
             os.replace(partial, last)
     except (OSError, SafetensorError, RuntimeError) as error:
         if trainer.is_global_zero:
@@ -85,11 +93,12 @@ def save_checkpoint(trainer: L.Trainer, run: RunDir, keep_last: bool = True) -> 
         ) from error
 
 
-def _write_weights(state: dict[str, Tensor], path: Path) -> None:
+def _write_weights(state: dict[str, Tensor], facts: dict[str, str], path: Path) -> None:
     # Large, and written often: under one temporary name, so that kills leave one leftover and not many.
     partial = path.with_name(f".{path.name}.partial")
     try:
-        save_file({key: value.contiguous() for key, value in state.items()}, partial)
+        write_sealed(state, facts, partial)
+        to_disk(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch._dynamo.utils
 from torch import Tensor
 
 from diffx.errors import DiffxError
@@ -21,18 +22,21 @@ class Meter:
     On a GPU a second is wall-clock time, counted once for each device: data stalls, teachers, optimizer and logging are
     in it. On a CPU it is the processor time of this process, over all its threads: other processes' turns are not
     charged, but their share of caches and memory is felt (17 % fewer steps for the same time were seen). The first step
-    of every start pays for warm-up and compilation: it is booked as "compile", and "train" is charged the second step
-    in its place.
+    of every start pays for warm-up, and every step in which something was compiled for the compiler: they are booked as
+    "compile", and "train" is charged another step in the place of each, the one before, or the next if there is none.
     """
 
-    def __init__(self, device: torch.device, devices: int = 1) -> None:
-        self.device, self.devices = device, devices
+    def __init__(self, device: torch.device, devices: int = 1, compilations: Callable[[], int] | None = None) -> None:
+        self.device, self.devices, self._compilations = device, devices, compilations or graphs_compiled
         self.seconds: dict[str, float] = {"train": 0.0, "eval": 0.0, "checkpoint": 0.0, "compile": 0.0}
         self.parts: dict[str, float] = {"data": 0.0, "encoder": 0.0}  # of seconds["train"], about
         self._events: deque[tuple[str, torch.cuda.Event, torch.cuda.Event]] = deque()
         self.device_seconds = 0.0  # of training, over all devices and starts, however many there were at each
         self._mark: float | None = None  # None outside training, whose time belongs to nobody
         self._steps = 0  # since this start
+        self._compiled = 0  # graphs, up to the last step
+        self._ordinary: float | None = None  # seconds of the last step that compiled nothing
+        self._owed = 0  # steps for which another one has yet to be charged
         self._asked: float | None = None
 
     @property
@@ -46,16 +50,23 @@ class Meter:
 
     def start(self) -> None:
         """Training begins, for the first time or after a resume."""
-        self._steps, self._mark = 0, self._now()
+        self._steps, self._ordinary, self._owed = 0, None, 0
+        self._compiled, self._mark = self._compilations(), self._now()
 
     def step(self) -> None:
         """One optimizer step has ended."""
-        elapsed = self._lap()
+        elapsed, compiled = self._lap(), self._compilations()
         self._steps += 1
-        if self._steps == 1:
+        if self._steps == 1 or compiled > self._compiled:
             self.seconds["compile"] += elapsed
+            self._owed += 1
         else:
-            self._train(2 * elapsed if self._steps == 2 else elapsed)
+            self._ordinary = elapsed
+            self._train(elapsed)
+        self._compiled = compiled
+        if self._ordinary is not None:
+            self._train(self._owed * self._ordinary)
+            self._owed = 0
 
     @contextmanager
     def section(self, name: str) -> Iterator[None]:
@@ -71,6 +82,7 @@ class Meter:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + self._lap()
+            self._compiled = self._compilations()  # what it compiled is its own
             if not training:
                 self._mark = None
 
@@ -141,6 +153,11 @@ class Meter:
         if self.device.type == "cuda" and self._steps < 3:
             torch.cuda.synchronize(self.device)  # the first steps are charged one by one; later ones only in sum
         return self._host()
+
+
+def graphs_compiled() -> int:
+    """How many graphs torch has compiled in this process."""
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
 
 
 def peak_memory(device: torch.device) -> int:

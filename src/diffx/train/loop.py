@@ -1,7 +1,7 @@
 """One training run, from its settings to its run directory."""
 
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,7 @@ def _prepare(settings: Settings, run: RunDir, parts: Parts) -> Fit:
     """Build all that may refuse: the checkpoint, the evaluations, the trainer, the order of the data."""
     meter = Meter(parts.device, ranks.world())
     module = make_module(settings, parts, meter)
+    module.run = settings.name
     path, step = checkpoint_to_go_on_from(settings, run, module, meter) or (None, 0)
     budget = settings.budget.hours[meter.unit] if settings.budget else None
     interruption, clock = Interruption(), Clock(meter, budget)
@@ -140,7 +141,7 @@ def _in_wandb(settings: Settings, run: RunDir, plan: str) -> WandbRun | None:
     if settings.logger.name == "none":
         return None
     return WandbRun(
-        id=f"{settings.experiment}-{settings.id}-s{settings.seed}",
+        id=f"{settings.experiment}-{settings.name}",
         name=f"{settings.label} s{settings.seed}",
         group=settings.experiment,
         tags=list(settings.plugins) or ["plain"],
@@ -166,7 +167,8 @@ def _train(settings: Settings, run: RunDir, parts: Parts, fit: Fit, logger: Sink
                 step = fit.trainer.global_step
     except BaseException as error:
         if ranks.is_first():
-            run.write_record(**_how_it_broke(error), clock=fit.clock.meter.seconds)
+            with suppress(DiffxError):  # the disk may be why it broke
+                run.write_record(**_how_it_broke(error), clock=fit.clock.meter.seconds)
         raise
     if ranks.is_first():
         _close(settings, run, step, fit)

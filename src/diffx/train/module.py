@@ -68,6 +68,7 @@ class DiffusionModule(L.LightningModule):
     Attributes:
         after: what follows every optimizer step; by itself, a look at the guard every 20.
         terms: the last step's losses, on the device.
+        run: what its checkpoints say they are of.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class DiffusionModule(L.LightningModule):
         self.decays = [ema_decay, *more_ema_decays]
         self.objective, self.phases = model.objective, model.phases
         self.seed, self.label_dropout, self.shard = seed, label_dropout, shard
+        self.run = ""
         self.terms: dict[str, Tensor] = {}
         self.gradient_norm = torch.zeros(())
         self.guard = Guard(skip_limit)
@@ -237,6 +239,7 @@ class DiffusionModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["plugins"] = sorted(self._plugins)  # TREAD has no tensor that would tell
+        checkpoint["run"] = self.run
         checkpoint["skipped"] = int(self.guard.skipped)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

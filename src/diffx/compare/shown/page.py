@@ -9,9 +9,9 @@ from typing import Any
 import matplotlib
 
 from diffx.compare.card import MARK
-from diffx.compare.method import Method, find_varied
-from diffx.compare.metric import name_metric
 from diffx.compare.plain import write_number, write_value
+from diffx.compare.runs.method import Method, find_varied
+from diffx.compare.runs.metric import name_metric
 from diffx.compare.shown.figure import STYLE, draw_alone
 from diffx.compare.shown.panel import Panel, choose_looks, make_panel
 from diffx.compare.shown.table import Table

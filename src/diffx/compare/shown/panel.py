@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffx.compare.method import Method
-from diffx.compare.metric import find_network, name_metric, pick_distances
 from diffx.compare.points import Crossing, Line, pool
+from diffx.compare.runs.method import Method
+from diffx.compare.runs.metric import find_network, name_metric, pick_distances
 from diffx.compare.seeds import Speedup
 from diffx.compare.shown.published import Mark, place_published
 from diffx.compare.shown.table import write_interval

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffx.compare.metric import name_metric
+from diffx.compare.plain import escape_markdown
+from diffx.compare.runs.metric import name_metric
 from diffx.compare.shown.table import Table
 from diffx.compare.shown.words import write_card
 from diffx.compare.study import Study
@@ -39,7 +40,7 @@ def check_extra() -> None:
         import wandb_workspaces.reports.v2  # noqa: F401
     except ImportError as error:
         raise DiffxError(
-            "--wandb makes a W&B report and needs the extra `report`; type pip install 'diffx[report]'."
+            "--wandb makes a W&B report and needs the extra `report`; type pip install 'diffx-train[report]'."
         ) from error
 
 
@@ -86,7 +87,7 @@ def log_run(study: Study, folder: Path, tables: Sequence[Table], where: Destinat
     """One W&B run with the pictures, the page and the tables; returns its directory."""
     import wandb
 
-    name = study.name
+    name = study.name.replace("'", "")
     run = wandb.init(
         project=where.project,
         entity=where.entity,
@@ -116,7 +117,7 @@ def build_report(study: Study, tables: Sequence[Table], verdict: str, where: Des
     """The W&B report: the verdict, live panels of every distance against cost and steps, the figure, the tables."""
     import wandb_workspaces.reports.v2 as wr
 
-    name = study.name
+    name = study.name.replace("'", "")  # it stands between quotes in a filter
     entity, project = where.entity or "", str(where.project)
     runs = wr.Runset(
         entity=entity,
@@ -127,7 +128,7 @@ def build_report(study: Study, tables: Sequence[Table], verdict: str, where: Des
     )
     shown = wr.Runset(entity=entity, project=project, name="comparison", filters=f"Config('comparison') = '{name}'")
     blocks: list[Any] = [
-        wr.MarkdownBlock(verdict),
+        wr.MarkdownBlock(escape_markdown(verdict)),
         wr.PanelGrid(runsets=[runs], panels=list(plot_distances(study))),
         wr.PanelGrid(runsets=[shown], panels=[wr.MediaBrowser(media_keys=["compare"], num_columns=1)]),
         wr.H2("Fair-comparison card"),

@@ -16,17 +16,17 @@ from rich.text import Text
 from diffx.compare.cost import cost_method_step, count_method_flops
 from diffx.compare.curve import Reach
 from diffx.compare.design import find_interactions, find_responses
-from diffx.compare.measured import Measured, read_measured
-from diffx.compare.method import Method
-from diffx.compare.metric import name_metric, pick_distances
 from diffx.compare.plain import NONE, escape_cell, escape_markdown, is_number, write_number, write_value
-from diffx.compare.read import list_leaves
-from diffx.compare.seeds import ENOUGH, Speedup, Spread, least_chance, spread
+from diffx.compare.runs.measured import Measured, read_measured
+from diffx.compare.runs.method import Method
+from diffx.compare.runs.metric import name_metric, pick_distances
+from diffx.compare.runs.read import list_leaves
+from diffx.compare.seeds import ENOUGH, Speedup, Spread, find_least_chance, make_spread
 from diffx.compare.study import Result, Study, find_floor
 
 CLOCKS = {"clock": "", "train_parts": "of train: "}  # entries of run.json in seconds, and how their columns begin
 # How often the 95 % interval held the planted speed-up, by seeds a side: benchmarks/compare_coverage.py, all its rows.
-COVERAGE = {3: 0.98, 5: 0.98}
+COVERAGE = {3: 0.988, 5: 0.986}
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ def make_tables(study: Study) -> list[Table]:
     return [*summarise(study), *per_metric, *beside, *whole, *tabulate_interactions(study), *tabulate_sweeps(study)]
 
 
-def caution(study: Study) -> str:
+def write_caution(study: Study) -> str:
     """What every table of gains says when a method has too few seeds to tell a gain from chance."""
     base = study.baseline
     counts = [(len(base.runs), len(one.runs)) for one in study.others] if base else []
-    few = [pair for pair in counts if least_chance(*pair) > ENOUGH + 1e-9]
+    few = [pair for pair in counts if find_least_chance(*pair) > ENOUGH + 1e-9]
     if not few:
         return ""
     lone = min(min(pair) for pair in few) == 1
@@ -100,7 +100,7 @@ def summarise(study: Study) -> list[Table]:
         f"{study.unit_name} of {study.baseline.label} to its final value over those of the method to the same value"
     )
     title = f"Against {study.baseline.label} in every feature space"
-    return [Table(title, header, tuple(rows), note + caution(study))]
+    return [Table(title, header, tuple(rows), note + write_caution(study))]
 
 
 def tabulate_values(study: Study, result: Result) -> Table:
@@ -118,7 +118,7 @@ def tabulate_values(study: Study, result: Result) -> Table:
         note += (
             "; p: chance of such a gain among equal methods (permutation of seeds), less what interpolation may be off"
         )
-    return Table(name_metric(result.metric), header, tuple(rows), note + caution(study))
+    return Table(name_metric(result.metric), header, tuple(rows), note + write_caution(study))
 
 
 def tabulate_times(study: Study, result: Result) -> Table:
@@ -134,7 +134,7 @@ def tabulate_times(study: Study, result: Result) -> Table:
     note = f"{study.unit_name} to reach the value, median over seeds; > not reached, < met at the first evaluation"
     if study.baseline is not None:
         note += f"; ×: speed-up over {study.baseline.label} [95 % t interval over seeds{say_coverage(study)}]"
-        note += caution(study)
+        note += write_caution(study)
     return Table(f"Time to target: {name_metric(result.metric)}", ("method", *names), tuple(rows), note)
 
 
@@ -154,7 +154,7 @@ def tabulate_others(study: Study) -> list[Table]:
     rows = []
     for method in study.methods:
         last = [[run.values(name)[-1] for run in method.runs if run.values(name)] for name in names]
-        rows.append((study.mark(method.label), *(write_spread(spread(values)) for values in last)))
+        rows.append((study.mark(method.label), *(write_spread(make_spread(values)) for values in last)))
     floors = [find_floor(study.methods, name) for name in names]
     if any(floor is not None for floor in floors):
         rows.append(("real images", *map(write_number, floors)))
@@ -182,7 +182,9 @@ def tabulate_protocol(study: Study, key: str, found: dict[str, list[Measured]]) 
     rows = []
     for method in study.methods:
         points = last.get(method.label, [])
-        cells = (write_spread(spread([one.values[name] for one in points if name in one.values])) for name in names)
+        cells = (
+            write_spread(make_spread([one.values[name] for one in points if name in one.values])) for name in names
+        )
         row = (str(len(points)), write_number(take_middle(point.cost for point in points)), *cells)
         rows.append((study.mark(method.label), *row))
     leaves = list_leaves(next(iter(found.values()))[0].facts)
@@ -258,7 +260,7 @@ def tabulate_interactions(study: Study) -> list[Table]:
         )
         if rows:
             title = f"Interactions: {name_metric(result.metric)}"
-            tables.append(Table(title, header, tuple(rows), note + caution(study)))
+            tables.append(Table(title, header, tuple(rows), note + write_caution(study)))
     return tables
 
 

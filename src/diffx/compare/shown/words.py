@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from diffx.compare.card import MARK
 from diffx.compare.cost import RULES
 from diffx.compare.design import Response, find_responses
-from diffx.compare.method import Method, name_together
-from diffx.compare.metric import name_metric
 from diffx.compare.plain import join, write_number, write_value
-from diffx.compare.read import list_leaves
-from diffx.compare.seeds import ENOUGH, least_chance
+from diffx.compare.runs.method import Method, name_together
+from diffx.compare.runs.metric import name_metric
+from diffx.compare.runs.read import list_leaves
+from diffx.compare.seeds import ENOUGH, find_least_chance
 from diffx.compare.shown.published import place_published
-from diffx.compare.study import Outcome, Result, Study, falls_per_doubling, find_spaces
+from diffx.compare.study import Outcome, Result, Study, find_spaces, measure_fall
 
 CAPTION_SETTINGS = ("batch_size", "ema_decay")
 CLASSES = ("sampler", "guidance")  # named by a class path, of which the last part is enough
@@ -199,7 +199,7 @@ def describe_metric(study: Study, result: Result, baseline: Method) -> str:
 def call_difference(outcome: Outcome, method: Method, baseline: Method) -> str:
     """`better` or `worse` when the seeds allow to say so, else `within` their spread or `untold` with too few seeds."""
     ratio = outcome.ratio or 1.0
-    if outcome.chance is None or least_chance(len(baseline.runs), len(method.runs)) > ENOUGH + 1e-9:
+    if outcome.chance is None or find_least_chance(len(baseline.runs), len(method.runs)) > ENOUGH + 1e-9:
         return "untold better" if ratio > 1 else "untold worse"
     if outcome.chance > ENOUGH + 1e-9:
         return "within"
@@ -252,7 +252,7 @@ def limit_budget(study: Study) -> str:
     assert study.baseline is not None
     costs = dict.fromkeys(say_cost(study, result) for result in study.results)
     said = f"This holds for budgets up to {' or '.join(costs)}, not beyond."
-    falls = [fall for one in study.results if (fall := falls_per_doubling(study, one)) is not None]
+    falls = [fall for one in study.results if (fall := measure_fall(study, one)) is not None]
     if falls and max(falls) > STEEP:
         said += (
             f" {study.baseline.label} still fell {max(falls):.2g}-fold in the last doubling, where a cheaper step is "
@@ -292,7 +292,7 @@ def limit_trust(study: Study, baseline: Method) -> str:
     """How far the seeds carry."""
     every = (baseline, *study.others)
     counts = [len(method.runs) for method in every]
-    least = max(least_chance(len(baseline.runs), len(method.runs)) for method in study.others)
+    least = max(find_least_chance(len(baseline.runs), len(method.runs)) for method in study.others)
     if min(counts) == 1:
         lone = [method.label for method in every if len(method.runs) == 1]
         who = "every method" if len(lone) == len(counts) else join(lone)

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from diffx.compare.plain import is_number, join, write_value
-from diffx.compare.read import Run, list_leaves
+from diffx.compare.runs.read import Run, list_leaves
 from diffx.errors import DiffxError
+from diffx.run.name import is_part_of_a_run
 
-# Not part of what a method is: where a run wrote, who logged it, which repetition it was.
-BOOKKEEPING = ("seed", "experiment", "logger", "hydra", "runs_dir", "resume", "log_every", "checkpoint_minutes")
 SEVERAL = 4  # more labels than this are not listed one by one
 
 
@@ -40,9 +39,8 @@ class Method:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Dotted names and values of the resolved configuration, bookkeeping left out."""
-        leaves = list_leaves(self.runs[0].config)
-        return {name: value for name, value in leaves if name.split(".")[0] not in BOOKKEEPING}
+        """Dotted names and values of the resolved configuration, but for those that make no other run."""
+        return {name: value for name, value in list_leaves(self.runs[0].config) if is_part_of_a_run(name)}
 
 
 def group_runs(runs: Sequence[Run]) -> list[Method]:
@@ -69,10 +67,10 @@ def make_distinct(methods: Sequence[Method]) -> list[Method]:
             replace(one, label=f"{one.label} ({one.runs[0].key[part]})") if counts[one.label] > 1 else one
             for one in named
         ]
-    return sorted(named, key=lambda method: (len(method.plugins), sort_key(method, named)))
+    return sorted(named, key=lambda method: (len(method.plugins), make_sort_key(method, named)))
 
 
-def sort_key(method: Method, methods: Sequence[Method]) -> tuple[Any, ...]:
+def make_sort_key(method: Method, methods: Sequence[Method]) -> tuple[Any, ...]:
     """Sort key within a number of plugins: by plugin names, then by the swept values as numbers."""
     same = [other for other in methods if other.plugins == method.plugins]
     values = [method.settings.get(name) for name in find_varied([other.settings for other in same])]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from diffx.compare.plain import clean, clean_text
-from diffx.compare.read import Point, Run, keep_finite, list_leaves, make_points, read_lines
+from diffx.compare.runs.read import Point, Run, keep_finite, list_leaves, make_points, read_lines
 from diffx.errors import DiffxError
 
 START = "curve_"

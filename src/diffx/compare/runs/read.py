@@ -16,8 +16,8 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
-from diffx.compare.metric import pick_distances
-from diffx.compare.plain import clean, clean_text
+from diffx.compare.plain import clean, clean_text, join
+from diffx.compare.runs.metric import pick_distances
 from diffx.errors import DiffxError
 
 COSTS = ("gpu_hours", "cpu_hours")
@@ -106,13 +106,13 @@ def find_runs(paths: Iterable[Path]) -> list[Source]:
         if not path.is_dir():
             raise DiffxError(f"{path} is not a folder. Give run directories, or a folder above them such as runs/demo.")
         for folder, below, files in os.walk(path):
-            for source in sources_in(Path(folder).resolve(), files):
+            for source in list_sources(Path(folder).resolve(), files):
                 found[source.curve] = source
             below[:] = [name for name in below if name not in NOT_RUNS]
     return [found[key] for key in sorted(found)]
 
 
-def sources_in(folder: Path, files: Sequence[str]) -> Iterator[Source]:
+def list_sources(folder: Path, files: Sequence[str]) -> Iterator[Source]:
     """The run that a folder is, or the pairs that it holds."""
     if "run.json" in files or "curve.jsonl" in files:
         name = clean_text("/".join(folder.parts[-3:]))
@@ -130,7 +130,7 @@ def read_run(source: Source) -> tuple[Run | None, list[str]]:
         facts = clean(json.loads(read_bytes(source.facts)))
         config = {} if source.config is None else clean(read_settings(source.config))
     except Exception as error:  # any broken file is this run's problem alone
-        return None, [f"skipped: {first_line(error)}"]
+        return None, [f"skipped: {take_first_line(error)}"]
     if not isinstance(facts, dict) or not isinstance(config, dict):
         return None, ["skipped: run.json and config.yaml have to be mappings"]
     if wrong := find_misshapen(facts):
@@ -167,9 +167,10 @@ def describe_end(run: Run, points: Sequence[Point], broke: int | None) -> list[s
     """The sentence that says why a run is skipped or how it ended."""
     status = run.facts.get("status", "complete")
     if broke is not None:
-        reason = clean_text(str(run.facts.get("reason") or "NaN").strip().rstrip("."))
+        reason = clean_text(str(run.facts.get("reason") or "").strip().rstrip("."))
+        said = f"diverged at step {broke}: {reason}" if reason else f"diverged: NaN at step {broke}"
         ends = "its curve ends before" if run.points else "it was never evaluated"
-        return [f"diverged: {reason} at step {broke}; {ends}, and later targets count as not reached"]
+        return [f"{said}; {ends}, and later targets count as not reached"]
     if not points:
         return ["skipped: no evaluations" + (" and the run failed" if status == "failed" else "")]
     if status == "failed":
@@ -291,19 +292,14 @@ def name_same_curves(runs: Sequence[Run]) -> list[str]:
         if curve:
             found.setdefault((run.key, curve), []).append(run)
     return [
-        f"seeds {join_seeds(same)} of {same[0].label} have one and the same curve, digit for digit: if one run was "
-        "copied under several seed numbers, its spread says nothing"
+        f"seeds {join(str(run.seed) for run in same)} of {same[0].label} have one and the same curve, digit for digit: "
+        "if one run was copied under several seed numbers, its spread says nothing"
         for same in found.values()
         if len(same) > 1
     ]
 
 
-def join_seeds(runs: Sequence[Run]) -> str:
-    *most, last = (str(run.seed) for run in runs)
-    return f"{', '.join(most)} and {last}"
-
-
-def first_line(error: Exception) -> str:
+def take_first_line(error: Exception) -> str:
     return clean_text((str(error).splitlines() or [type(error).__name__])[0])
 
 

@@ -1,0 +1,1 @@
+"""YAML that diffx finds through the entry point group `diffx.conf`."""

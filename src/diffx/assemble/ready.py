@@ -1,0 +1,110 @@
+"""Whether all that a run needs is there: found out by one process in a second or two, with the networks on meta, before
+anything large is built and before anything is started on several devices."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from diffx.assemble.model import TrainingModel, build_model
+from diffx.assemble.services import encoder_names
+from diffx.config.settings import Settings
+from diffx.config.target import make, target_of
+from diffx.data import Data
+from diffx.errors import DiffxError
+from diffx.frozen.encoder import find_encoder
+from diffx.processes.devices import check_devices, cost_unit, pick_device
+
+NUMBER, STATES = 4, 2  # bytes of a float32; numbers that AdamW keeps of a parameter
+GIB = 2**30
+
+
+class Ready(NamedTuple):
+    """What looking has built: the model without storage, the data, and the device of this process."""
+
+    sketch: TrainingModel
+    data: Data
+    device: torch.device
+
+
+def look(settings: Settings) -> Ready:
+    """Look for everything that a run needs.
+
+    Raises:
+        DiffxError: settings that no model has, no data, no weights of a teacher, decoder or metric, fewer devices than
+            are asked for, or too little memory.
+    """
+    sketch = build_model(settings, "meta")
+    device = pick_device(settings.trainer.accelerator)
+    _check_device(settings, device)
+    data: Data = make(settings.data.source)
+    _check_shape(settings, sketch, data)
+    for name in encoder_names(data.provide(sketch.plan.needs, sketch.backbone.side)):
+        find_encoder(name)
+    data.decode(torch.zeros(1, *data.shape))  # a decoder without weights must refuse now, not at the first evaluation
+    metrics = settings.eval.metrics
+    if look_for := getattr(target_of(metrics), "look_for", None):
+        look_for(data, **metrics.arguments)
+    check_devices(settings.trainer.accelerator, settings.trainer.devices)
+    _check_memory(settings, sketch, device)
+    return Ready(sketch, data, device)
+
+
+def _check_device(settings: Settings, device: torch.device) -> None:
+    unit, budget = cost_unit(device), settings.budget
+    if budget and list(budget.hours) != [unit]:
+        raise DiffxError(
+            f"budget is given in {', '.join(budget.hours)}, but this device is metered in {unit}; "
+            f"type budget.{unit}= instead."
+        )
+    if settings.trainer.precision == "16-mixed" and device.type == "cpu":
+        raise DiffxError("trainer.precision=16-mixed is for GPUs; type trainer.precision=bf16-mixed or 32-true.")
+
+
+def _check_shape(settings: Settings, sketch: TrainingModel, data: Data) -> None:
+    backbone = sketch.backbone
+    if tuple(data.shape) != backbone.shape:
+        raise DiffxError(
+            f"data={settings.data.name} has samples of shape {data.shape} and the backbone takes {backbone.shape}; "
+            f"type data.channels={data.shape[0]} data.size={data.shape[1]}."
+        )
+    if data.num_classes > backbone.num_classes:
+        raise DiffxError(
+            f"data={settings.data.name} has {data.num_classes} classes and the backbone {backbone.num_classes}; "
+            f"type data.num_classes={data.num_classes}."
+        )
+
+
+def _check_memory(settings: Settings, sketch: TrainingModel, device: torch.device) -> None:
+    """Weights, gradients, the optimizer's state and averages have to fit; activations come on top."""
+    trainer = settings.trainer
+    each = bytes_of_training(sketch.backbone, sketch.plugins, 1 + len(settings.more_ema_decays))
+    if trainer.strategy == "fsdp":
+        each //= trainer.devices * trainer.num_nodes
+    together = trainer.devices if device.type == "cpu" else 1
+    there = memory_of(device)
+    if each * together > there:
+        raise DiffxError(
+            f"Weights, gradients, optimizer and averages take {each / GIB:.1f} GiB in each of {trainer.devices} "
+            f"processes, and there are {there / GIB:.1f} GiB of memory {'' if together > 1 else 'for each '}here; type "
+            "a smaller backbone=, fewer trainer.devices=, or trainer.strategy=fsdp on more of them."
+        )
+
+
+def bytes_of_training(backbone: nn.Module, plugins: Mapping[str, nn.Module], averages: int) -> int:
+    """What a process holds in float32 from its first step on, activations left out."""
+    plain = sum(parameter.numel() for parameter in backbone.parameters())
+    trained = plain + sum(parameter.numel() for plugin in plugins.values() for parameter in plugin.parameters())
+    return NUMBER * ((2 + STATES) * trained + averages * plain)
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes: of a GPU all that it has, on a CPU what is free now."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    facts = Path("/proc/meminfo")
+    lines = facts.read_text().splitlines() if facts.exists() else []
+    free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return free[0] if free else 2**63
