@@ -10,12 +10,14 @@ import torch
 from torch._dynamo import reset
 
 from diffx.step import losses
-from diffx.testing import TinyRun, make_registered, registered, tiny_mdt
+from diffx.testing import TinyRun, make_registered, tiny_mdt
 from diffx.train.module import DiffusionModule
 from diffx_plugins.mdt import MDT
 from diffx_plugins.tread import TREAD
 
-SETS = [names for count in (2, 3) for names in itertools.combinations(registered(), count)]
+LOSSES = ("contrastive", "direction", "dispersive", "layersync", "repa", "sra")
+# Pairs of the methods that meet in blocks, and all that only add a loss, at once.
+SETS = [*itertools.combinations(("mdt", "repa", "tread"), 2), ("mdt", "repa", "tread"), (*LOSSES, "tread"), LOSSES]
 
 
 class Graphs(list[torch.fx.GraphModule]):

@@ -85,8 +85,8 @@ def save_checkpoint(trainer: L.Trainer, run: RunDir, keep_last: bool = True) -> 
     except (OSError, SafetensorError, RuntimeError) as error:
         if trainer.is_global_zero:
             partial.unlink(missing_ok=True)
-        if isinstance(error, RuntimeError) and "writ" not in str(error):
-            raise  # torch says so when the disk is full; this is something else
+        if isinstance(error, RuntimeError) and not any(word in str(error) for word in ("writ", "inline_container")):
+            raise  # torch's writer says one of these when the disk is full; this is something else
         raise DiffxError(
             f"The checkpoint {last} cannot be written ({error}); the one before it is kept. "
             "Free some space and type the same command to go on from it."
