@@ -18,6 +18,7 @@ from diffx import step
 from diffx.assemble.flops import count_flops
 from diffx.assemble.model import build_model
 from diffx.backbone import Backbone
+from diffx.backbone.protocol import Memory
 from diffx.config.settings import Settings
 from diffx.frozen.encoder import encoder_spec
 from diffx.plugin import Batch
@@ -191,8 +192,8 @@ def narrow_stream(backbone: Any, dtype: torch.dtype) -> None:
     """Make the residual stream of this type where it begins; in autocast it stays so."""
     embed = backbone.embed
 
-    def narrowed(x: Tensor, t: Tensor, y: Tensor) -> Any:
-        tokens, cond = embed(x, t, y)
+    def narrowed(x: Tensor, t: Tensor, y: Tensor, memory: Memory) -> Any:
+        tokens, cond = embed(x, t, y, memory)
         return tokens._replace(x=tokens.x.to(dtype)), cond
 
     backbone.embed = narrowed

@@ -1,10 +1,23 @@
 """The contract, run over every registered backbone."""
 
-from diffx.testing import BackboneContract, registered_backbones
+from diffx.plugin import Plugin
+from diffx.testing import BackboneContract, make_registered, registered_backbones
+
+BESIDE = {"reg": ("reg",)}
+"""By backbone, the plugins that bring its further streams."""
+
+
+def beside(name: str) -> dict[str, Plugin]:
+    return {plugin: make_registered(plugin) for plugin in BESIDE.get(name, ())}
+
 
 for _name, _family in registered_backbones().items():
-    globals()[f"Test{_name.upper()}"] = type(f"Test{_name.upper()}", (BackboneContract,), {"family": _family})
+    globals()[f"Test{_name.upper()}"] = type(
+        f"Test{_name.upper()}",
+        (BackboneContract,),
+        {"family": _family, "beside": staticmethod(lambda name=_name: beside(name))},
+    )
 
 
 def test_the_projects_own_backbones_are_registered():
-    assert {"ddt", "dit", "mdt", "uvit"} <= set(registered_backbones())
+    assert {"ddt", "dit", "mdt", "reg", "uvit"} <= set(registered_backbones())

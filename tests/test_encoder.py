@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from diffx.assemble.services import make_encoder
+from diffx.assemble.services import ClassToken, Features, Surroundings, make_encoder
 from diffx.errors import DiffxError
 from diffx.frozen.encoder import SPECS, EncoderSpec, check_grid, encoder_spec
 from diffx.frozen.vision import CLIP, IMAGENET, VisionModel
+from diffx.testing import tiny_backbone
 
 DINO_LIKE = {"img_size": 56, "patch_size": 14, "embed_dim": 32, "depth": 2, "num_heads": 2, "init_values": 1e-1}
 
@@ -142,6 +143,7 @@ def test_every_listed_encoder_is_a_timm_model_of_the_stated_width_and_patch(name
             spec.model.name, pretrained=False, num_classes=0, **size, **dict(spec.model.arguments)
         )
     assert network.embed_dim == spec.dim
+    assert (network.cls_token is not None) == spec.class_token
     assert tuple(network.patch_embed.patch_size) == (spec.model.patch,) * 2
     if "." in spec.model.name:
         assert network.pretrained_cfg["mean"] == spec.model.colours[0]
@@ -157,3 +159,26 @@ def test_weights_in_the_hugging_face_cache_are_used_offline(weights, monkeypatch
     save_file(random_network().state_dict(), repository / "snapshots" / "abc" / "model.safetensors")
     tiny(monkeypatch)
     assert make_encoder("tiny", None, 4, "cpu")(images).shape == (2, 16, 32)
+
+
+def test_the_class_token_is_timms_and_comes_from_the_run_that_gives_the_patches(weights, monkeypatch, images):
+    tiny(monkeypatch)
+    network = random_network()
+    save_file(network.state_dict(), weights / "tiny.safetensors")
+    around = Surroundings(tiny_backbone(), 64)
+    patches, class_token = (make("tiny", around) for make in (Features().make, ClassToken().make))
+    encoder, runs = around.encoder("tiny"), []
+    monkeypatch.setattr(encoder, "_run", lambda image, run=encoder._run: runs.append(image) or run(image))
+    expected = network.forward_features(encoder.preprocess(images)).detach()
+    for _ in range(2):
+        batch = images.clone()
+        torch.testing.assert_close(class_token(batch), expected[:, 0])
+        torch.testing.assert_close(patches(batch), expected[:, 1:])
+    assert len(runs) == 2
+    assert torch.equal(patches(images), patches(images))
+
+
+def test_an_encoder_without_a_class_token_is_refused_where_one_is_needed():
+    with pytest.raises(DiffxError, match=r"encoder siglip_vitb16 has no class token; type one of .*dinov2_vitb14"):
+        ClassToken().check("siglip_vitb16", Surroundings(tiny_backbone(), 64))
+    ClassToken().check("dinov2_vitb14", Surroundings(tiny_backbone(), 64))

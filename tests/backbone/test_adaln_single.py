@@ -6,7 +6,7 @@ import torch
 from diffx.backbone import DiT
 from diffx.backbone.protocol import Memory
 from diffx.errors import DiffxError
-from diffx.testing import TinyRun, make_registered, registered, tiny_backbone, tiny_mdt
+from diffx.testing import make_registered, registered, tiny_backbone, tiny_mdt, try_set
 
 D = 32
 
@@ -57,7 +57,9 @@ def test_with_equal_tables_it_is_adaln_zero_whose_blocks_have_equal_modulation_l
 
 @pytest.mark.parametrize("name", registered())
 def test_every_registered_plugin_trains_on_it(name):
-    run = TinyRun({name: make_registered(name)}, tiny_mdt(conditioning="adaln_single"))
+    run, refusal = try_set({name: make_registered(name)}, tiny_mdt(conditioning="adaln_single"))
+    if run is None:
+        pytest.skip(refusal)
     run.losses(run.draws())["total"].backward()
     assert run.backbone.shared_modulation.linear.weight.grad.any()
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from diffx.backbone.protocol import Memory
 from diffx.errors import DiffxError
 from diffx.step import Draws, walk_with_plugins
 from diffx.testing import TinyRun, tiny_backbone, tiny_mdt
@@ -25,7 +26,7 @@ def masked_pass_by_hand(run: TinyRun, draws: Draws) -> torch.Tensor:
     """The masked forward one sample at a time, straight from section 3 of the paper."""
     backbone, plugin = run.backbone, run.plugins["mdt"]
     x_t = run.objective.noised(draws.x, draws.noise["masked"], draws.t)
-    tokens, cond = backbone.embed(x_t, draws.t, draws.y["masked"])
+    tokens, cond = backbone.embed(x_t, draws.t, draws.y["masked"], Memory())
     outputs = []
     for b in range(4):
         c, keep, embedded = cond[b : b + 1], draws.aux["mdt"]["keep"][b], tokens.x[b : b + 1]
@@ -60,7 +61,7 @@ def test_the_masked_pass_and_its_gradients_equal_another_formula(version):
 def restored(run: TinyRun, draws: Draws) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What enters restore() at kept places, what leaves it everywhere, and which places are masked."""
     plugin, backbone = run.plugins["mdt"], run.backbone
-    outer, cond = backbone.embed(draws.x, draws.t, draws.y["masked"])
+    outer, cond = backbone.embed(draws.x, draws.t, draws.y["masked"], Memory())
     inner = plugin.drop(outer, draws.aux["mdt"])
     out = plugin.restore(inner, outer, cond, draws.aux["mdt"])
     masked = torch.ones(4, 16).scatter(1, draws.aux["mdt"]["keep"], 0.0).bool()

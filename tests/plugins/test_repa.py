@@ -42,7 +42,7 @@ def test_depth_counts_blocks_from_one_and_the_last_is_before_the_head():
     run = TinyRun({"repa": REPA(depth=6, projector_dim=16)})
     draws = run.draws()
     x_t = run.objective.noised(draws.x, draws.noise["main"], draws.t)
-    tokens, cond = run.backbone.embed(x_t, draws.t, draws.y["main"])
+    tokens, cond = run.backbone.embed(x_t, draws.t, draws.y["main"], Memory())
     for depth in range(6):
         tokens = run.backbone.run_block(depth, tokens, cond, Memory())
     expected = by_hand(run.plugins["repa"], tokens.x, draws.aux["repa"][FEATURES])

@@ -48,7 +48,7 @@ def test_with_separate_attention_a_group_does_not_depend_on_the_other():
     draws = run.draws()
     group, other = draws.aux["it"]["group0"][0], draws.aux["it"]["group1"][0]
     plugin = run.plugins["it"]
-    tokens, cond = run.backbone.embed(draws.x, draws.aux["it"]["times"], draws.y["main"])
+    tokens, cond = run.backbone.embed(draws.x, draws.aux["it"]["times"], draws.y["main"], Memory())
     changed = tokens._replace(x=tokens.x.index_fill(1, other, 0.0))
 
     def block(tokens, cond):

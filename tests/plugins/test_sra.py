@@ -44,8 +44,8 @@ def test_without_an_interval_the_loss_is_the_distance_of_two_depths_of_one_pass(
     run = TinyRun({"it": SRA(2, 4, "l2", interval=0.0)})
     draws = run.draws()
     x_t = run.objective.noised(draws.x, draws.noise["main"], draws.t)
-    tokens, cond = run.backbone.embed(x_t, draws.t, draws.y["main"])
-    shallow, deep = (walk_blocks(run.backbone, tokens, cond, until=depth).x for depth in (2, 4))
+    given = (x_t, draws.t, draws.y["main"])
+    shallow, deep = (walk_blocks(run.backbone, *given, until=depth)[0].x for depth in (2, 4))
     expected = F.mse_loss(run.plugins["it"].head(shallow), deep)
     torch.testing.assert_close(run.losses(draws)["it"], expected)
 

@@ -15,7 +15,7 @@ def test_the_prediction_is_that_of_a_loop_over_samples_and_blocks():
     draws = run.draws()
     order = draws.aux["it"]["order"]
     x_t = run.objective.noised(draws.x, draws.noise["main"], draws.t)
-    tokens, cond = run.backbone.embed(x_t, draws.t, draws.y["main"])
+    tokens, cond = run.backbone.embed(x_t, draws.t, draws.y["main"], Memory())
     x = list(tokens.x)
     for depth in range(6):
         for sample in order[depth][:2].tolist():
@@ -31,8 +31,7 @@ def test_the_prediction_is_that_of_a_loop_over_samples_and_blocks():
 def test_what_a_block_adds_is_in_the_mean_over_draws_that_of_the_whole_batch():
     run, totals = TinyRun({"it": StochasticDepth(0.5, "constant", start=5)}), []
     plugin, draws = run.plugins["it"], run.draws()
-    tokens, cond = run.backbone.embed(draws.x, draws.t, draws.y["main"])
-    tokens = walk_blocks(run.backbone, tokens, cond, until=5)
+    tokens, cond = walk_blocks(run.backbone, draws.x, draws.t, draws.y["main"], until=5)
 
     def block(tokens, cond):
         return run.backbone.run_block(5, tokens, cond, Memory())
@@ -63,8 +62,8 @@ def test_a_conditioning_of_each_token_is_cut_with_the_samples():
     run = TinyRun({"it": StochasticDepth(0.5, "constant", start=2, end=2)})
     draws = run.draws()
     times = draws.t[:, None].expand(-1, 16)
-    tokens, cond = run.backbone.embed(draws.x, times, draws.y["main"])
-    same, same_cond = run.backbone.embed(draws.x, draws.t, draws.y["main"])
+    tokens, cond = run.backbone.embed(draws.x, times, draws.y["main"], Memory())
+    same, same_cond = run.backbone.embed(draws.x, draws.t, draws.y["main"], Memory())
 
     def block(tokens, cond):
         return run.backbone.run_block(2, tokens, cond, Memory())

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from diffx.backbone import DiT
+from diffx.backbone.protocol import Memory
 from diffx.errors import DiffxError
 from diffx.plugin import Plugin, Span
 from diffx.testing import TinyRun, tiny_backbone
@@ -30,7 +31,7 @@ def routed_by_mask(run: TinyRun, draws, start: int, stop: int) -> torch.Tensor:
     """The denoising loss by another formula: every token walks, skipped ones are hidden from attention and reset."""
     backbone, keep = run.backbone, draws.aux["tread"]["keep"]
     x_t = run.objective.noised(draws.x, draws.noise["main"], draws.t)
-    tokens, cond = backbone.embed(x_t, draws.t, draws.y["main"])
+    tokens, cond = backbone.embed(x_t, draws.t, draws.y["main"], Memory())
     x, here = tokens.x, torch.zeros(4, 16, 1).scatter(1, keep[..., None], 1.0)
     for depth, block in enumerate(backbone.blocks):
         out = masked_block(block, x, cond, here if start <= depth < stop else torch.ones_like(here))

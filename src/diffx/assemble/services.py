@@ -5,31 +5,52 @@ where packages of others add their own.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from diffx.backbone import Backbone
 from diffx.backbone.teacher import NetworkTeacher
-from diffx.frozen.encoder import check_grid, encoder_spec
+from diffx.errors import DiffxError
+from diffx.frozen.encoder import SPECS, check_grid, encoder_spec
 from diffx.frozen.vision import VisionEncoder
+from diffx.pixels.values import signed
 
 if TYPE_CHECKING:
     from diffx.data import Data, LabelledReference
+    from diffx.embedded.architecture import TokenEncoder
 
 Service = Callable[..., Any]
 GROUP = "diffx.services"
+CPU = torch.device("cpu")
 
 
-class Surroundings(NamedTuple):
-    """What a service is built for. data: None where nobody trains, as for the plan."""
+class Encoder(Protocol):
+    """A frozen encoder of uint8 images (B, C, H, W): tokens (B, side², dim), and a class token (B, dim)."""
+
+    def __call__(self, image: Tensor) -> Tensor: ...
+    def class_token(self, image: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a service is built for. data: None where nobody trains, as for the plan. encoders: those that are made, and
+    that the services of a run share."""
 
     backbone: Backbone
     image_size: int
     data: "Data | None" = None
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
+    encoders: dict[str, Encoder] = field(default_factory=dict)
+
+    def encoder(self, name: str) -> Encoder:
+        """Encoder `name`, made once."""
+        if name not in self.encoders:
+            self.encoders[name] = make_encoder(name, self.data, self.backbone.side, self.device)
+        return self.encoders[name]
 
 
 class Provider(Protocol):
@@ -59,7 +80,24 @@ class Features:
         return lambda image: torch.zeros(len(image), count, dim)
 
     def make(self, name: str, around: Surroundings) -> Service:
-        return make_encoder(name, around.data, around.backbone.side, around.device)
+        return around.encoder(name)
+
+
+class ClassToken:
+    """class_token/ENCODER: the class token (B, dim) of a frozen vision encoder, which runs once for it and features."""
+
+    def check(self, name: str, around: Surroundings) -> None:
+        check_grid(encoder_spec(name), name, around.image_size, around.backbone.side)
+        if not encoder_spec(name).class_token:
+            having = ", ".join(other for other, spec in SPECS.items() if spec.class_token)
+            raise DiffxError(f"encoder {name} has no class token; type one of {having}.")
+
+    def stand_in(self, name: str, backbone: Backbone) -> Service:
+        dim = encoder_spec(name).dim
+        return lambda image: torch.zeros(len(image), dim)
+
+    def make(self, name: str, around: Surroundings) -> Service:
+        return around.encoder(name).class_token
 
 
 class Average:
@@ -77,7 +115,7 @@ class Average:
 
 def providers() -> dict[str, Provider]:
     """Who provides each kind of need, diffx's own and those of other packages."""
-    found: dict[str, Provider] = {"features": Features(), "ema": Average()}
+    found: dict[str, Provider] = {"features": Features(), "class_token": ClassToken(), "ema": Average()}
     for entry in entry_points(group=GROUP):
         found[entry.name] = entry.load()()
     return found
@@ -120,10 +158,11 @@ def make_services(needs: Iterable[str], around: Surroundings) -> dict[str, Servi
 
 def encoder_names(needs: Iterable[str]) -> list[str]:
     """The frozen encoders among what plugins need, each once."""
-    return list(dict.fromkeys(n.removeprefix("features/") for n in needs if n.startswith("features/")))
+    split = (_kind(need) for need in needs)
+    return list(dict.fromkeys(name for kind, name in split if kind in ("features", "class_token")))
 
 
-def make_encoder(name: str, data: "Data | None", side: int, device: torch.device | str) -> Callable[[Tensor], Tensor]:
+def make_encoder(name: str, data: "Data | None", side: int, device: torch.device | str) -> Encoder:
     """Encoder `name` for a backbone of side² tokens: uint8 images (B, C, H, W) to float32 (B, side², dim) on `device`.
 
     "embedded" is the small one that diffx trains from `data`; all others come from timm (docs/prepare.md lists their
@@ -137,10 +176,19 @@ def make_encoder(name: str, data: "Data | None", side: int, device: torch.device
         return VisionEncoder(name, spec.model, side, torch.device(device))
     from diffx.embedded.networks import encoder as embedded_encoder
 
-    network = embedded_encoder(cast("LabelledReference", data)).to(device)
+    return Embedded(embedded_encoder(cast("LabelledReference", data)).to(device), side, device)
+
+
+class Embedded:
+    """The small encoder that diffx trains itself; its class token is its mean token."""
+
+    def __init__(self, network: "TokenEncoder", side: int, device: torch.device | str) -> None:
+        self._network, self._side, self._device = network, side, device
 
     @torch.no_grad()
-    def encode(image: Tensor) -> Tensor:
-        return network(image.to(device), side)
+    def __call__(self, image: Tensor) -> Tensor:
+        return self._network(image.to(self._device), self._side)
 
-    return encode
+    @torch.no_grad()
+    def class_token(self, image: Tensor) -> Tensor:
+        return self._network.pooled(signed(image.to(self._device)))

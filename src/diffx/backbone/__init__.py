@@ -4,6 +4,7 @@ from diffx.backbone.ddt import DDT
 from diffx.backbone.dit import DiT
 from diffx.backbone.mdt import MDTBackbone
 from diffx.backbone.protocol import Backbone
+from diffx.backbone.reg import REGBackbone
 from diffx.backbone.uvit import UViT
 
-__all__ = ["DDT", "Backbone", "DiT", "MDTBackbone", "UViT"]
+__all__ = ["DDT", "Backbone", "DiT", "MDTBackbone", "REGBackbone", "UViT"]

@@ -90,7 +90,7 @@ class Latents:
                 and (self.root / need.replace("/", "-") / "manifest.json").exists()
             ):
                 self._provide_features(name, side)
-            elif name != need:
+            elif name != need or need.startswith("class_token/"):
                 left.append(need)
                 self._provide_images()
             elif need == "image":

@@ -17,7 +17,7 @@ class EncoderSpec:
     dim: width of its tokens. stride: pixels of the image that a token covers (REPA runs DINOv2 on 224 px for an image
     of 256, so that its 14-pixel patches cover 16 pixels of the image). pooled: a grid that is a whole number of times
     finer than the backbone's may be average-pooled. family, training: what it is kin to. model: what timm runs; None
-    for the embedded one.
+    for the embedded one. class_token: whether it has one; the mean token is that of the embedded one.
     """
 
     dim: int
@@ -26,11 +26,13 @@ class EncoderSpec:
     family: str
     training: str
     pooled: bool = False
+    class_token: bool = True
 
 
 def _vit(dim: int, name: str, patch: int, family: str, **settings: object) -> EncoderSpec:
     training = "image-text" if family in ("clip", "siglip") else "self-supervised"
-    return EncoderSpec(dim, 16, VisionModel(name, patch, **settings), family, training)  # type: ignore[arg-type]
+    model = VisionModel(name, patch, **settings)  # type: ignore[arg-type]
+    return EncoderSpec(dim, 16, model, family, training, class_token=family not in ("siglip", "ijepa"))
 
 
 def _dinov2(dim: int, size: str) -> EncoderSpec:

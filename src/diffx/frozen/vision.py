@@ -1,5 +1,6 @@
 """Vision transformers of timm as frozen encoders: weights, preprocessing, tokens."""
 
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ class VisionModel:
 
 
 class VisionEncoder:
-    """A frozen timm model: uint8 images (B, 1 or 3, H, W) to patch tokens float32 (B, side², dim).
+    """A frozen timm model: uint8 images (B, 1 or 3, H, W) to patch tokens float32 (B, side², dim), and class_token() to
+    (B, dim). Asked for both of one batch it runs once.
 
     Not a module, so that it is in no checkpoint, optimizer or EMA. Images are resized to patch·side pixels: 224 for
     DINOv2 on a grid of 16. On a GPU it runs in bfloat16 autocast.
@@ -55,6 +57,7 @@ class VisionEncoder:
         self.resize_first, self.final_norm = model.resize_first, model.final_norm
         self._mean, self._std = (torch.tensor(c, device=device).view(1, 3, 1, 1) for c in model.colours)
         self._network = pretrained(name, model, self.edge).to(device).eval().requires_grad_(False)
+        self._rest: tuple[weakref.ref[Tensor] | None, dict[str, Tensor]] = (None, {})
 
     def compile(self) -> None:
         """Compile the network; FLOPs have to be counted before, since a counter sees nothing of a compiled one."""
@@ -65,14 +68,37 @@ class VisionEncoder:
         """The timm model, for those who listen to its layers."""
         return self._network
 
-    @torch.no_grad()
     def __call__(self, image: Tensor) -> Tensor:
+        return self._one_of("patches", image)
+
+    def class_token(self, image: Tensor) -> Tensor:
+        """(B, dim), after the last norm where the patches are. Not every model has one (EncoderSpec.class_token)."""
+        return self._one_of("class", image)
+
+    def _one_of(self, wanted: str, image: Tensor) -> Tensor:
+        """One output for these images; the other is kept until it is asked for, or other images come."""
+        batch, rest = self._rest
+        if batch is None or batch() is not image or wanted not in rest:
+            rest = self._run(image)
+        found = rest.pop(wanted)
+        self._rest = (weakref.ref(image), rest)
+        return found
+
+    @torch.no_grad()
+    def _run(self, image: Tensor) -> dict[str, Tensor]:
         half = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             (tokens,) = self._network.forward_intermediates(
-                self.preprocess(image), indices=1, norm=self.final_norm, output_fmt="NLC", intermediates_only=True
+                self.preprocess(image),
+                indices=1,
+                norm=self.final_norm,
+                output_fmt="NLC",
+                intermediates_only=True,
+                return_prefix_tokens=self._network.num_prefix_tokens > 0,
             )
-        return tokens.float()
+        if isinstance(tokens, tuple):
+            return {"patches": tokens[0].float(), "class": tokens[1][:, 0].float()}
+        return {"patches": tokens.float()}
 
     def preprocess(self, image: Tensor) -> Tensor:
         """uint8 (B, 1 or 3, H, W) to float32 (B, 3, edge, edge) as the network was trained to see it."""

@@ -3,14 +3,13 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from diffx.backbone import Backbone
-from diffx.backbone.protocol import Condition, pack, unpack
+from diffx.backbone.protocol import Condition, Shape, pack, unpack
 from diffx.errors import DiffxError
 
 Network = Callable[[Tensor, Tensor, Condition], Tensor]  # x_t (B, C, H, W), t (B,), y -> output
@@ -40,10 +39,12 @@ class Guidance:
 
     scale: 1 is no guidance and costs one forward instead of two. low, high: the interval of times in which it acts,
     both ends included; t = 1 is noise, so high < 1 switches it off at the noisy end (Kynkäänniemi et al. 2024).
-    channels: how many leading channels are guided, None for all; DiT, SiT and MDT guide 3 of 4, REPA and TREAD all.
+    channels: how many leading channels of the image are guided, None for all; DiT, SiT and MDT guide 3 of 4, REPA and
+    TREAD all.
     power: MDT's power-cosine schedule, 1 + (scale − 1) (1 − cos(π (1 − t)^power)) / 2, which is `scale` at the data's
     end and 1 at the noise's; None for a constant scale. MDT's command has scale 3.8 and power 4.
-    streams: constant scales of streams of the state beside the image, such as {class: 1.5} of REG; others have `scale`.
+    streams: constant scales of streams of the state beside the image, such as {class: 1.5} of REG, where `scale` acts;
+    others have `scale`.
     """
 
     scale: float = 1.0
@@ -91,24 +92,18 @@ class Guidance:
         conditions = tree_map(lambda given, instead: torch.cat([given, instead]), y, null)
         both = torch.cat([x, x])
         conditional, unconditional = network(both, times_of(t, both), conditions).chunk(2)
-        guided = unconditional + scale * (conditional - unconditional)
-        if self.streams:
-            guided = self._by_stream(cast(Backbone, network), guided, conditional, unconditional)
-        if self.channels is None:
-            return guided
-        return torch.cat([guided[:, : self.channels], conditional[:, self.channels :]], dim=1)
-
-    def _by_stream(self, network: Backbone, guided: Tensor, conditional: Tensor, unconditional: Tensor) -> Tensor:
-        """The guided output with the streams that have a scale of their own guided by that."""
-        assert self.streams is not None
-        if unknown := [name for name in self.streams if name not in network.streams]:
+        shapes: Mapping[str, Shape] = getattr(network, "streams", {"image": x.shape[1:]})
+        if unknown := [name for name in self.streams or {} if name not in shapes]:
             raise DiffxError(
-                f"guidance.streams.{unknown[0]} is no stream of this backbone; there are {', '.join(network.streams)}."
+                f"guidance.streams.{unknown[0]} is no stream of this backbone; there are {', '.join(shapes)}."
             )
-        whole, with_label, without = (unpack(part, network.streams) for part in (guided, conditional, unconditional))
-        for name, scale in self.streams.items():
-            whole[name] = without[name] + scale * (with_label[name] - without[name])
-        return pack(whole)
+        with_label, without = unpack(conditional, shapes), unpack(unconditional, shapes)
+        scales = dict.fromkeys(shapes, scale) | dict(self.streams or {})
+        guided = {name: without[name] + scales[name] * (with_label[name] - without[name]) for name in shapes}
+        if self.channels is not None:
+            image = [guided["image"][:, : self.channels], with_label["image"][:, self.channels :]]
+            guided["image"] = torch.cat(image, dim=1)
+        return pack(guided)
 
 
 def times_of(t: float | Tensor, x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diffx.assemble.flops import count_flops
 from diffx.backbone import Backbone
+from diffx.backbone.protocol import state_shape
 from diffx.errors import DiffxError
 from diffx.planner import MAIN, make_phases, make_view
 from diffx.plugin import Plugin
@@ -64,7 +65,8 @@ class PluginContract:
     def test_switched_off_the_step_runs_the_plain_backbones_operations_bit_for_bit(self) -> None:
         plain, run = self.backbone(), self.start()
         view = make_view(MAIN, run.backbone, {})
-        x, t, y = run.batch["x"], torch.linspace(0, 1, BATCH), run.batch["y"]
+        x = torch.randn(BATCH, *state_shape(plain), generator=torch.Generator().manual_seed(3))
+        t, y = torch.linspace(0, 1, BATCH), run.batch["y"]
         with torch.no_grad(), Operations() as expected:
             wanted = plain(x, t, y)
         with torch.no_grad(), Operations() as walked:

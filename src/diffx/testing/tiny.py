@@ -68,12 +68,20 @@ def stand_in_encoder(dim: int, side: int) -> Callable[[Tensor], Tensor]:
     return encode
 
 
+def stand_in_class_token(dim: int) -> Callable[[Tensor], Tensor]:
+    """A deterministic class token: images uint8 (B, 3, H, W) -> (B, dim), waves of the mean colour."""
+    encode = stand_in_encoder(dim, 1)
+    return lambda image: encode(image)[:, 0]
+
+
 def stand_in_services(plugins: Iterable[Plugin], backbone: Backbone) -> Services:
     """A stand-in for every service that a plugin needs: encoders that see the image, and the providers' own."""
     needs = [need for plugin in plugins for need in plugin.needs]
     names = [need.removeprefix("features/") for need in needs if need.startswith("features/")]
     encoders = {f"features/{name}": stand_in_encoder(encoder_spec(name).dim, backbone.side) for name in names}
-    return {**stand_ins(needs, backbone), **encoders}
+    names = [need.removeprefix("class_token/") for need in needs if need.startswith("class_token/")]
+    pooled = {f"class_token/{name}": stand_in_class_token(encoder_spec(name).dim) for name in names}
+    return {**stand_ins(needs, backbone), **encoders, **pooled}
 
 
 def tiny_batch() -> dict[str, Tensor]:

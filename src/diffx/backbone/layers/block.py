@@ -83,8 +83,12 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation: nn.Module = own
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        return self.linear(self.modulated(x, cond))
+
+    def modulated(self, x: Tensor, cond: Tensor) -> Tensor:
+        """What the output layer reads: the tokens (B, N, D), normalised, shifted and scaled."""
         shift, scale = self.adaLN_modulation(cond).chunk(2, dim=-1)
-        return self.linear(modulate(self.norm_final(x), shift, scale))
+        return modulate(self.norm_final(x), shift, scale)
 
 
 def initialise_linears(module: nn.Module) -> None:
