@@ -46,6 +46,9 @@ def probe(settings: Settings, weights: Path, levels: list[float], encoder: str, 
             f"--t {wrong[0]:g} is no noise level; type numbers between 0 (data) and 1 (noise), as in --t 0.5."
         )
     model, device = build_model(settings), pick_device(settings.trainer.accelerator)
+    if len(model.backbone.streams) > 1:
+        beside = ", ".join(name for name in model.backbone.streams if name != "image")
+        raise DiffxError(f"This backbone denoises {beside} beside the image, which a probe has not; probe another run.")
     load_backbone(model.backbone, weights)
     backbone = model.backbone.to(device).eval()
     fit, test, what = probed_images(settings, count, encoder, backbone.side, device)
