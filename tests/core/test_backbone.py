@@ -67,6 +67,32 @@ def test_a_fresh_backbone_outputs_exactly_zero():
     assert not out.any()
 
 
+@pytest.mark.parametrize("family", [DiT, MDTBackbone])
+def test_without_zero_init_modulations_and_output_start_as_every_linear_layer_does(family):
+    """The standard deviations of CompVis/tread at S/2: sqrt(2 / (in + out))."""
+    fresh = family(
+        hidden_size=384,
+        depth=2,
+        num_heads=6,
+        zero_init=False,
+        **({"decoder_layers": 1} if family is MDTBackbone else {}),
+    )
+    for layer, std in [
+        (fresh.blocks[0].adaLN_modulation[1], 0.0273),
+        (fresh.final_layer.adaLN_modulation[1], 0.0417),
+        (fresh.final_layer.linear, 0.0707),
+    ]:
+        assert layer.weight.std().item() == pytest.approx(std, rel=0.03)
+
+
+@pytest.mark.parametrize("position", ["sincos", "learned", "rope"])
+def test_the_residual_stream_is_float32_in_autocast_whatever_tells_the_position(position):
+    backbone = tiny_backbone(position=position)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        tokens, _ = backbone.embed(torch.randn(2, 4, 8, 8), torch.rand(2), torch.zeros(2, dtype=torch.long), Memory())
+    assert tokens.x.dtype == torch.float32
+
+
 def test_the_first_half_of_the_position_table_tells_the_column_and_the_second_the_row():
     table = sincos_table(8, 3).view(3, 3, 8)
     assert torch.equal(table[0, :, :4], table[2, :, :4])

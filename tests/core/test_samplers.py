@@ -36,6 +36,18 @@ def test_halving_the_step_halves_the_error_of_euler():
     assert 1.8 < error_of(Euler(40)) / error_of(Euler(80)) < 2.2
 
 
+def test_both_forwards_of_a_heun_interval_are_guided_as_its_beginning_is():
+    """At t = 1, .75, .5, .25 with guidance up to .7, the corrector of the interval from .75 to .5 is not guided."""
+    rows = []
+
+    def network(x, t, y):
+        rows.append((round(t[0].item(), 2), len(x)))
+        return torch.zeros_like(x)
+
+    Heun(7)(field(network, guidance=Guidance(2.0, high=0.7)), start(), None)
+    assert rows == [(1.0, 2), (0.75, 2), (0.75, 2), (0.5, 2), (0.5, 4), (0.25, 4), (0.25, 4)]
+
+
 def test_halving_the_step_quarters_the_error_of_heun():
     """The last interval, uncorrected, adds an error of its length squared, so the order stays two."""
     assert 3.4 < error_of(Heun(79)) / error_of(Heun(159)) < 4.6

@@ -78,6 +78,23 @@ def precision_recall(samples: torch.Tensor, reference: torch.Tensor) -> tuple[fl
     return precision(samples, reference), recall(samples, reference)
 
 
+def test_points_on_the_surface_of_a_ball_are_inside_as_in_exact_arithmetic() -> None:
+    rng = torch.Generator().manual_seed(0)
+    a, b = (torch.randint(0, 4, (200, 6), generator=rng) + offset for offset in (0, 1))
+
+    def covered(points: torch.Tensor, balls: torch.Tensor) -> float:
+        def squared(x: torch.Tensor) -> torch.Tensor:
+            return (x[:, None] - balls[None]).square().sum(2)
+
+        radii = squared(balls).sort(dim=1).values[:, 3]
+        return (squared(points) <= radii).any(1).double().mean().item()
+
+    assert precision(a.float(), b.float()) == covered(a, b)
+    assert recall(a.float(), b.float()) == covered(b, a)
+    far = 1000  # where float32 would lose digits
+    assert precision(a.float() + far, b.float() + far) == covered(a, b)
+
+
 def test_a_set_covers_itself() -> None:
     points = normal(50, 8)
     assert precision_recall(points, points) == (1.0, 1.0)

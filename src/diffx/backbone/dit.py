@@ -29,6 +29,8 @@ class DiT(Backbone):
     position: "sincos" (fixed), "learned" (starts as sincos) or "rope". norm: "layernorm" | "rmsnorm".
     mlp: "gelu" | "swiglu". qk_norm: RMSNorm on queries and keys.
     conditioning: "adaln_zero", a modulation layer in every block, or "adaln_single", one for all (PixArt).
+    zero_init: modulations and the output start at zero; false for TREAD's published runs, whose code zeroes them and
+    then draws all layers anew.
 
     Raises DiffxError when sizes do not fit each other.
     """
@@ -51,6 +53,7 @@ class DiT(Backbone):
         mlp: str = "gelu",
         qk_norm: bool = False,
         conditioning: str = "adaln_zero",
+        zero_init: bool = True,
     ) -> None:
         super().__init__()
         check_sizes(input_size, patch_size, hidden_size, num_heads, depth)
@@ -77,7 +80,7 @@ class DiT(Backbone):
         self.blocks = nn.ModuleList(self.new_block() for _ in range(depth))
         out_channels = 2 * in_channels if learn_sigma else in_channels
         self.final_layer = FinalLayer(hidden_size, patch_size, out_channels, norm, shared)
-        initialise(self)
+        initialise(self, zero_init)
 
     def new_block(self) -> Block:
         """A block like those of this backbone, freshly initialised (the identity)."""
@@ -87,8 +90,8 @@ class DiT(Backbone):
         """x (B, C, H, W), t (B,) or (B, N), y (B,) -> all tokens (B, N, D) and the conditioning (B, D), or (B, 7D) if
         shared. With times for each token, each has a conditioning of its own, and the sample's is their mean."""
         tokens = self.x_embedder(x)
-        if hasattr(self, "pos_embed"):
-            tokens = tokens + self.pos_embed
+        # Without a table nothing else would make the residual stream float32 in autocast.
+        tokens = tokens + self.pos_embed if hasattr(self, "pos_embed") else tokens.float()
         return embed_condition(self, Tokens(tokens), t, y)
 
     def run_block(self, depth: int, tokens: Tokens, cond: Tensor, memory: Memory) -> Tokens:
@@ -144,8 +147,9 @@ def fresh_block(block: Block) -> Block:
     return block
 
 
-def initialise(net: Any) -> None:
-    """DiT's initialisation; every residual branch and the output start at zero."""
+def initialise(net: Any, zero_init: bool = True) -> None:
+    """DiT's initialisation; with zero_init every residual branch and the output start at zero, else with the weights that
+    all linear layers start with (CompVis/tread)."""
     initialise_linears(net)
     weight = net.x_embedder.proj.weight
     nn.init.xavier_uniform_(weight.view(weight.shape[0], -1))
@@ -153,6 +157,8 @@ def initialise(net: Any) -> None:
     nn.init.normal_(net.y_embedder.embedding_table.weight, std=0.02)
     nn.init.normal_(net.t_embedder.mlp[0].weight, std=0.02)
     nn.init.normal_(net.t_embedder.mlp[2].weight, std=0.02)
+    if not zero_init:
+        return
     for adaptive in [*net.blocks, net.final_layer]:
         zero(adaptive.adaLN_modulation)
     if net.shared_modulation is not None:

@@ -56,6 +56,7 @@ class MDTBackbone(Backbone):
         mlp: str = "gelu",
         qk_norm: bool = False,
         conditioning: str = "adaln_zero",
+        zero_init: bool = True,
         relative_bias: bool = False,
         decoder_layers: int = 2,
         skips: bool = False,
@@ -102,7 +103,7 @@ class MDTBackbone(Backbone):
         self.blocks = nn.ModuleList(self.new_block(skip=d in self.skips) for d in range(depth))
         out_channels = 2 * in_channels if learn_sigma else in_channels
         self.final_layer = FinalLayer(hidden_size, patch_size, out_channels, norm, shared)
-        initialise(self)
+        initialise(self, zero_init)
 
     def new_block(self, skip: bool = False) -> Block:
         """A block like those of this backbone, freshly initialised (the identity)."""
@@ -111,8 +112,8 @@ class MDTBackbone(Backbone):
     def embed(self, x: Tensor, t: Tensor, y: Tensor, memory: Memory) -> tuple[Tokens, Tensor]:
         """As DiT's."""
         tokens = self.x_embedder(x)
-        if hasattr(self, "pos_embed"):
-            tokens = tokens + self.pos_embed
+        # Without a table nothing else would make the residual stream float32 in autocast.
+        tokens = tokens + self.pos_embed if hasattr(self, "pos_embed") else tokens.float()
         return embed_condition(self, Tokens(tokens), t, y)
 
     def run_block(self, depth: int, tokens: Tokens, cond: Tensor, memory: Memory) -> Tokens:

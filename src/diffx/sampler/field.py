@@ -32,9 +32,9 @@ class Field:
         data, noise = self.objective.ends
         return noise, data
 
-    def velocity(self, x: Tensor, t: float) -> Tensor:
-        """The probability-flow velocity dx/dt (B, C, H, W), float64."""
-        return self.objective.velocity(self.output(x, t), x, self._times(x, t))
+    def velocity(self, x: Tensor, t: float, guided_as: float | None = None) -> Tensor:
+        """The probability-flow velocity dx/dt (B, C, H, W), float64. guided_as: the time whose guidance holds."""
+        return self.objective.velocity(self.output(x, t, guided_as), x, self._times(x, t))
 
     def velocity_and_score(self, x: Tensor, t: float) -> tuple[Tensor, Tensor]:
         """Both from a single forward."""
@@ -45,11 +45,11 @@ class Field:
         """The clean data (B, C, H, W) that the network expects behind x, float64."""
         return self.objective.data(self.output(x, t), x, self._times(x, t))
 
-    def output(self, x: Tensor, t: float) -> Tensor:
+    def output(self, x: Tensor, t: float, guided_as: float | None = None) -> Tensor:
         """The network's own guided output (B, C or 2C, H, W), float64."""
         self.nfe += 1
         x_in, times = self.objective.inputs(x, self._times(x, t))
-        position = self.objective.position(t)
+        position = self.objective.position(t if guided_as is None else guided_as)
         return self.guidance(self.network, x_in.float(), times[0], self.y, self.null, position).double()
 
     @staticmethod

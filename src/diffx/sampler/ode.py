@@ -30,7 +30,10 @@ class Euler:
 
 
 class Heun:
-    """Heun's second-order rule; no correction on the last interval, so n intervals cost nfe = 2n − 1 (REPA, EDM)."""
+    """Heun's second-order rule; no correction on the last interval, so n intervals cost nfe = 2n − 1 (REPA, EDM).
+
+    Both forwards of an interval are guided as its beginning is (REPA): where guidance begins or ends that decides.
+    """
 
     asks = "velocity"
 
@@ -49,7 +52,7 @@ class Heun:
             slope = field.velocity(x, t)
             guess = x + (following - t) * slope
             if k < intervals - 1:
-                slope = (slope + field.velocity(guess, following)) / 2
+                slope = (slope + field.velocity(guess, following, guided_as=t)) / 2
                 guess = x + (following - t) * slope
             x = guess
         return x
