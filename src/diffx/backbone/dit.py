@@ -148,8 +148,8 @@ def fresh_block(block: Block) -> Block:
 
 
 def initialise(net: Any, zero_init: bool = True) -> None:
-    """DiT's initialisation. With zero_init residual branches and the output start at zero, else as other layers do (as in
-    CompVis/tread)."""
+    """DiT's initialisation: residual branches and the output start at zero, or with zero_init=False as other layers
+    (CompVis/tread)."""
     initialise_linears(net)
     weight = net.x_embedder.proj.weight
     nn.init.xavier_uniform_(weight.view(weight.shape[0], -1))
