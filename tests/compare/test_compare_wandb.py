@@ -87,7 +87,7 @@ def test_without_the_extra_it_is_named_and_nothing_is_written(
     write_run(root, "plain")
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     monkeypatch.setitem(sys.modules, "wandb_workspaces.reports.v2", None)
-    with pytest.raises(DiffxError, match=r"pip install 'diffx\[report\]'"):
+    with pytest.raises(DiffxError, match=r"pip install 'diffx-train\[report\]'"):
         compare([root], tmp_path / "report", destination=Destination())
     assert not (tmp_path / "report").exists()
 

@@ -15,7 +15,7 @@ def test_the_loss_is_that_of_a_network_without_these_blocks():
     run = TinyRun({"it": Identity(1, 3)})
     draws = run.draws()
     tokens, cond = run.backbone.embed(
-        run.objective.noised(draws.x, draws.noise["main"], draws.t), draws.t, draws.y["main"]
+        run.objective.noised(draws.x, draws.noise["main"], draws.t), draws.t, draws.y["main"], Memory()
     )
     for depth in (0, 4, 5):
         tokens = run.backbone.run_block(depth, tokens, cond, Memory())

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from torch import Tensor
+from torchmetrics import Metric
 
 from diffx.prepare.job import Job, Process, Row, cut
 
@@ -26,7 +27,7 @@ class CountedOnly:
     identity = "counted"
 
     def __init__(self, **settings: object) -> None:
-        pass
+        self.metrics: dict[str, Metric] = {}
 
     def __call__(self, batches: Iterable[Tensor]) -> dict[str, float]:
         return {"samples": float(sum(len(batch) for batch in batches))}
