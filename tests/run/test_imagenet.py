@@ -124,7 +124,7 @@ def test_the_number_of_processes_that_read_batches_changes_no_bit(prepared: Path
 @pytest.mark.slow
 def test_samples_of_a_run_on_latents_are_decoded_to_pictures(prepared: Path, place: Path) -> None:
     run = train(compose_config([*RUN, "runs_dir=sampled", "max_steps=2"]))
-    with started(place, "-m", "diffx.sample", str(run.path), "-n", "6") as process:
+    with started(place, "-m", "diffx.sample", str(run.path), "-n", "6", "--trust") as process:
         output = process.stdout.read()
     assert process.returncode == 0, output
     samples = np.load(run.path / "samples/samples.npz", allow_pickle=False)["arr_0"]
