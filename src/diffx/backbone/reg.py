@@ -57,6 +57,7 @@ class REGBackbone(Backbone):
         qk_norm: bool = False,
         conditioning: str = "adaln_zero",
         class_dim: int = 768,
+        zero_init: bool = True,
     ) -> None:
         super().__init__()
         check_sizes(input_size, patch_size, hidden_size, num_heads, depth)
@@ -97,7 +98,7 @@ class REGBackbone(Backbone):
         self.blocks = nn.ModuleList(self.new_block() for _ in range(depth))
         self.final_layer = FinalLayer(hidden_size, patch_size, in_channels, norm, shared)
         self.class_head = nn.Linear(hidden_size, class_dim)
-        initialise(self)
+        initialise(self, zero_init)
         zero(self.class_head)
 
     @property
