@@ -26,8 +26,8 @@ class View:
 
     entering[p] tokens are present where plugin p drops; one of the counts kept[p] stays, drawn each step, the extra[p]
     that stand behind the grid among them. behind[d]: as many of the tokens that are read before block d stand there.
-    attends: blocks whose queries and keys somebody wants. wraps[d]: the plugin around block d. retimes: the plugin that
-    gives each token a time. weighs: that weighs the error.
+    attends: blocks whose queries and keys somebody wants. wraps[d]: the plugin around block d. couples: the plugin that
+    chooses the noise of each sample. retimes: that gives each token a time. weighs: that weighs the error.
     """
 
     name: str
@@ -39,6 +39,7 @@ class View:
     behind: tuple[int, ...] = ()
     attends: frozenset[int] = frozenset()
     wraps: Mapping[int, str] = field(default_factory=dict)
+    couples: str | None = None
     retimes: str | None = None
     weighs: str | None = None
 
@@ -204,6 +205,7 @@ def make_view(name: str, backbone: Backbone, plugins: Plugins) -> View:
         tuple(layout.behind),
         frozenset(block for p in plugins.values() for block in p.attends),
         wraps,
+        _only_one("couple", "chooses the noise of each sample", plugins),
         retimes,
         _only_one("visible", "weighs the denoising error", plugins),
     )
@@ -359,7 +361,7 @@ def _check_declaration(name: str, plugin: Plugin, depth: int) -> None:
             )
         if not all(0 <= rate < 1 for rate in span.rates):
             raise DiffxError(f"plugins.{name} drops a share of {span.rate} of the tokens; type a share in [0, 1).")
-    if not plugin.has_loss and any(plugin.initial_weights.values()):
+    if not plugin.has_loss and plugin.is_weighted:
         raise DiffxError(f"plugins.{name}.weight is set, but this plugin adds no loss; remove the weight.")
 
 

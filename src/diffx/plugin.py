@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from diffx.backbone import Backbone
 from diffx.errors import DiffxError
 from diffx.objective import Objective
+from diffx.schedule import Schedule, is_schedule, make_schedule
 from diffx.tokens import Tokens, keep, scatter
 
-Schedule = Callable[[int], float]  # optimizer step -> λ
 Batch = dict[str, Any]
 """What prepare() sees, by key: tensors with a row for each sample, and services that are called (see DRAWN)."""
 Aux = dict[str, Tensor]
@@ -72,7 +72,8 @@ class Plugin(nn.Module):
             the same times, fresh noise and fresh label dropout, whose denoising loss is added 1:1.
         needs: batch keys ("image"), services ("features/dinov2_vitb14", "ema"), and what the pass has drawn (DRAWN).
         streams: of the state beside the image that it brings and trains, and the batch key of each: {"class": KEY}.
-        weight: λ, the factor of loss(): a number, or a schedule of the step. A dict of them when loss() returns a dict.
+        weight: λ, the factor of loss(): a number, or a schedule of the step (diffx/schedule.py). A dict of them when
+            loss() returns a dict.
         across_samples: its loss or its draws go across the samples of a rank's batch, so two ranks give the mean of
             two small batches and not one large one.
         stop: from this step on the plugin is not there: no teacher, no reads, no loss. None: never.
@@ -96,7 +97,10 @@ class Plugin(nn.Module):
         super().__init__()
         self._schedules: dict[str, Schedule] = {}
         self.initial_weights: dict[str, float] = {}  # λ at step 0 by loss name, "" for a single unnamed loss
-        for name, value in weight.items() if isinstance(weight, Mapping) else [("", weight)]:
+        for name, value in _named(weight).items():
+            if is_schedule(value):
+                value = make_schedule(type(self).__name__, value)
+                check_weight(type(self).__name__, value.last)
             if callable(value):
                 self._schedules[name] = value
                 value = value(0)
@@ -109,6 +113,11 @@ class Plugin(nn.Module):
 
     def setup(self, backbone: Backbone) -> None:
         """Build modules from the backbone's sizes; refuse, with a DiffxError, what cannot work."""
+
+    def couple(self, x: Tensor, noise: Tensor, rng: torch.Generator) -> Tensor:
+        """The noise of each sample, shaped as x, in place of that which was drawn for it: the same in another order, or
+        more of it from `rng`. Before retime() and prepare(); eager, without gradient."""
+        return noise
 
     def retime(self, t: Tensor, rng: torch.Generator) -> Aux:
         """Times of each token in place of the sample's t (B,): {"times": (B, N)}, and what else prepare() is to find in
@@ -160,6 +169,11 @@ class Plugin(nn.Module):
         """λ by loss name, as scalar tensors."""
         return {name: getattr(self, f"weight_{name}") for name in self.initial_weights}
 
+    @property
+    def is_weighted(self) -> bool:
+        """Whether some λ is or will be more than 0."""
+        return any(self.initial_weights.values()) or bool(self._schedules)
+
     def set_weight(self, value: float, name: str = "") -> None:
         """Change λ in place: no recompilation, on the device it lives on."""
         check_weight(type(self).__name__, value)
@@ -169,6 +183,11 @@ class Plugin(nn.Module):
         """Set every scheduled λ to its value at optimizer step `step`."""
         for name, schedule in self._schedules.items():
             self.set_weight(schedule(step), name)
+
+
+def _named(weight: Any) -> Mapping[str, Any]:
+    """λ by loss name."""
+    return weight if isinstance(weight, Mapping) and not is_schedule(weight) else {"": weight}
 
 
 def check_weight(owner: str, value: Any) -> None:

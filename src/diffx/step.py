@@ -64,6 +64,9 @@ def draw(
         labels[view.name] = where_dropped(dropped, null, batch["y"])
     for view in plan.views:
         rngs = {name: streams.own(f"plugins/{name}") for name, p in plugins.items() if p.view == view.name}
+        if view.couples:
+            with naming(view.couples, "in couple()"):
+                noise[view.name] = plugins[view.couples].couple(x, noise[view.name], rngs[view.couples])
         times: Aux = {}
         if view.retimes:
             with naming(view.retimes, "in retime()"):

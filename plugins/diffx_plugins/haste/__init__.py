@@ -26,6 +26,8 @@ class HASTE(Plugin):
     where the released code goes on to run the encoder.
     """
 
+    stop = 250_000
+
     def __init__(
         self,
         blocks: Sequence[int] | None = None,
@@ -33,14 +35,13 @@ class HASTE(Plugin):
         weight: "Mapping[str, float | Schedule] | None" = None,
         encoder: str = "dinov2_vitb14",
         projector_dim: int | None = None,
-        stop: int | None = 250_000,
     ) -> None:
         chosen = {**WEIGHTS, **(weight or {})}
         if chosen.keys() != WEIGHTS.keys():
             raise DiffxError(f"plugins.haste.weight has {sorted(chosen)}; type a number for align and for attention.")
         super().__init__(chosen)
         self.blocks, self.depth, self.encoder, self.projector_dim = blocks, depth, encoder, projector_dim
-        self.stop, self.teacher = stop, f"attention/{encoder}"
+        self.teacher = f"attention/{encoder}"
         self.needs = ("image", self.teacher)
 
     def setup(self, backbone: Backbone) -> None:

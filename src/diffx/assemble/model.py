@@ -8,7 +8,7 @@ import torch
 from diffx.assemble.services import Surroundings, provided_needs
 from diffx.backbone import Backbone
 from diffx.config.settings import Settings
-from diffx.config.target import make
+from diffx.config.target import Node, make
 from diffx.errors import DiffxError, naming
 from diffx.objective import Objective
 from diffx.planner import Phase, Plan, make_phases
@@ -55,10 +55,18 @@ def build_model(settings: Settings, device: torch.device | str = "cpu") -> Train
                 raise DiffxError(f"A plugin cannot be called {name}, which is the name of a term of the loss.")
             # Its own seed: one plugin's modules start alike whatever stands beside it.
             torch.manual_seed(settings.seed + 1)
-            plugins[name] = make(node)
+            plugins[name] = make_plugin(node)
             set_up(name, plugins[name], backbone, objective)
     around = Surroundings(backbone, settings.data.image_size)
     return TrainingModel(backbone, plugins, objective, phases_of(backbone, plugins, around))
+
+
+def make_plugin(node: Node) -> Plugin:
+    """A plugin from its settings. `stop` may be set of every one, and is no argument of its class."""
+    own = {key: value for key, value in node.arguments.items() if key != "stop"}
+    plugin: Plugin = make(Node(node.target, own))
+    plugin.stop = node.get("stop", plugin.stop)
+    return plugin
 
 
 def set_up(name: str, plugin: Plugin, backbone: Backbone, objective: Objective) -> None:

@@ -39,6 +39,8 @@ LIMITS: dict[str, tuple[float, float]] = {
     "data.source.count": (1, 100_000_000),
 }
 
+OF_EVERY_PLUGIN = {"stop": inspect.Parameter("stop", inspect.Parameter.KEYWORD_ONLY, annotation=int | None)}
+
 
 def check(settings: Settings) -> None:
     """Refuse arguments that no class takes, and settings that do not go with each other."""
@@ -49,7 +51,9 @@ def check(settings: Settings) -> None:
 
 def _check_arguments(path: str, node: Node) -> None:
     """Every setting of a node is an argument of its class, and of its kind."""
-    known = inspect.signature(target_of(node, path)).parameters
+    known = dict(inspect.signature(target_of(node, path)).parameters)
+    if path.startswith("plugins."):
+        known |= OF_EVERY_PLUGIN
     if any(p.kind is p.VAR_KEYWORD for p in known.values()):
         return
     for key, value in node.arguments.items():

@@ -64,5 +64,7 @@ def target_of(node: Node, path: str = "") -> Callable[..., Any]:
 
 def defaults_of(node: Node) -> dict[str, Any]:
     """What a node's class takes for arguments that are not given."""
-    parameters = inspect.signature(target_of(node)).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not p.empty}
+    target = target_of(node)
+    parameters = inspect.signature(target).parameters.values()
+    of_every_plugin = {"stop": target.stop} if hasattr(target, "stop") else {}
+    return {p.name: p.default for p in parameters if p.default is not p.empty} | of_every_plugin
