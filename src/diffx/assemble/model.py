@@ -1,14 +1,15 @@
 """What is trained and how: backbone, plugins, objective and plan, from the settings alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from diffx.assemble.services import Surroundings, provided_needs
 from diffx.backbone import Backbone
 from diffx.config.settings import Settings
-from diffx.config.target import Node, make
+from diffx.config.target import Node, make, target_of
 from diffx.errors import DiffxError, naming
 from diffx.objective import Objective
 from diffx.planner import Phase, Plan, make_phases
@@ -48,7 +49,7 @@ def build_model(settings: Settings, device: torch.device | str = "cpu") -> Train
         objective: Objective = make(settings.objective)
         check_fit(make(settings.sampler), objective)
         make(settings.guidance)
-        make(settings.optimizer, params=[torch.nn.Parameter(torch.zeros(1))])
+        make_optimizer(settings.optimizer, [("any", nn.Parameter(torch.zeros(1)))])
         plugins: dict[str, Plugin] = {}
         for name, node in settings.plugins.items():
             if name in TERMS:
@@ -59,6 +60,13 @@ def build_model(settings: Settings, device: torch.device | str = "cpu") -> Train
             set_up(name, plugins[name], backbone, objective)
     around = Surroundings(backbone, settings.data.image_size)
     return TrainingModel(backbone, plugins, objective, phases_of(backbone, plugins, around))
+
+
+def make_optimizer(node: Node, named: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
+    """An optimizer of named parameters; a class gets the names if it says so with `takes_names = True`."""
+    takes_names = getattr(target_of(node), "takes_names", False)
+    optimizer: torch.optim.Optimizer = make(node, params=list(named) if takes_names else [p for _, p in named])
+    return optimizer
 
 
 def make_plugin(node: Node) -> Plugin:

@@ -25,6 +25,7 @@ ROOMS = {
 }
 GROUPS = {"backbone": "diffx.backbones", "plugins": "diffx.plugins", "guidance": "diffx.plugins"}
 OPTIMIZERS = {
+    "diffx.optimizer": ("MuonAdamW",),
     "torch.optim": ("Adafactor", "Adam", "AdamW", "Muon", "RAdam", "SGD"),
     "timm.optim": ("Adan", "Lamb", "Lion"),
 }

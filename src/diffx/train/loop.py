@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,13 @@ import lightning as L
 from rich.console import Console
 
 from diffx import ranks
+from diffx.assemble.model import make_optimizer
 from diffx.assemble.parts import Parts, assemble
 from diffx.assemble.plan_table import plan_table
 from diffx.assemble.record import describe_run
 from diffx.checkpoint.native import read_checkpoint
 from diffx.config.parse import tree_of, yaml_of
 from diffx.config.settings import Settings
-from diffx.config.target import make
 from diffx.errors import DiffxError, Diverged, Stopped
 from diffx.evaluation.evaluation import Evaluation
 from diffx.processes.devices import process_group
@@ -111,7 +112,7 @@ def make_module(settings: Settings, parts: Parts, meter: Meter) -> DiffusionModu
                 service.compile()
     return DiffusionModule(
         parts.model,
-        lambda parameters: make(settings.optimizer, params=parameters),
+        partial(make_optimizer, settings.optimizer),
         {name: meter.timed("encoder", service) for name, service in parts.services.items()},
         seed=settings.seed,
         label_dropout=settings.label_dropout,

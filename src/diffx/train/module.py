@@ -32,7 +32,8 @@ from diffx.train.guard import Guard, GuardCheck
 from diffx.train.trainer import shard, unsharded, with_settings_of
 
 MOST_GRAPHS = 64  # of a compiled block: all its numbers of tokens, with and without gradients, skips and ids
-OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+OptimizerFactory = Callable[[list[tuple[str, nn.Parameter]]], torch.optim.Optimizer]
+"""From named parameters, which torch's optimizers take as they are."""
 
 
 class Act(Protocol):
@@ -153,7 +154,7 @@ class DiffusionModule(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer of all trained parameters, backbone and plugins."""
         self._trained = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
-        return self._make_optimizer([p for _, p in self._trained])
+        return self._make_optimizer(self._trained)
 
     def on_train_start(self) -> None:
         self._last_step = self.global_step
