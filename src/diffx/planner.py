@@ -191,8 +191,9 @@ def make_view(name: str, backbone: Backbone, plugins: Plugins) -> View:
     _check_attended(plugins, layout.inside, wraps)
     retimes = _only_one("retime", "gives each token a time", plugins)
     if retimes and not backbone.token_times:
+        owner = next((f", which plugins.{n} is for," for n, p in plugins.items() if p.streams), "")
         raise DiffxError(
-            f"plugins.{retimes} gives each token a time of its own, and {type(backbone).__name__} has one for a "
+            f"plugins.{retimes} gives each token a time of its own, and {type(backbone).__name__}{owner} has one for a "
             f"sample; take another backbone, or leave plugins.{retimes} out."
         )
     return View(

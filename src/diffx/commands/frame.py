@@ -80,6 +80,8 @@ def finish(command: Callable[[], None]) -> None:
         fail(error)
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # whoever read the output, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def fail(error: DiffxError) -> NoReturn:

@@ -77,7 +77,27 @@ def settings_of_composed(config: DictConfig) -> Settings:
         if name not in _plugin_files():
             raise DiffxError(unknown_key(f"plugins.{name}", [f"plugins.{known}" for known in _plugin_files()]))
         del config.plugins[name]
+    _check_one_backbone([str(name) for name in config.get("plugins") or {}])
     return settings_of(config)
+
+
+def _check_one_backbone(plugins: Sequence[str]) -> None:
+    """Refuse two plugins whose files bring a backbone each: the later one's would take the earlier one's place."""
+    targets = {name: _backbone_of(name) for name in plugins}
+    bringing = {name: target.rpartition(".")[2] for name, target in targets.items() if target}
+    first = next(iter(bringing), "")
+    if other := next((name for name in bringing if bringing[name] != bringing[first]), None):
+        raise DiffxError(
+            f"plugins.{first} and plugins.{other} both: each brings a backbone of its own, {bringing[first]} and "
+            f"{bringing[other]}, and a run has one; leave one out."
+        )
+
+
+def _backbone_of(plugin: str) -> str | None:
+    """The class of the backbone that a file of conf/plugins sets, if it does."""
+    files: Any = GlobalHydra.instance().config_loader()
+    found = files.repository.load_config(f"plugins/{plugin}")
+    return OmegaConf.select(found.config, "backbone._target_") if found is not None else None
 
 
 def split_sweep(overrides: Sequence[str]) -> list[list[str]]:

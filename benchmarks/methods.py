@@ -1,0 +1,205 @@
+"""Counts what every method costs and which go together, and writes both into docs/methods.md:
+
+python -m benchmarks.methods
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import entry_points
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+import timm
+import torch
+from rich.progress import track
+
+from diffx.assemble.flops import Flops, count_flops, flops_of
+from diffx.assemble.model import TrainingModel, build_model
+from diffx.config.compose import compose_config
+from diffx.errors import DiffxError
+from diffx.plugin import Plugin
+
+PAGE = Path("docs/methods.md")
+SIZES = ("s", "b", "l", "xl")
+OWN = "diffx_plugins."
+CONFIGS = {"irepa": "repa"}  # a file of conf/plugins that switches on a plugin under another name
+GIGA = 1e9
+
+
+class Method(NamedTuple):
+    """What a count cannot tell. published: as its page says, with the source there."""
+
+    title: str
+    published: str
+    run: str
+
+
+METHODS: dict[str, Method] = {
+    "repa": Method("REPA", "SiT-XL 400K 17.2 → 7.9", "+experiment=repa_xl"),
+    "irepa": Method("iREPA", "XL 400K 7.76 → 7.52 over REPA", "+experiment=irepa_xl"),
+    "haste": Method("HASTE", "XL 100 epochs 14.8 → 5.3", "+experiment=haste_xl"),
+    "reg": Method("REG", "SiT-XL 400K 17.2 → 3.4", "plugins=[reg]"),
+    "mdt": Method("MDT", "DiT-XL 400K 19.5 → MDTv2 7.70", "+experiment=mdtv2_xl"),
+    "tread": Method("TREAD", "SiT-XL 400K 17.2 → 4.89", "+experiment=tread_xl"),
+    "sra": Method("SRA", "SiT-B 400K 33.02 → 29.10", "+experiment=sra_xl"),
+    "self_flow": Method("Self-Flow, DTS + AS", "XL 4M guided 1.47, 1.44", "+experiment=self_flow_xl"),
+    "layersync": Method("LayerSync", "FID −23.6 %", "+experiment=layersync_xl"),
+    "dispersive": Method("Dispersive loss", "SiT-B 80 epochs 36.49 → 32.35", "+experiment=dispersive_xl"),
+    "contrastive": Method("Contrastive flow matching", "FID lower by up to 8.9", "+experiment=contrastive_xl"),
+    "direction": Method("Direction loss", "not by itself", "plugins=[direction]"),
+    "immiscible": Method("Immiscible noise", "nothing on DiT", "plugins=[immiscible]"),
+    "stochastic_depth": Method("Stochastic depth", "nothing; a control", "plugins=[stochastic_depth]"),
+    "identity": Method("Identity", "nothing; a claim to test", "plugins=[identity]"),
+}
+
+
+class Pair(NamedTuple):
+    """Two methods at once: the FLOPs of a training step over the plain one's, or the sentence of the refusal."""
+
+    relative: float | None
+    refusal: str
+
+
+def sketch(size: str, names: Sequence[str]) -> TrainingModel:
+    """A model of a size with the methods at their defaults for ImageNet at 256 pixels, without storage."""
+    words = ["data=imagenet256", f"backbone={size}", f"plugins=[{','.join(names)}]"]
+    if "reg" in names and "mdt" not in names:
+        words.append("backbone.class_dim=768")
+    return build_model(compose_config(words), "meta")
+
+
+def flops(model: TrainingModel) -> Flops:
+    return count_flops(model.backbone, model.plugins, model.objective, model.plan, {})
+
+
+def relative(model: TrainingModel) -> float:
+    """Of a training step, its own network as the teacher included, over three forwards of the plain network."""
+    counted = flops(model)
+    return counted.train / (3 * counted.plain)
+
+
+def plan_pair(one: str, other: str) -> TrainingModel | str:
+    """The model with both, or why there is none."""
+    try:
+        return sketch("s", (one, other))
+    except DiffxError as error:
+        return str(error)
+
+
+def count_pair(one: str, other: str) -> Pair:
+    model = plan_pair(one, other)
+    return Pair(None, model) if isinstance(model, str) else Pair(relative(model), "")
+
+
+def own_methods() -> list[str]:
+    """By the names of the files in conf/plugins, every one of diffx's own plugins."""
+    registered = [entry.name for entry in entry_points(group="diffx.plugins") if entry.value.startswith(OWN)]
+    named = [*registered, *CONFIGS]
+    return sorted(named, key=lambda name: list(METHODS).index(name) if name in METHODS else len(METHODS))
+
+
+def pairs() -> Iterator[tuple[str, str]]:
+    """Every two methods; iREPA is REPA with other settings, and REPA's row speaks for both."""
+    return combinations([name for name in own_methods() if name not in CONFIGS], 2)
+
+
+def say_reads(plugin: Plugin) -> str:
+    """What a plugin reads, narrows and changes, from its declaration."""
+    parts = []
+    if plugin.reads:
+        parts.append("reads " + ", ".join(f"{depth}" for depth in plugin.reads))
+    if plugin.attends:
+        parts.append(f"attention of blocks {plugin.attends[0]} to {plugin.attends[-1]}")
+    if plugin.span is not None:
+        parts.append(f"narrows blocks {plugin.span.start} to {plugin.span.stop - 1}")
+    if plugin.wraps:
+        parts.append(f"runs blocks {min(plugin.wraps)} to {max(plugin.wraps)} its own way")
+    if plugin.streams:
+        parts.append("a stream beside the image")
+    if plugin.view != "main":
+        parts.append("a second pass")
+    hooks = {"couple": "the noise", "retime": "the times", "visible": "the error's weights"}
+    parts += [what for hook, what in hooks.items() if plugin.implements(hook)]
+    if "target" in plugin.needs:
+        parts.append("the target")
+    return "; ".join(parts)
+
+
+def say_teacher(plugin: Plugin) -> str:
+    """Whose features a method learns from."""
+    kinds = {need.partition("/")[0] for need in plugin.needs}
+    if kinds & {"features", "attention", "class_token"}:
+        return "a frozen encoder"
+    return "its own average" if "ema" in kinds else "none"
+
+
+def keeps_at_sampling(model: TrainingModel) -> str:
+    """Whether the network that samples is another one than the plain backbone."""
+    return "yes, its backbone" if type(model.backbone).__name__ != "DiT" else "no"
+
+
+def describe(name: str, method: Method) -> str:
+    """A row of the first table."""
+    model = sketch("xl", [name])
+    plugin = model.plugins[CONFIGS.get(name, name)]
+    page = f"../plugins/diffx_plugins/{CONFIGS.get(name, name)}/README.md"
+    costs = [f"{relative(model if size == 'xl' else sketch(size, [name])):.2f}" for size in SIZES]
+    cells = [
+        f"[{method.title}]({page})", say_reads(plugin), say_teacher(plugin), keeps_at_sampling(model), *costs,
+        method.published, f"`{method.run}`",
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def write_methods() -> str:
+    head = ["method", "what it reads (XL)", "teacher", "kept at sampling", *(s.upper() for s in SIZES),
+            "published FID-50K", "`python -m diffx ...`"]  # fmt: skip
+    rows = [describe(name, METHODS[name]) for name in track(own_methods(), "methods")]
+    return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *rows])
+
+
+def write_pairs() -> str:
+    """The table of all pairs, and the reasons of those that are refused below it."""
+    names = [name for name in own_methods() if name not in CONFIGS]
+    found = {pair: count_pair(*pair) for pair in track(list(pairs()), "pairs")}
+    reasons: dict[str, int] = {}
+    rows = []
+    for i, one in enumerate(names[:-1]):
+        cells = [cell(found[one, other], reasons) if j > i else "" for j, other in enumerate(names) if j]
+        rows.append(f"| {one} | {' | '.join(cells)} |")
+    notes = [f"{number}. {reason}" for reason, number in reasons.items()]
+    return "\n".join([f"| | {' | '.join(names[1:])} |", "|---" * len(names) + "|", *rows, "", *notes])
+
+
+def cell(pair: Pair, reasons: dict[str, int]) -> str:
+    if pair.relative is not None:
+        return f"{pair.relative:.2f}"
+    return f"no ({reasons.setdefault(pair.refusal, len(reasons) + 1)})"
+
+
+def encoder_gigaflops() -> float:
+    """Of one image through DINOv2-B at 224 pixels."""
+    with torch.device("meta"):
+        encoder = timm.create_model("vit_base_patch14_dinov2", img_size=224, num_classes=0)
+        return flops_of(encoder, torch.zeros(1, 3, 224, 224)) / GIGA
+
+
+def fill(page: str, blocks: Mapping[str, str]) -> str:
+    """The page with what stands between <!-- NAME --> and <!-- /NAME --> replaced."""
+    for name, text in blocks.items():
+        before, _, rest = page.partition(f"<!-- {name} -->\n")
+        page = f"{before}<!-- {name} -->\n{text}\n<!-- /{name} -->{rest.partition(f'<!-- /{name} -->')[2]}"
+    return page
+
+
+def main() -> None:
+    argparse.ArgumentParser(description="Count methods and pairs, and write docs/methods.md.").parse_args()
+    encoder = f"DINOv2-B takes {encoder_gigaflops():.1f} GFLOP an image at 224 pixels."
+    blocks = {"methods": write_methods(), "encoder": encoder, "pairs": write_pairs()}
+    PAGE.write_text(fill(PAGE.read_text(), blocks))
+    print(f"written: {PAGE}")
+
+
+if __name__ == "__main__":
+    main()
