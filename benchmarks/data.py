@@ -37,7 +37,7 @@ def main() -> None:
         write_layouts(Path(folder), asked.samples)
         seconds = time_readers(Path(folder), asked.samples, asked.rounds)
     result = summary(seconds, asked.samples) | {"machine": measure.machine(CPU), "samples": asked.samples}
-    report(result)
+    print_measured(result)
     measure.write(asked.out, result)
 
 
@@ -70,7 +70,7 @@ def summary(seconds: Seconds, samples: int) -> dict[str, Any]:
     return {"samples_per_second": rates, "shards_over_files": ratios}
 
 
-def report(result: dict[str, Any]) -> None:
+def print_measured(result: dict[str, Any]) -> None:
     """Print the table."""
     facts = result["machine"]
     print(f"{facts['device']}, one core, {facts['clock']}, {result['samples']} samples, batches of {BATCH}, page cache")

@@ -34,7 +34,7 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     result: dict[str, Any] = {"machine": measure.machine(device)}
     result |= inception(asked, device) | moments(asked, device) | distance(asked)
-    report(result)
+    print_measured(result)
     measure.write(asked.out, result)
 
 
@@ -115,7 +115,7 @@ def as_float64(sums: Moments) -> Moments:
     return sums
 
 
-def report(result: dict[str, Any]) -> None:
+def print_measured(result: dict[str, Any]) -> None:
     """Print what was measured."""
     facts, rates = result["machine"], result["features_per_second"]
     faster = Ratio(**result["float32_over_float64"])

@@ -40,7 +40,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     shares = profiled(asked, device)
-    report(shares)
+    print_measured(shares)
     measure.write(asked.out, {"machine": measure.machine(device), "backbone": asked.backbone, "shares": shares})
 
 
@@ -65,7 +65,7 @@ def own_time(event: Any, device: torch.device) -> float:
     return event.self_cpu_time_total if device.type == "cpu" else event.self_device_time_total
 
 
-def report(shares: dict[str, float], shown: int = 16) -> None:
+def print_measured(shares: dict[str, float], shown: int = 16) -> None:
     """Print the largest shares."""
     for name, share in list(shares.items())[:shown]:
         print(f"{share:>7.1%}  {name}")

@@ -107,7 +107,7 @@ def main() -> None:
         for row in guided_or_not(sampler, backbone, asked, device)
     ]
     result = {"machine": measure.machine(device), "precision": asked.precision, "samplers": rows}
-    report(result)
+    print_measured(result)
     measure.write(asked.out, result)
 
 
@@ -140,7 +140,7 @@ def guided_or_not(sampler: str, backbone: str, asked: argparse.Namespace, device
     return rows
 
 
-def report(result: dict[str, Any]) -> None:
+def print_measured(result: dict[str, Any]) -> None:
     """Print the table."""
     facts = result["machine"]
     where = f"{facts['device']}, torch {facts['torch']}, {facts['threads']} threads"

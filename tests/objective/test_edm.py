@@ -40,7 +40,7 @@ def test_a_network_that_outputs_nothing_has_a_loss_of_one_on_data_of_the_assumed
 
 
 def test_the_levels_go_from_80_to_0_002_and_end_at_0():
-    levels = EDMHeun(79).levels()
+    levels = EDMHeun(79).sigmas()
     assert len(levels) == 41
     assert levels[0] == pytest.approx(80)
     assert levels[-2:] == [pytest.approx(0.002), 0]

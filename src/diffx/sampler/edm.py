@@ -32,7 +32,7 @@ class EDMHeun:
             )
         self.nfe, self.sigma_min, self.sigma_max, self.rho = nfe, sigma_min, sigma_max, rho
 
-    def levels(self) -> list[float]:
+    def sigmas(self) -> list[float]:
         """The noise levels, from σ_max down to σ_min, and 0."""
         first, last = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
         roots = torch.linspace(first, last, (self.nfe + 1) // 2, dtype=torch.float64)
@@ -40,9 +40,9 @@ class EDMHeun:
 
     def __call__(self, field: Field, x: Tensor, noise: Noise) -> Tensor:
         check_fit(self, field.objective)
-        levels = self.levels()
-        x = x * levels[0]
-        for sigma, following in pairwise(levels):
+        sigmas = self.sigmas()
+        x = x * sigmas[0]
+        for sigma, following in pairwise(sigmas):
             slope = (x - field.data(x, sigma)) / sigma
             guess = x + (following - sigma) * slope
             if following > 0:
