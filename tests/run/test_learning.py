@@ -15,6 +15,7 @@ from diffx.train.loop import train
 SHORT = [
     *("backbone.patch_size=4", "backbone.hidden_size=64", "backbone.num_heads=2", "optimizer.lr=2e-3"),
     *("max_steps=250", "ema_decay=0.97", "eval.first=25", "eval.samples=200", "sampler.nfe=8", "log_every=10"),
+    *("batch_size=16", "eval.per_doubling=0.2"),  # one evaluation at the start, one at the end
 ]
 
 

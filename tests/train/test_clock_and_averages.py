@@ -1,5 +1,6 @@
 """Every compilation has its own clock, pictures do not depend on devices, and a metric's direction is told once."""
 
+import sys
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,7 @@ from diffx.run.sink import Sink
 from diffx.train.clock import Meter, graphs_compiled
 from diffx.train.ema import update_ema, update_ema_unless
 from diffx.train.loop import train
+from tests import forks
 from tests.run.conftest import small
 
 
@@ -124,15 +126,13 @@ def test_wandbs_best_is_what_the_metric_itself_says(tmp_path: Path, monkeypatch:
 
 
 def test_two_processes_show_the_samples_of_one(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
     pictures = []
     for devices in (1, 2):
         folder = tmp_path / str(devices)
         folder.mkdir()
         settings = small("max_steps=1", f"trainer.devices={devices}", f"trainer.accumulate={3 - devices}")
-        subprocess.run([sys.executable, "-m", "diffx", *settings, "trainer.threads=1"], cwd=folder, check=True)
+        done = forks.run([sys.executable, "-m", "diffx", *settings, "trainer.threads=1"], cwd=folder, text=True)
+        assert done.returncode == 0
         (picture,) = folder.glob("runs/digits/*/s0/samples/*.png")
         pictures.append(picture.read_bytes())
     assert pictures[0] == pictures[1]
