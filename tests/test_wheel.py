@@ -20,6 +20,7 @@ PARTNERS = {
     "eval=mdt_power_cosine": ["objective=ddpm", "backbone.learn_sigma=true"],
     "eval=tread_edm": ["objective=edm"],
     "sampler=edm": ["objective=edm"],
+    "guidance=contrastive": [f"guidance.interference={__file__}"],  # any file: it is read when it is used
     "plugins=[haste]": ["data=imagenet256", "backbone=s"],
 }
 

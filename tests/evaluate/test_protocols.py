@@ -78,3 +78,16 @@ def test_the_papers_experiments_draw_curves_of_ten_thousand_samples(name: str) -
     assert config.eval.samples == 10_000
     assert config.sampler.nfe in (49, 50)
     assert config.guidance.scale == 1
+
+
+def test_another_sampler_and_guidance_are_named_as_in_training_and_then_set():
+    own = compose_config([])
+    found = with_protocol(own, None, ["sampler.nfe=11", "sampler=heun", "guidance=routed", "guidance.strong=0.2"])
+    assert (found.sampler.target, found.sampler.nfe) == ("diffx.sampler.Heun", 11)
+    assert (found.guidance.target, found.guidance.strong) == ("diffx_plugins.tread.RoutedGuidance", 0.2)
+    assert found.eval == own.eval
+
+
+def test_a_sampler_that_does_not_exist_is_refused_with_the_nearest():
+    with pytest.raises(DiffxError, match=r"There is no sampler=huen; did you mean heun"):
+        with_protocol(compose_config([]), None, ["sampler=huen"])

@@ -6,6 +6,9 @@ from torch import Tensor
 from diffx.backbone import Backbone
 from diffx.errors import DiffxError
 from diffx.plugin import Aux, Batch, Plugin, Schedule, Seen
+from diffx_plugins.contrastive.guidance import ContrastiveGuidance
+
+__all__ = ["Contrastive", "ContrastiveGuidance"]
 
 PARTNERS = ("all", "conditional", "class_conditioned")
 

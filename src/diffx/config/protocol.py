@@ -17,13 +17,15 @@ from diffx.run.folder import RunDir
 from diffx.store.sealed import facts_of
 
 SECTIONS = ("eval", "sampler", "guidance")
+KINDS = ("sampler", "guidance")
+"""Settings that name a file of conf/, and with it a class: sampler=heun."""
 
 
 def with_protocol(settings: Settings, name: str | None, changes: Sequence[str] = ()) -> Settings:
     """A run's settings, but that it samples and measures as `python -m diffx eval=NAME` does.
 
-    name: a file of conf/eval; None keeps the run's own. changes: KEY=VALUE on top, of eval, sampler and guidance, and
-    trainer.accelerator.
+    name: a file of conf/eval; None keeps the run's own. changes: KEY=VALUE on top: sampler=NAME and guidance=NAME, then
+    settings of eval, sampler and guidance, and trainer.accelerator.
 
     Raises:
         DiffxError: an unknown protocol or setting, or a value that cannot be.
@@ -31,12 +33,16 @@ def with_protocol(settings: Settings, name: str | None, changes: Sequence[str] =
     if name is not None:
         chosen = compose_config([f"eval={name}", f"data.image_size={settings.data.image_size}"])
         settings = replace(settings, **{section: getattr(chosen, section) for section in SECTIONS})
+    if kinds := [change for change in changes if change.partition("=")[0] in KINDS]:
+        chosen = compose_config(kinds)
+        named = [change.partition("=")[0] for change in kinds]
+        settings = replace(settings, **{kind: getattr(chosen, kind) for kind in named})
     changed = OmegaConf.create(tree_of(settings))
     assert isinstance(changed, DictConfig)
     known = [f"{section}.{key}" for section in SECTIONS for key in changed[section] if key != "_target_"]
     known += [f"eval.metrics.{key}" for key in changed.eval.metrics if key != "_target_"]
-    known.append("trainer.accelerator")
-    for change in changes:
+    known += ["trainer.accelerator", *KINDS]
+    for change in [change for change in changes if change not in kinds]:
         key, equals, _ = change.partition("=")
         if not equals or key not in known:
             raise DiffxError(unknown_key(key, known))
