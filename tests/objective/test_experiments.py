@@ -24,6 +24,8 @@ PAPERS = {  # backbone and training-only parameters in millions, learning rate, 
     "layersync_xl": (675.1, 0.0, 1e-4, None),
     "dispersive_xl": (675.1, 0.0, 1e-4, None),
     "contrastive_xl": (675.1, 0.0, 1e-4, 1.0),
+    "reg_xl": (676.9, 8.1, 1e-4, 1.0),
+    "ddt_xl": (674.6, 3.5, 1e-4, None),
 }
 
 
