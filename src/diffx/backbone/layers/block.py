@@ -22,7 +22,7 @@ class Block(nn.Module):
     shared_modulation.
 
     scaled_norm: its norms have a learned scale beside the modulation's. bias: of queries, keys, values and the MLP.
-    extra, extent: as of Attention.
+    extra, extent, value_residual: as of Attention.
 
     With `skip`, the block first merges a remembered state: x <- Linear([x, remembered]) (U-ViT's skip, as in MDTv2).
     """
@@ -45,10 +45,11 @@ class Block(nn.Module):
         bias: bool = True,
         extra: int = 0,
         extent: float | None = None,
+        value_residual: bool = False,
     ) -> None:
         super().__init__()
         self.norm1 = make_norm(norm, dim, scaled_norm)
-        self.attn = Attention(dim, heads, side, qk_norm, rotary, relative_bias, extra, extent, bias)
+        self.attn = Attention(dim, heads, side, qk_norm, rotary, relative_bias, extra, extent, bias, value_residual)
         self.norm2 = make_norm(norm, dim, scaled_norm)
         self.mlp = (SwiGLU if mlp == "swiglu" else Mlp)(dim, int(dim * mlp_ratio), bias)
         own = BlockTable(dim) if shared_modulation else nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
@@ -62,13 +63,14 @@ class Block(nn.Module):
         ids: Tensor | None = None,
         remembered: Tensor | None = None,
         attention: list[Tensor] | None = None,
+        values: list[Tensor] | None = None,
     ) -> Tensor:
         if self.skip_linear is not None:
             assert remembered is not None
             x = self.skip_linear(torch.cat([x, remembered], dim=-1))
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(cond).chunk(6, dim=-1)
         # Not addcmul: on a GPU in autocast it would keep a float32 copy of each branch for the backward pass.
-        x = x + rows(gate_a) * self.attn(modulate(self.norm1(x), shift_a, scale_a), ids, attention)
+        x = x + rows(gate_a) * self.attn(modulate(self.norm1(x), shift_a, scale_a), ids, attention, values)
         return x + rows(gate_m) * self.mlp(modulate(self.norm2(x), shift_m, scale_m))
 
 
