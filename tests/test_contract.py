@@ -2,10 +2,14 @@
 
 from typing import Any
 
-from diffx.backbone import Backbone, REGBackbone, SprintBackbone
+from diffx.backbone import Backbone, MaskDiTBackbone, REGBackbone, SprintBackbone
 from diffx.testing import PluginContract, make_registered, registered, tiny_of
 
-FAMILIES: dict[str, type[Backbone]] = {"reg": REGBackbone, "sprint": SprintBackbone}
+FAMILIES: dict[str, type[Backbone]] = {
+    "maskdit": MaskDiTBackbone,
+    "reg": REGBackbone,
+    "sprint": SprintBackbone,
+}
 """Of plugins that need another than most."""
 
 
@@ -33,4 +37,4 @@ for _name in registered():
 
 def test_the_projects_own_plugins_are_registered():
     own = {"contrastive", "direction", "dispersive", "haste", "layersync", "mdt", "repa", "self_flow", "sra"}
-    assert own | {"identity", "reg", "sprint", "stochastic_depth", "tread"} <= set(registered())
+    assert own | {"identity", "maskdit", "reg", "sprint", "stochastic_depth", "tread"} <= set(registered())

@@ -24,6 +24,7 @@ PAPERS = {  # backbone and training-only parameters in millions, learning rate, 
     "layersync_xl": (675.1, 0.0, 1e-4, None),
     "dispersive_xl": (675.1, 0.0, 1e-4, None),
     "contrastive_xl": (675.1, 0.0, 1e-4, 1.0),
+    "maskdit_xl": (730.5, 0.0, 1e-4, None),
     "sprint_xl": (677.5, 0.0, 1e-4, 1.0),
     "sr_dit_b": (132.9, 7.3, 1e-4, 1.0),
 }
