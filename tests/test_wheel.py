@@ -21,6 +21,7 @@ PARTNERS = {
     "eval=tread_edm": ["objective=edm"],
     "sampler=edm": ["objective=edm"],
     "plugins=[haste]": ["data=imagenet256", "backbone=s"],
+    "plugins=[sra2]": ["data=imagenet256"],
 }
 
 
