@@ -3,8 +3,8 @@
 from diffx.plugin import Plugin
 from diffx.testing import BackboneContract, make_registered, registered_backbones
 
-BESIDE = {"reg": ("reg",)}
-"""By backbone, the plugins that bring its further streams."""
+BESIDE = {"reg": ("reg",), "sr_dit": ("reg", "sprint")}
+"""By backbone, the plugins that bring its further streams, or use what else it trains."""
 
 
 def beside(name: str) -> dict[str, Plugin]:
@@ -20,4 +20,4 @@ for _name, _family in registered_backbones().items():
 
 
 def test_the_projects_own_backbones_are_registered():
-    assert {"ddt", "dit", "mdt", "reg", "uvit"} <= set(registered_backbones())
+    assert {"ddt", "dit", "maskdit", "mdt", "reg", "sprint", "sr_dit", "uvit"} <= set(registered_backbones())

@@ -1,10 +1,26 @@
 """The contract, run over every registered plugin and every pair of them."""
 
-from diffx.backbone import REGBackbone
+from typing import Any
+
+from diffx.backbone import Backbone, MaskDiTBackbone, REGBackbone, SprintBackbone
 from diffx.testing import PluginContract, make_registered, registered, tiny_of
 
-BACKBONES = {"reg": {"backbone": staticmethod(lambda: tiny_of(REGBackbone))}}
+FAMILIES: dict[str, type[Backbone]] = {
+    "maskdit": MaskDiTBackbone,
+    "reg": REGBackbone,
+    "sprint": SprintBackbone,
+}
 """Of plugins that need another than most."""
+
+
+DENSE = "test_a_span_that_drops_nothing_equals_the_dense_pass"
+OWN: dict[str, dict[str, Any]] = {"sprint": {DENSE: None}}
+"""Of SPRINT another thing is drawn there, the samples without a sparse path: tests/plugins/test_sprint.py has it."""
+
+
+def backbone_of(name: str) -> dict[str, Any]:
+    return {"backbone": staticmethod(lambda: tiny_of(FAMILIES[name]))} if name in FAMILIES else {}
+
 
 for _name in registered():
     globals()[f"Test{_name.upper()}"] = type(
@@ -13,11 +29,12 @@ for _name in registered():
         {
             "name": _name,
             "plugin": staticmethod(lambda name=_name: make_registered(name)),
-            **BACKBONES.get(_name, {}),
+            **backbone_of(_name),
+            **OWN.get(_name, {}),
         },
     )
 
 
 def test_the_projects_own_plugins_are_registered():
     own = {"contrastive", "direction", "dispersive", "haste", "layersync", "mdt", "repa", "self_flow", "sra"}
-    assert own | {"identity", "reg", "stochastic_depth", "tread"} <= set(registered())
+    assert own | {"identity", "maskdit", "reg", "sprint", "sra2", "stochastic_depth", "tread"} <= set(registered())

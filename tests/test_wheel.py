@@ -22,6 +22,7 @@ PARTNERS = {
     "sampler=edm": ["objective=edm"],
     "guidance=contrastive": [f"guidance.interference={__file__}"],  # any file: it is read when it is used
     "plugins=[haste]": ["data=imagenet256", "backbone=s"],
+    "plugins=[sra2]": ["data=imagenet256"],
 }
 
 

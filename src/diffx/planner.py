@@ -186,6 +186,7 @@ def make_view(name: str, backbone: Backbone, plugins: Plugins) -> View:
         actions.append(layout.depth(depth))
         tokens.append(layout.present[-1])
     _check_skips(backbone, layout.inside)
+    _check_width(backbone, plugins)
     _check_joined(plugins, layout.read_inside)
     wraps = _wraps(plugins, layout.inside)
     _check_attended(plugins, layout.inside, wraps)
@@ -384,4 +385,17 @@ def _check_skips(backbone: Backbone, inside: list[tuple[str, ...]]) -> None:
             raise DiffxError(
                 f"plugins.{name} narrows the tokens between block {max(source - 1, 0)} and block {block}, which a "
                 f"skip of the backbone joins; take a backbone without skips, or end plugins.{name} inside."
+            )
+
+
+def _check_width(backbone: Backbone, plugins: Plugins) -> None:
+    """Where the stream changes its width, only a plugin that restores by itself may have to do with both sides."""
+    narrowing = backbone.wide_blocks
+    for name, plugin in plugins.items() if backbone.narrows_at else ():
+        span = None if plugin.implements("restore") else plugin.span
+        across = span is not None and span.saved_at <= narrowing < span.stop
+        if across or max(plugin.reads, default=0) > narrowing or narrowing in (*plugin.wraps, *plugin.attends):
+            raise DiffxError(
+                f"plugins.{name} has to do with block {narrowing} or what comes behind it, where the stream of this "
+                f"{type(backbone).__name__} has another width; end plugins.{name} before block {narrowing}."
             )

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from diffx.assemble.model import make_plugin
 from diffx.config.compose import compose_config
 from diffx.config.target import make as instantiate
 from diffx.errors import DiffxError
@@ -26,6 +27,10 @@ PAPERS = {  # backbone and training-only parameters in millions, learning rate, 
     "contrastive_xl": (675.1, 0.0, 1e-4, 1.0),
     "reg_xl": (676.9, 8.1, 1e-4, 1.0),
     "ddt_xl": (674.6, 3.5, 1e-4, None),
+    "sra2_xl": (675.1, 0.6, 1e-4, 1.0),
+    "maskdit_xl": (730.5, 0.0, 1e-4, None),
+    "sprint_xl": (677.5, 0.0, 1e-4, 1.0),
+    "sr_dit_b": (132.9, 7.3, 1e-4, 1.0),
 }
 
 
@@ -38,7 +43,7 @@ def test_a_papers_experiment_has_its_sizes_and_settings(name):
     backbone, training_only, lr, clip = PAPERS[name]
     config = compose_config([f"+experiment={name}"])
     with torch.device("meta"):
-        model, plugins = instantiate(config.backbone), {n: instantiate(p) for n, p in config.plugins.items()}
+        model, plugins = instantiate(config.backbone), {n: make_plugin(p) for n, p in config.plugins.items()}
         for plugin in plugins.values():
             plugin.objective = instantiate(config.objective)
             plugin.setup(model)

@@ -4,13 +4,14 @@ import torch
 from torch import Tensor
 
 from diffx.backbone import Backbone
+from diffx.backbone.protocol import unpack
 from diffx.errors import DiffxError
 from diffx.plugin import Aux, Batch, Plugin, Schedule, Seen
 from diffx_plugins.contrastive.guidance import ContrastiveGuidance
 
 __all__ = ["Contrastive", "ContrastiveGuidance"]
 
-PARTNERS = ("all", "conditional", "class_conditioned")
+PARTNERS = ("all", "conditional", "class_conditioned", "neighbour")
 
 
 class Contrastive(Plugin):
@@ -18,8 +19,9 @@ class Contrastive(Plugin):
 
     partners: "all", j is uniform over the other samples of this rank's batch, of its own class or not, as released;
     "conditional", samples without a label are left out and the rest scaled by B / count; "class_conditioned", j is
-    uniform over the samples with another label (after dropping), and a sample that has none is left out. The loss is
-    negative and so can be the total. Scale and weight are those of the paper; the code's own default weight is 1.0.
+    uniform over the samples with another label (after dropping), and a sample that has none is left out; "neighbour",
+    the sample before it in the batch, as in SR-DiT. Of several streams the image alone is pushed. The loss is negative
+    and so can be the total. Scale and weight are those of the paper; the code's own default weight is 1.0.
     """
 
     needs = ("target", "label")
@@ -32,10 +34,10 @@ class Contrastive(Plugin):
         self.partners = partners
 
     def setup(self, backbone: Backbone) -> None:
-        self.null = backbone.num_classes
+        self.null, self._shapes = backbone.num_classes, dict(backbone.streams)
 
     def prepare(self, batch: Batch, rng: torch.Generator) -> Aux:
-        target, label = batch["target"], batch["label"]
+        target, label = unpack(batch["target"], self._shapes)["image"], batch["label"]
         if len(target) < 2:
             raise DiffxError(
                 "plugins.contrastive takes a partner from the batch, and there is one sample on this rank; type a "
@@ -43,6 +45,8 @@ class Contrastive(Plugin):
             )
         others = ~torch.eye(len(target), dtype=torch.bool, device=target.device)
         share = torch.ones(len(target), device=target.device)
+        if self.partners == "neighbour":
+            return {"other": target.roll(1, 0), "share": share}
         if self.partners == "conditional":
             share = (label != self.null).float()
             share = share * len(share) / share.sum().clamp(min=1)
@@ -52,7 +56,7 @@ class Contrastive(Plugin):
         return {"other": target[draw_partners(others, rng)], "share": share}
 
     def loss(self, seen: Seen, out: Tensor, aux: Aux) -> Tensor:
-        other = aux["other"]
+        other, out = aux["other"], unpack(out, self._shapes)["image"]
         errors = (out[:, : other.shape[1]].float() - other).square().flatten(1).mean(1)
         return -(errors * aux["share"]).mean()
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from diffx.assemble.services import Surroundings
 from diffx.backbone import Backbone
 from diffx.errors import DiffxError
-from diffx.frozen.encoder import check_grid, encoder_spec
+from diffx.frozen.encoder import check_grid, encoder_spec, find_encoder
 from diffx.frozen.vision import VisionEncoder
 
 LAYERS = 4
@@ -50,6 +50,9 @@ class Attention:
 
     def stand_in(self, name: str, backbone: Backbone) -> "StandIn":
         return StandIn(encoder_spec(name).dim, backbone.grid_tokens)
+
+    def find(self, name: str) -> None:
+        find_encoder(name)
 
     def make(self, name: str, around: Surroundings) -> AttentionEncoder:
         self.check(name, around)

@@ -140,8 +140,8 @@ def _without_storage(modules: Mapping[str, Any]) -> dict[str, Any]:
     return dict(copy.deepcopy(owned, memo).items())
 
 
-def flops_of(service: Callable[[Tensor], Tensor], image: Tensor) -> int:
-    """Operations of one call of a teacher on one image (1, C, H, W)."""
+def flops_of(service: Callable[..., Any], *given: Tensor) -> int:
+    """Operations of one call of a teacher on one sample, such as an image (1, C, H, W)."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
-        service(image)
+        service(*given)
     return counter.get_total_flops()

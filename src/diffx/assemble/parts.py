@@ -56,9 +56,9 @@ def assemble(settings: Settings) -> Parts:
 
 
 def _teacher_flops(services: dict[str, Service], data: Data) -> dict[str, int]:
-    """Of one image through each teacher that takes one."""
-    seeing = {name: s for name, s in services.items() if getattr(s, "takes", ("image",)) == ("image",)}
-    if not seeing:
+    """Of one sample through each teacher that is called with something of the batch."""
+    takes = {name: getattr(service, "takes", ("image",)) for name, service in services.items()}
+    if not any(takes.values()):
         return {}
-    image = data.batch(torch.zeros(1, dtype=torch.long))["image"]
-    return {name: flops_of(service, image) for name, service in seeing.items()}
+    row = data.batch(torch.zeros(1, dtype=torch.long))
+    return {name: flops_of(services[name], *(row[key] for key in keys)) for name, keys in takes.items() if keys}

@@ -9,12 +9,11 @@ import torch
 from torch import nn
 
 from diffx.assemble.model import TrainingModel, build_model
-from diffx.assemble.services import encoder_names
+from diffx.assemble.services import find_services
 from diffx.config.settings import Settings
 from diffx.config.target import make, target_of
 from diffx.data import Data
 from diffx.errors import DiffxError
-from diffx.frozen.encoder import find_encoder
 from diffx.processes.devices import check_devices, cost_unit, pick_device
 
 NUMBER, STATES = 4, 2  # bytes of a float32; numbers that AdamW keeps of a parameter
@@ -41,8 +40,7 @@ def look(settings: Settings) -> Ready:
     _check_device(settings, device)
     data: Data = make(settings.data.source)
     _check_shape(settings, sketch, data)
-    for name in encoder_names(data.provide(sketch.plan.needs, sketch.backbone.side)):
-        find_encoder(name)
+    find_services(data.provide(sketch.plan.needs, sketch.backbone.side))
     data.decode(torch.zeros(1, *data.shape))  # a decoder without weights must refuse now, not at the first evaluation
     metrics = settings.eval.metrics
     if look_for := getattr(target_of(metrics), "look_for", None):

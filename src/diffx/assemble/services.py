@@ -15,7 +15,7 @@ from torch import Tensor
 from diffx.backbone import Backbone
 from diffx.backbone.teacher import NetworkTeacher
 from diffx.errors import DiffxError
-from diffx.frozen.encoder import SPECS, check_grid, encoder_spec
+from diffx.frozen.encoder import SPECS, check_grid, encoder_spec, find_encoder
 from diffx.frozen.vision import VisionEncoder
 from diffx.pixels.values import signed
 
@@ -64,6 +64,10 @@ class Provider(Protocol):
         """What gives tensors of the right shapes from no weights: for counting, and for the contracts."""
         ...
 
+    def find(self, name: str) -> None:
+        """Refuse, with a DiffxError, where what it loads is neither here nor to be had; nothing is loaded."""
+        ...
+
     def make(self, name: str, around: Surroundings) -> Service | None:
         """The service itself; None where the training module provides it."""
         ...
@@ -78,6 +82,9 @@ class Features:
     def stand_in(self, name: str, backbone: Backbone) -> Service:
         dim, count = encoder_spec(name).dim, backbone.grid_tokens
         return lambda image: torch.zeros(len(image), count, dim)
+
+    def find(self, name: str) -> None:
+        find_encoder(name)
 
     def make(self, name: str, around: Surroundings) -> Service:
         return around.encoder(name)
@@ -96,6 +103,9 @@ class ClassToken:
         dim = encoder_spec(name).dim
         return lambda image: torch.zeros(len(image), dim)
 
+    def find(self, name: str) -> None:
+        find_encoder(name)
+
     def make(self, name: str, around: Surroundings) -> Service:
         return around.encoder(name).class_token
 
@@ -108,6 +118,9 @@ class Average:
 
     def stand_in(self, name: str, backbone: Backbone) -> Service:
         return NetworkTeacher(backbone)
+
+    def find(self, name: str) -> None:
+        """Nothing is loaded."""
 
     def make(self, name: str, around: Surroundings) -> None:
         return None
@@ -142,6 +155,15 @@ def stand_ins(needs: Iterable[str], backbone: Backbone) -> dict[str, Service]:
     known = providers()
     split = {need: _kind(need) for need in needs}
     return {need: known[kind].stand_in(name, backbone) for need, (kind, name) in split.items() if kind in known}
+
+
+def find_services(needs: Iterable[str]) -> None:
+    """Raises DiffxError where a teacher's weights are not to be had."""
+    known = providers()
+    for need in needs:
+        kind, name = _kind(need)
+        if kind in known and hasattr(known[kind], "find"):  # those of other packages may have none
+            known[kind].find(name)
 
 
 def make_services(needs: Iterable[str], around: Surroundings) -> dict[str, Service]:

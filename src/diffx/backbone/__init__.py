@@ -2,9 +2,23 @@
 
 from diffx.backbone.ddt import DDT
 from diffx.backbone.dit import DiT
+from diffx.backbone.maskdit import MaskDiTBackbone
 from diffx.backbone.mdt import MDTBackbone
 from diffx.backbone.protocol import Backbone
 from diffx.backbone.reg import REGBackbone
+from diffx.backbone.sprint import SparseMiddle, SprintBackbone
+from diffx.backbone.sr_dit import SRDiT
 from diffx.backbone.uvit import UViT
 
-__all__ = ["DDT", "Backbone", "DiT", "MDTBackbone", "REGBackbone", "UViT"]
+__all__ = [
+    "DDT",
+    "Backbone",
+    "DiT",
+    "MDTBackbone",
+    "MaskDiTBackbone",
+    "REGBackbone",
+    "SRDiT",
+    "SparseMiddle",
+    "SprintBackbone",
+    "UViT",
+]

@@ -48,6 +48,7 @@ class Backbone(nn.Module):
         streams: name -> shape of all that the state consists of. One of them, "image", is the state itself; of several
             the state is their packing (see `pack`).
         token_times: whether times may be given for each token (B, N).
+        narrows_at: the depth from which on the stream has another width than hidden_size, if there is one.
     """
 
     blocks: nn.ModuleList
@@ -60,6 +61,7 @@ class Backbone(nn.Module):
     tokens_after: Mapping[int, int] = {}
     skips: Mapping[int, int] = {}
     token_times: bool = False
+    narrows_at: int | None = None
 
     @property
     def streams(self) -> Mapping[str, Shape]:
@@ -69,6 +71,11 @@ class Backbone(nn.Module):
     def grid_tokens(self) -> int:
         """How many tokens the grid has."""
         return self.side * self.side
+
+    @property
+    def wide_blocks(self) -> int:
+        """So many blocks, from the first on, leave the stream hidden_size wide."""
+        return len(self.blocks) if self.narrows_at is None else self.narrows_at - 1
 
     # Implemented by a family.
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from diffx.backbone.protocol import Backbone, Condition, Plain, RunBlock, walk_blocks
+from diffx.errors import DiffxError
 from diffx.tokens import Tokens
 
 Around = Callable[..., Tokens]
@@ -38,8 +39,14 @@ class NetworkTeacher:
     def __call__(
         self, x: Tensor, t: Tensor, y: Condition, depth: int, around: Around | None = None, *given: Tensor
     ) -> Tensor:
-        """around: what every block runs inside, called with (run, tokens, cond, *given)."""
+        """around: what every block runs inside, called with (run, tokens, cond, *given). Raises DiffxError where the
+        stream has another width than the network's."""
         (net,) = self._net
+        if depth > net.wide_blocks and net.narrows_at is not None:
+            raise DiffxError(
+                f"A teacher after block {depth} is asked for, and this {type(net).__name__} has another width from "
+                f"there on; type a teacher's depth of at most {net.wide_blocks}."
+            )
         passage = _Surrounded(around, given) if around else Plain()
         tokens, _ = walk_blocks(net, x, t, y, passage, until=depth)
         return tokens.x[:, : net.grid_tokens]

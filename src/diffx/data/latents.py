@@ -129,13 +129,26 @@ class Latents:
         Raises:
             DiffxError: the autoencoder's weights cannot be found.
         """
+        return to_uint8(self._opened(x.device).decode(self._raw(x)), rounding)
+
+    def autoencoder_features(self, x: Tensor) -> Tensor:
+        """What the middle of the autoencoder's decoder makes of scaled latents x (B, C, H, W): (B, D, H, W).
+
+        Raises:
+            DiffxError: the autoencoder's weights cannot be found, or it has no such middle.
+        """
+        return self._opened(x.device).features(self._raw(x))
+
+    def _opened(self, device: torch.device) -> "Autoencoder":
         if self._autoencoder is None:
             from diffx.frozen.autoencoder import load_autoencoder
 
             self._autoencoder = load_autoencoder(self.decoder or self._latents[0].manifest["facts"]["autoencoder"])
-        self._autoencoder.to(x.device)
-        raw = x.float() / self._scale.to(x.device) + self._shift.to(x.device)
-        return to_uint8(self._autoencoder.decode(raw), rounding)
+        return self._autoencoder.to(device)
+
+    def _raw(self, x: Tensor) -> Tensor:
+        """Latents as the autoencoder has them, from scaled ones."""
+        return x.float() / self._scale.to(x.device) + self._shift.to(x.device)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_autoencoder": None}

@@ -121,10 +121,10 @@ def block_outputs(backbone: Backbone, objective: Objective, x: Tensor, t: float,
     """The mean token (N, D) after each block for images x (N, C, H, W) at noise level t, on the CPU. The noise is the
     same each time."""
     rng, everywhere = torch.Generator().manual_seed(0), Plugin()
-    everywhere.reads = tuple(range(1, len(backbone.blocks) + 1))
+    everywhere.reads = tuple(range(1, backbone.wide_blocks + 1))
     view = make_view("probe", backbone, {"probe": everywhere})
     time = time_at(objective, t)
-    outputs: list[list[Tensor]] = [[] for _ in backbone.blocks]
+    outputs: list[list[Tensor]] = [[] for _ in everywhere.reads]
     for clean in x.split(BATCH):
         noise = torch.randn(clean.shape, generator=rng)
         times = torch.full((len(clean),), time, device=device)

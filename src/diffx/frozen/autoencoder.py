@@ -48,6 +48,20 @@ class Autoencoder:
         """Raw latents (B, C, h, w) to values (B, 3, R, R) that are in [-1, 1] but for overshoot."""
         return torch.cat([self._network.decode(part).sample for part in raw.split(CHUNK)])
 
+    @torch.no_grad()
+    def features(self, raw: Tensor) -> Tensor:
+        """What the decoder's middle makes of raw latents (B, C, h, w): (B, D, h, w), as large as the latents.
+
+        Raises:
+            DiffxError: this kind of autoencoder has no middle.
+        """
+        decoder = self._network.decoder
+        if not hasattr(decoder, "mid_block"):
+            raise DiffxError(f"autoencoder {self.name} has no middle block to take features from; take another data=.")
+        after = getattr(self._network, "post_quant_conv", None)
+        parts = raw.split(CHUNK) if after is None else [after(part) for part in raw.split(CHUNK)]
+        return torch.cat([decoder.mid_block(decoder.conv_in(part), None) for part in parts])
+
     def _encode(self, x: Tensor) -> Tensor:
         if not self.posterior:
             return self._network.encode(x).latent

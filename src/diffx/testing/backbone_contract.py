@@ -106,7 +106,7 @@ class BackboneContract:
         x, t, y = self.inputs(net)
         plugins: dict[str, Plugin] = {}
         extra = net.extra_tokens
-        for start, stop in pairwise([0, *(b for b in net.borders if b > 0), len(net.blocks)]):
+        for start, stop in stretches(net):
             extra = net.tokens_after.get(start, net.grid_tokens + extra) - net.grid_tokens
             plugins[f"from_{start}"] = Shuffle(start, stop, net.grid_tokens, extra)
         view = make_view(MAIN, net, plugins)
@@ -119,11 +119,11 @@ class BackboneContract:
         net = self.backbone()
         x, t, y = self.inputs(net)
         reader = Plugin()
-        reader.reads, reader.reads_extra = tuple(range(len(net.blocks) + 1)), True
+        reader.reads, reader.reads_extra = tuple(range(net.wide_blocks + 1)), True
         view = make_view(MAIN, net, {"reader": reader})
         _, seen = walk_with_plugins(net, view, {"reader": reader}, x, t, y, {"reader": {}})
         before = (net.grid_tokens + net.extra_tokens, *view.tokens)  # a read comes before the switch of its depth
-        assert [tokens.x.shape[1] for tokens in seen["reader"].values()] == list(before[:-1])
+        assert [tokens.x.shape[1] for tokens in seen["reader"].values()] == list(before[: net.wide_blocks + 1])
         assert all(tokens.x.shape[2] == net.hidden_size for tokens in seen["reader"].values())
 
     @torch.no_grad()
@@ -186,3 +186,14 @@ class BackboneContract:
         other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True), strict=True)
         x, t, y = self.inputs(net)
         assert torch.equal(other(x, t, y), net(x, t, y))
+
+
+def stretches(net: Backbone) -> list[tuple[int, int]]:
+    """First block and end of each part of a network across which no border lies and in which the width is one."""
+    ends = [0, *(border for border in net.borders if border > 0), len(net.blocks)]
+    parts = list(pairwise(ends))
+    if net.narrows_at is None:
+        return parts
+    wide = [(start, min(stop, net.narrows_at - 1)) for start, stop in parts]
+    narrow = [(max(start, net.narrows_at), stop) for start, stop in parts]
+    return [(start, stop) for start, stop in (*wide, *narrow) if start < stop]

@@ -1,5 +1,6 @@
 """Multi-head self-attention over the tokens present."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -10,7 +11,8 @@ class Attention(nn.Module):
     """Through SDPA, on its flash path unless a bias is asked for.
 
     extra: tokens that stand behind the grid of side² and have no place in it. extent: as of Rotary. bias: of queries,
-    keys and values.
+    keys and values. value_residual: it mixes the values of an earlier block into its own, λ v₀ + (1 − λ) v with one
+    learned λ that starts at a half (Zhou et al. 2024, arXiv 2410.17897).
     """
 
     def __init__(
@@ -24,6 +26,7 @@ class Attention(nn.Module):
         extra: int = 0,
         extent: float | None = None,
         bias: bool = True,
+        value_residual: bool = False,
     ) -> None:
         super().__init__()
         self.heads = heads
@@ -32,17 +35,30 @@ class Attention(nn.Module):
         self.k_norm = nn.RMSNorm(dim // heads, eps=1e-6) if qk_norm else nn.Identity()
         self.rotary = Rotary(side, dim // heads, extra, extent) if rotary else None
         self.rel_pos_bias = RelativePositionBias(side, heads) if relative_bias else None
+        self.value_mix = nn.Parameter(torch.tensor(0.5)) if value_residual else None
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, ids: Tensor | None, attention: list[Tensor] | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        ids: Tensor | None,
+        attention: list[Tensor] | None = None,
+        values: list[Tensor] | None = None,
+    ) -> Tensor:
         """x (B, N, D) at places ids (B, N), None for all in order. Queries and keys (B, H, N, d), as the product sees
-        them, are appended to `attention` where one is given."""
+        them, are appended to `attention` where one is given. values: holds those (B, N, D) of an earlier block, of the
+        same tokens, for value_residual; where there is none, this block's own are appended."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         q, k = self.q_norm(q), self.k_norm(k)
         if self.rotary is not None:
             q, k = self.rotary(q, ids), self.rotary(k, ids)
         if attention is not None:
             attention += [q, k]
+        if values is not None and not values:
+            values.append(v.transpose(1, 2).flatten(2))
+        if self.value_mix is not None and values:
+            first = values[0].to(v.dtype).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            v = self.value_mix * first + (1 - self.value_mix) * v
         bias = None if self.rel_pos_bias is None else self.rel_pos_bias(ids).to(q.dtype)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.proj(out.transpose(1, 2).flatten(2))

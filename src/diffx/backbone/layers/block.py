@@ -18,11 +18,12 @@ def make_norm(name: str, dim: int, scaled: bool = False) -> nn.Module:
 class Block(nn.Module):
     """A transformer block with adaLN: cond gives shift, scale and gate of attention and of the MLP.
 
-    cond is (B, D), or (B, N, D) for each token, of which the block makes them with a layer of its own; or 7 D wide with
+    cond is (B, C), or (B, N, C) for each token, of which the block makes them with a layer of its own; or 7 D wide with
     shared_modulation.
 
-    scaled_norm: its norms have a learned scale beside the modulation's. bias: of queries, keys, values and the MLP.
-    extra, extent: as of Attention.
+    cond_dim: the width C of cond, D unless given. scaled_norm: its norms have a learned scale beside the modulation's.
+    bias: of queries, keys, values and the MLP.
+    extra, extent, value_residual: as of Attention.
 
     With `skip`, the block first merges a remembered state: x <- Linear([x, remembered]) (U-ViT's skip, as in MDTv2).
     """
@@ -45,13 +46,15 @@ class Block(nn.Module):
         bias: bool = True,
         extra: int = 0,
         extent: float | None = None,
+        value_residual: bool = False,
+        cond_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.norm1 = make_norm(norm, dim, scaled_norm)
-        self.attn = Attention(dim, heads, side, qk_norm, rotary, relative_bias, extra, extent, bias)
+        self.attn = Attention(dim, heads, side, qk_norm, rotary, relative_bias, extra, extent, bias, value_residual)
         self.norm2 = make_norm(norm, dim, scaled_norm)
         self.mlp = (SwiGLU if mlp == "swiglu" else Mlp)(dim, int(dim * mlp_ratio), bias)
-        own = BlockTable(dim) if shared_modulation else nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        own = BlockTable(dim) if shared_modulation else _modulation(cond_dim or dim, 6 * dim)
         self.adaLN_modulation: nn.Module = own
         self.skip_linear = nn.Linear(2 * dim, dim) if skip else None
 
@@ -62,24 +65,37 @@ class Block(nn.Module):
         ids: Tensor | None = None,
         remembered: Tensor | None = None,
         attention: list[Tensor] | None = None,
+        values: list[Tensor] | None = None,
     ) -> Tensor:
         if self.skip_linear is not None:
             assert remembered is not None
             x = self.skip_linear(torch.cat([x, remembered], dim=-1))
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(cond).chunk(6, dim=-1)
         # Not addcmul: on a GPU in autocast it would keep a float32 copy of each branch for the backward pass.
-        x = x + rows(gate_a) * self.attn(modulate(self.norm1(x), shift_a, scale_a), ids, attention)
+        x = x + rows(gate_a) * self.attn(modulate(self.norm1(x), shift_a, scale_a), ids, attention, values)
         return x + rows(gate_m) * self.mlp(modulate(self.norm2(x), shift_m, scale_m))
 
 
-class FinalLayer(nn.Module):
-    """Tokens (B, N, D) -> patches (B, N, p·p·C), each in the order row, column, channel."""
+def _modulation(cond_dim: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.SiLU(), nn.Linear(cond_dim, out))
 
-    def __init__(self, dim: int, patch_size: int, out_channels: int, norm: str, shared_modulation: bool) -> None:
+
+class FinalLayer(nn.Module):
+    """Tokens (B, N, D) -> patches (B, N, p·p·C), each in the order row, column, channel. cond_dim: as of Block."""
+
+    def __init__(
+        self,
+        dim: int,
+        patch_size: int,
+        out_channels: int,
+        norm: str,
+        shared_modulation: bool,
+        cond_dim: int | None = None,
+    ) -> None:
         super().__init__()
         self.norm_final = make_norm(norm, dim)
         self.linear = nn.Linear(dim, patch_size * patch_size * out_channels)
-        own = HeadTable(dim) if shared_modulation else nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
+        own = HeadTable(dim) if shared_modulation else _modulation(cond_dim or dim, 2 * dim)
         self.adaLN_modulation: nn.Module = own
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:

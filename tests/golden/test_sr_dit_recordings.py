@@ -1,0 +1,132 @@
+"""Agreement with SwayStar123/SpeedrunDiT, whose class token stands before the grid; time runs as ours."""
+
+import pytest
+import torch
+from recordings import Recording, assert_agrees, load, part
+from torch import Tensor, nn
+
+from diffx.backbone import SRDiT
+from diffx.backbone.protocol import pack, unpack
+from diffx.objective import Interpolant
+from diffx.planner import MAIN, make_view
+from diffx.step import walk_with_plugins
+from diffx_plugins.contrastive import Contrastive
+from diffx_plugins.reg import REG
+from diffx_plugins.sprint import SPRINT
+
+NAMES = {
+    "cls_projectors2.": "class_embedder.0.",
+    "wg_norm.": "class_embedder.1.",
+    "final_layer.linear_cls.": "class_head.",
+    "fusion_proj.": "fuse.",
+}
+
+
+def laid_out(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The recorded weights as ours are laid out; rotary tables are made, not loaded."""
+    state = {}
+    for key, w in weights.items():
+        if key.startswith(("projectors.", "feat_rope.")):
+            continue
+        for old, new in NAMES.items():
+            if key.startswith(old):
+                key = new + key.removeprefix(old)
+        if key == "pos_embed":
+            assert not w[:, 0].any()
+            w = w[:, 1:]
+        elif key == "y_embedder.embedding_table.weight":  # built without label dropout: the row that we always have
+            w = torch.cat([w, torch.zeros_like(w[:1])])
+        state[key.replace("v1_lambda", "value_mix")] = w
+    return state
+
+
+def packed(image: Tensor, class_token: Tensor) -> Tensor:
+    return pack({"image": image, "class": class_token})
+
+
+def class_last(tokens: Tensor) -> Tensor:
+    return torch.cat([tokens[:, 1:], tokens[:, :1]], dim=1)
+
+
+@pytest.fixture(scope="module")
+def speedrun() -> Recording:
+    return load("speedrun")
+
+
+@pytest.fixture(scope="module")
+def backbone(speedrun: Recording) -> SRDiT:
+    config = speedrun.config
+    shared = ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads", "num_classes")
+    backbone = SRDiT(**{key: config[key] for key in shared}, class_dim=config["z_dims"][0])
+    backbone.load_state_dict(laid_out(speedrun.weights), strict=True)
+    return backbone.eval()
+
+
+@torch.no_grad()
+def test_the_forward_agrees_in_both_streams(speedrun, backbone):
+    state = packed(speedrun["x"], speedrun["class_token"])
+    out = unpack(backbone(state, speedrun["t"], speedrun["y"]), backbone.streams)
+    assert_agrees(out["image"], speedrun["out"])
+    assert_agrees(out["class"], speedrun["out2"])
+
+
+@pytest.fixture(scope="module")
+def plugins(speedrun: Recording, backbone: SRDiT) -> dict:
+    """SPRINT with SR-DiT's settings, and REG after the dense blocks with the recorded projector, whose sizes are those
+    of no real encoder."""
+    config = speedrun.config
+    reg = REG(depth=backbone.middle[0], projector_dim=config["projector_dim"])
+    reg.setup(SRDiT.tiny(hidden_size=config["hidden_size"], depth=config["depth"]))
+    reg.projector[4] = nn.Linear(config["projector_dim"], config["z_dims"][0])
+    reg.projector.load_state_dict(part(speedrun.weights, "projectors.0."), strict=True)
+    reg._shapes = dict(backbone.streams)
+    sprint = SPRINT(mask="random", path_drop=0.05, path_drop_by="batch", drop_extra=True)
+    sprint.setup(backbone)
+    return {"sprint": sprint, "reg": reg}
+
+
+def steps_draws(speedrun: Recording, backbone: SRDiT, plugin: SPRINT) -> tuple[Tensor, Tensor, dict]:
+    """Times, packed noise, and SPRINT's aux of the recorded step."""
+    t = speedrun["draw0_rand"].flatten()
+    shift = (torch.Size(backbone.shape).numel() / 4096) ** 0.5
+    t = shift * t / (1 + (shift - 1) * t)
+    (kept,) = plugin.span.kept(backbone.grid_tokens + 1)
+    places = speedrun["draw3_rand"].argsort(1)[:, :kept] - 1  # theirs count the class token first
+    keep = torch.where(places < 0, backbone.grid_tokens, places)
+    aux = {"keep": keep, "path_dropped": (speedrun["draw4_rand"] < plugin.path_drop).expand(len(t))}
+    return t, packed(speedrun["draw1_randn_like"], speedrun["draw2_randn_like"]), aux
+
+
+@torch.no_grad()
+def test_the_training_losses_with_few_tokens_in_the_middle_agree(speedrun, backbone, plugins):
+    objective = Interpolant()
+    t, noise, aux = steps_draws(speedrun, backbone, plugins["sprint"])
+    assert_agrees(t, speedrun["train.time"].flatten())
+    clean = packed(speedrun["x"], speedrun["class_token"])
+    features = class_last(speedrun["features"])
+    target = objective.target(clean, noise, t)
+    batch = {"features/dinov2_vitb14": features[:, :-1], "class_token/dinov2_vitb14": features[:, -1], "target": target}
+    auxes = {"sprint": aux, "reg": plugins["reg"].prepare(batch, torch.Generator())}
+    view = make_view(MAIN, backbone, plugins)
+    x_t = objective.noised(clean, noise, t)
+    out, seen = walk_with_plugins(backbone, view, plugins, x_t, t, speedrun["y"], auxes)
+    image, image_noise = (unpack(part, backbone.streams)["image"] for part in (out, noise))
+    assert_agrees(objective.loss(image, speedrun["x"], image_noise, t), speedrun["train.denoise"])
+    terms = plugins["reg"].loss(seen["reg"], out, auxes["reg"])
+    assert_agrees(terms["class"], speedrun["train.class_denoise"].mean())
+    assert_agrees(terms["align"], speedrun["train.align"])
+    contrastive = Contrastive(partners="neighbour")
+    contrastive.setup(backbone)
+    aux = contrastive.prepare({"target": target, "label": speedrun["y"]}, torch.Generator())
+    assert_agrees(contrastive.loss({}, out, aux), speedrun["train.contrastive"])
+
+
+@torch.no_grad()
+def test_the_projected_tokens_agree_the_class_token_last(speedrun, backbone, plugins):
+    view = make_view(MAIN, backbone, {"reg": plugins["reg"]})
+    state = packed(speedrun["x"], speedrun["class_token"])
+    _, seen = walk_with_plugins(
+        backbone, view, {"reg": plugins["reg"]}, state, speedrun["t"], speedrun["y"], {"reg": {}}
+    )
+    (tokens,) = seen["reg"].values()
+    assert_agrees(plugins["reg"].projector(tokens.x), class_last(speedrun["out1"]))
