@@ -6,6 +6,7 @@ import os
 import struct
 import tarfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -66,8 +67,8 @@ def test_an_image_of_too_many_pixels_is_left_out_before_it_is_decoded(folder, tm
 
 def test_the_limits_are_settings(folder, tmp_path):
     (folder / "a" / "larger.png").write_bytes(encoded(size=(40, 20)))
-    assert refused(folder, tmp_path / "one", max_pixels := 16, pixels=799)["a/larger"].endswith("more than 799")
-    assert prepare_images(str(folder), tmp_path / "two", max_pixels)["samples"] == 2
+    assert refused(folder, tmp_path / "one", 16, pixels=799)["a/larger"].endswith("more than 799")
+    assert prepare_images(str(folder), tmp_path / "two", 16)["samples"] == 2
     (folder / "a" / "larger.png").write_bytes(b"x" * 10_000)
     assert refused(folder, tmp_path / "three", bytes=9_999)["a/larger"] == "has 10000 bytes, more than 9999"
 
@@ -142,10 +143,8 @@ def test_whatever_byte_of_an_image_is_damaged_it_is_decoded_or_refused(kind):
         damaged = bytearray(whole)
         damaged[place] ^= 0xFF
         for content in (bytes(damaged), whole[:place]):
-            try:
+            with suppress(Refused):  # and nothing else
                 decode(content)
-            except Refused as reason:
-                assert str(reason)
 
 
 def test_a_picture_whose_decoder_starts_a_program_is_refused(folder, tmp_path):
@@ -157,7 +156,8 @@ def test_a_name_that_is_not_utf_8_is_left_out_and_can_be_printed(folder, tmp_pat
     (folder / "a" / os.fsdecode(b"\xe9\x1b[31m.png")).write_bytes(encoded())
     assert main(["images", str(folder), str(tmp_path / "out"), "--resolution", "16"]) == 0
     printed = capsys.readouterr().out
-    assert r"refused a/\udce9" in printed and "not UTF-8" in printed
+    assert r"refused a/\udce9" in printed
+    assert "not UTF-8" in printed
     assert "\x1b" not in printed
 
 

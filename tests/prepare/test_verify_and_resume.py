@@ -121,7 +121,8 @@ def test_labels_that_disagree_between_folders_are_named(root):
     note["labels"][2] += 1
     file.write_text(json.dumps(note))
     altered, label = found(root)
-    assert altered[:2] == ("manifest", "latents") and "shard-00000.json holds other" in altered[2]
+    assert altered[:2] == ("manifest", "latents")
+    assert "shard-00000.json holds other" in altered[2]
     assert label == ("label", "latents", note["keys"][2])
 
 

@@ -66,8 +66,8 @@ class Latents:
         self._shift, self._scale = (torch.tensor(facts["facts"][key]).view(-1, 1, 1) for key in ("shift", "scale"))
         if not all(math.isfinite(x) and x for x in facts["facts"]["scale"]):
             raise DiffxError(
-                f"{self.root / 'latents' / 'manifest.json'} has scale {facts['facts']['scale']}, which leaves nothing to "
-                f"train on; type {verify_command(self.root / 'latents')}."
+                f"{self.root / 'latents' / 'manifest.json'} has scale {facts['facts']['scale']}, which leaves nothing "
+                f"to train on; type {verify_command(self.root / 'latents')}."
             )
         self.num_classes = self._check_classes(num_classes)
         self.identity = digest({"checksums": [s.manifest["checksum"] for s in self._latents], "flip": flip})

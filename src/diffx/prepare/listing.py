@@ -99,7 +99,7 @@ def list_tar(file: Path, prefix: str) -> Iterator[Sample]:
 
 def _members(archive: tarfile.TarFile, file: Path, start: int, prefix: str, name: str, deeper: int) -> Iterator[Sample]:
     """Images of a tar that begins at byte `start` of `file`. `name`: the class of members that are in no folder."""
-    images, classes = [], dict[str, int | str]()
+    images, classes = [], dict[str, Any]()
     for member in archive:
         stem, place = _stem(member.name), Place(str(file), start + member.offset_data, member.size)
         if member.isfile() and member.name.lower().endswith(IMAGES):

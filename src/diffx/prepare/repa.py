@@ -124,16 +124,14 @@ def _first_shape(
     files: dict[str, Path], keys: list[str], absent: dict[str, str], read: Callable[[Path], Array]
 ) -> tuple[int, ...]:
     """Of the first sample that can be read, which all others have to have too."""
-    first = DiffxError("")
+    first = ""
     for key in keys:
         if key not in absent:
             try:
                 return read(files[key]).shape
             except Exception as error:  # a bad sample, which is named where it is left out
-                first = (
-                    first if str(first) else DiffxError(f"{files[key]} and all files after it cannot be read: {error}.")
-                )
-    raise first
+                first = first or f"{files[key]} and all files after it cannot be read: {error}."
+    raise DiffxError(first)
 
 
 def _absence(key: str, **parts: dict[str, Any]) -> str:

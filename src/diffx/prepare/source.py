@@ -36,8 +36,8 @@ def list_source(source: str, limits: Limits | None = None) -> tuple[list[Sample]
     numbered = next((sample for sample in whole if isinstance(sample.label, int)), None)
     if named and numbered:
         raise DiffxError(
-            f"{source} gives sample {named.key} the class name {named.label} and sample {numbered.key} the class number "
-            f"{numbered.label}, which cannot be told apart; give all of them one or the other."
+            f"{source} gives sample {named.key} the class name {named.label} and sample {numbered.key} the class "
+            f"number {numbered.label}, which cannot be told apart; give all of them one or the other."
         )
     names = sorted({sample.label for sample in whole if isinstance(sample.label, str)})
     number: dict[int | str, int] = {name: label for label, name in enumerate(names)}
