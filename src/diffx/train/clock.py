@@ -38,6 +38,8 @@ class Meter:
         self._ordinary: float | None = None  # seconds of the last step that compiled nothing
         self._owed = 0  # steps for which another one has yet to be charged
         self._asked: float | None = None
+        self.beside: Callable[[], float] = lambda: 0.0  # processor time of a thread whose work is not training's
+        self._booked = 0.0  # of that
 
     @property
     def unit(self) -> str:
@@ -123,8 +125,18 @@ class Meter:
             self.parts["data"] += self._host() - self._asked
         self._asked = None
 
+    def unbooked(self) -> float:
+        """Seconds of the thread beside that no section has yet: none on a GPU, beside which a host has time."""
+        return self.beside() - self._booked if self.device.type == "cpu" else 0.0
+
+    def book_beside(self, name: str) -> None:
+        """Put them into a section."""
+        seconds = self.unbooked()
+        self.seconds[name] += seconds
+        self._booked += seconds
+
     def _host(self) -> float:
-        return time.process_time() if self.device.type == "cpu" else time.perf_counter()
+        return time.process_time() - self.beside() if self.device.type == "cpu" else time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
         clock = {"seconds": dict(self.seconds), "parts": dict(self.parts)}
