@@ -1,6 +1,7 @@
 """Which process of a run this is. diffx.processes and torchrun set RANK and WORLD_SIZE; without them there is one."""
 
 import os
+from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -19,6 +20,25 @@ def world() -> int:
 def is_first() -> bool:
     """Whether this process is the one that writes and prints."""
     return rank() == 0
+
+
+def firsts(find: Callable[[], T]) -> T:
+    """What the first process finds, or the error that it raises, in all processes; every one has to call it."""
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        return find()
+    found: list[tuple[T | None, Exception | None]] = [(None, None)]
+    if is_first():
+        try:
+            found = [(find(), None)]
+        except Exception as error:
+            found = [(None, error)]
+    dist.broadcast_object_list(found)
+    ((value, failure),) = found
+    if failure:
+        raise failure
+    return value  # type: ignore[return-value]  # T may be None
 
 
 def everyones(value: T) -> list[T]:

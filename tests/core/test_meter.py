@@ -36,6 +36,26 @@ def test_the_first_step_pays_for_warm_up_and_is_charged_as_the_second(ticks: lis
     assert meter.hours == pytest.approx(6 / 3600)
 
 
+def test_an_outlier_in_the_second_step_is_charged_once(ticks: list[float]) -> None:
+    """The first step was charged as the second, however long that took."""
+    meter = Meter(torch.device("cpu"))
+    meter.start()
+    now, charged = 0.0, []
+    for elapsed in (100.0, 50.0, 2.0, 2.0, 2.0, 2.0, 9.0):
+        now += elapsed
+        ticks.append(now)
+        meter.step()
+        charged.append(meter.seconds["train"])
+    assert charged == [0, 50 + 50, 52 + 26, 54 + 2, 56 + 2, 58 + 2, 67 + 2]
+    assert meter.device_seconds == 69
+    meter.start()  # a resume owes its first step anew
+    for elapsed in (30.0, 4.0):
+        now += elapsed
+        ticks.append(now)
+        meter.step()
+    assert meter.seconds["train"] == 69 + 4 + 4
+
+
 def test_an_evaluation_is_not_training(ticks: list[float]) -> None:
     meter = Meter(torch.device("cpu"))
     meter.start()

@@ -120,7 +120,10 @@ def test_labels_that_disagree_between_folders_are_named(root):
     note = json.loads(file.read_text())
     note["labels"][2] += 1
     file.write_text(json.dumps(note))
-    assert found(root) == [("label", "latents", note["keys"][2])]
+    altered, label = found(root)
+    assert altered[:2] == ("manifest", "latents")
+    assert "shard-00000.json holds other" in altered[2]
+    assert label == ("label", "latents", note["keys"][2])
 
 
 def test_shards_not_made_yet_are_unfinished(root):

@@ -27,6 +27,7 @@ SMALL = [
     "max_steps=8",
     "log_every=4",
 ]
+OFTEN = ["checkpoint_minutes=0", "checkpoint_share=1000"]  # a checkpoint after every step
 LONG = [*SMALL, "max_steps=100000", "log_every=1", "eval.first=1", "trainer.threads=1"]
 SMALL_PLUGINS = {
     "repa": ["plugins.repa.projector_dim=32"],

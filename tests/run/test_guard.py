@@ -16,7 +16,7 @@ from diffx.run.folder import RunDir
 from diffx.tokens import Tokens
 from diffx.train.guard import Guard
 from tests import forks
-from tests.run.conftest import small
+from tests.run.conftest import OFTEN, small
 
 Run = Callable[..., RunDir]
 POISON = ["+plugins.poison._target_=tests.run.test_guard.Poison"]
@@ -98,7 +98,7 @@ def test_the_last_checkpoint_stays_when_a_run_diverges(run: Run) -> None:
     chosen = [*POISON, "+plugins.poison.start=4", "+plugins.poison.count=100", "max_skipped_steps=3", "log_every=1"]
     good = weights(run(*chosen, "max_steps=4"))
     with pytest.raises(DiffxError, match="The last checkpoint is kept"):
-        run(*chosen, "max_steps=20", "checkpoint_minutes=0")
+        run(*chosen, "max_steps=20", *OFTEN)
     (path,) = Path().glob("runs/digits/*/s0")
     assert all(torch.equal(good[key], value) for key, value in weights(RunDir(path)).items())
     assert torch.load(RunDir(path).last_checkpoint, weights_only=True)["global_step"] == 4

@@ -22,6 +22,7 @@ from diffx.data.shards import open_shards
 from diffx.train.loop import train
 from tests import forks
 from tests.prepare.made_sources import image_folder, tiny_autoencoder
+from tests.run.conftest import OFTEN
 from tests.run.made_latents import NARROW, SIDE
 
 ROOT = Path(__file__).parents[2]
@@ -98,7 +99,14 @@ def test_every_readable_picture_has_a_latent_and_features_under_its_key(prepared
 @pytest.mark.slow
 def test_training_on_latents_killed_and_started_again_ends_with_the_bits_of_one_go(prepared: Path, place: Path) -> None:
     """With an encoder that runs on the images, and two processes that read batches."""
-    command = ["-m", "diffx", *RUN, "data.workers=2", "data.source.cached_features=false", "checkpoint_minutes=0"]
+    command = [
+        "-m",
+        "diffx",
+        *RUN,
+        "data.workers=2",
+        "data.source.cached_features=false",
+        *OFTEN,
+    ]
     with started(place, *command, "runs_dir=killed") as process:
         while not list(place.glob("killed/repa_s/*/s0/checkpoints/last.ckpt")):
             assert process.poll() is None

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from diffx.errors import DiffxError
 from diffx.run.folder import RunDir
 from tests import forks
-from tests.run.conftest import small, training
+from tests.run.conftest import OFTEN, small, training
 
 Run = Callable[..., RunDir]
 
@@ -190,7 +190,7 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
     run: Run, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = weights(run("runs_dir=whole"))
-    parts = run("max_steps=4", "checkpoint_minutes=0")
+    parts = run("max_steps=4", *OFTEN)
     assert torch.load(parts.previous_checkpoint, weights_only=True)["global_step"] == 4
     first = parts.previous_checkpoint.read_bytes()
     damage(parts.last_checkpoint)
@@ -218,7 +218,13 @@ def test_every_average_has_its_file(run: Run) -> None:
 
 @pytest.mark.parametrize("after", [3, 11])
 def test_a_run_that_was_killed_goes_on_to_the_same_bits(run: Run, tmp_path: Path, after: int) -> None:
-    chosen = ["max_steps=100", "checkpoint_minutes=0", "log_every=1", "eval.first=1", "runs_dir=killed"]
+    chosen = [
+        "max_steps=100",
+        *OFTEN,
+        "log_every=1",
+        "eval.first=1",
+        "runs_dir=killed",
+    ]
     command = [sys.executable, "-u", "-m", "diffx", *small(*chosen, plugins=("tread",)), "trainer.threads=1"]
     with forks.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -38,7 +38,7 @@ def charged(ticks: list[float], steps: list[tuple[float, int]]) -> Meter:
     return meter
 
 
-def test_a_step_that_compiles_is_the_compilers_and_charged_as_the_step_before(ticks: list[float]) -> None:
+def test_a_step_that_compiles_is_the_compilers_and_charged_as_the_steps_before(ticks: list[float]) -> None:
     """MDTv2 meets its other three numbers of tokens in later steps, and each was charged to training."""
     meter = charged(ticks, [(10, 1), (12, 1), (42, 2), (44, 2)])
     assert meter.seconds["compile"] == 10 + 30

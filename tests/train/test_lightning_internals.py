@@ -14,7 +14,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
 from diffx.train import lightning_internals
-from diffx.train.lightning_internals import WholeEpoch, WrittenInPlace, leave_signals_alone, plain
+from diffx.train.lightning_internals import Handed, WholeEpoch, leave_signals_alone, plain, taken_checkpoint
 
 QUIET: dict[str, Any] = dict.fromkeys(
     ("logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary"), False
@@ -74,26 +74,37 @@ def test_a_checkpoints_counts_of_micro_batches_follow_the_accumulation(tmp_path:
     assert second.fit_loop.epoch_loop.batch_progress.total.completed == 10
 
 
-def test_a_checkpoint_is_written_where_it_belongs_and_nowhere_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Lightning's own way leaves a copy in the temporary folder with every kill; this one has none, even while it
-    writes."""
+def test_a_checkpoint_is_taken_and_writes_nothing_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning's own way leaves a copy in the temporary folder with every kill."""
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    seen: list[list[str]] = []
-    save = torch.save
-
-    def watched(value: Any, target: Any) -> None:
-        save(value, target)
-        seen.append(sorted(str(f.relative_to(tmp_path)) for f in tmp_path.rglob("*") if f.is_file()))
-
-    monkeypatch.setattr(torch, "save", watched)
-    trainer = L.Trainer(max_steps=1, accelerator="cpu", plugins=[WrittenInPlace()], **QUIET)
+    monkeypatch.chdir(tmp_path)
+    trainer = L.Trainer(max_steps=1, accelerator="cpu", plugins=[Handed(torch.device("cpu"))], **QUIET)
     trainer.fit(Line(), endless())
-    trainer.save_checkpoint(tmp_path / "a.ckpt")
-    assert seen == [["a.ckpt"]]
-    assert not list((tmp_path / "tmp").iterdir())
+    taken = taken_checkpoint(trainer)
+    assert taken["global_step"] == 1
+    assert taken["optimizer_states"]
+    assert [f for f in tmp_path.rglob("*") if f.is_file()] == []
+
+
+def test_a_checkpoint_is_mapped_and_what_an_optimizer_keeps_of_it_is_not(tmp_path: Path) -> None:
+    kept = {"exp_avg": torch.ones(3), "step": torch.tensor(1.0)}
+    whole = {"state_dict": {"w": torch.ones(3)}, "optimizer_states": [{"state": {0: kept}, "param_groups": []}]}
+    torch.save(whole, tmp_path / "a.ckpt")
+    read = Handed(torch.device("cpu")).load_checkpoint(tmp_path / "a.ckpt")
+    weights, ours = read["state_dict"]["w"], read["optimizer_states"][0]["state"][0]
+    assert _file_of(weights) == str(tmp_path / "a.ckpt")
+    assert _file_of(ours["exp_avg"]) != str(tmp_path / "a.ckpt")
+    assert _file_of(ours["step"]) != str(tmp_path / "a.ckpt")
+
+
+def _file_of(tensor: torch.Tensor) -> str:
+    """The file that is mapped where its numbers are, "" for none."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        begin, end = (int(side, 16) for side in line.split()[0].split("-"))
+        if begin <= tensor.data_ptr() < end:
+            return line.split(maxsplit=5)[5] if len(line.split()) > 5 else ""
+    return ""
 
 
 def test_private_names_stand_in_one_file() -> None:

@@ -1,6 +1,7 @@
 """diffx's own checkpoints: last.ckpt with all that is needed to go on, ema.safetensors with the plain backbone."""
 
-import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ from torch import Tensor, nn
 
 from diffx.errors import DiffxError
 from diffx.run.folder import RunDir
+from diffx.store.archive import check_archive
 from diffx.store.sealed import read_sealed
 
 
-def newest_checkpoint(run: RunDir) -> tuple[Path, dict[str, Any]] | None:
-    """The last checkpoint that is whole, and what is in it; None where there is none at all.
+def newest_checkpoint(run: RunDir) -> Path | None:
+    """The last checkpoint that is whole; None where there is none at all.
 
     Raises:
         DiffxError: what there is is damaged.
@@ -23,7 +25,7 @@ def newest_checkpoint(run: RunDir) -> tuple[Path, dict[str, Any]] | None:
         if not path.exists():
             continue
         try:
-            return path, read_checkpoint(path)
+            return whole_checkpoint(path)
         except DiffxError as error:
             damaged.append(error)
     if damaged:
@@ -31,17 +33,36 @@ def newest_checkpoint(run: RunDir) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint as plain data and tensors; nothing in it can execute. Its checksums are verified.
+def whole_checkpoint(path: Path) -> Path:
+    """The path, after reading all of the file and comparing its checksum, which one process does for all.
 
     Raises:
         DiffxError: there is no such file or it is damaged.
     """
+    with _reading(path):
+        check_archive(path)
+    return path
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint as plain data and tensors; nothing in it can execute. It is mapped into memory, which all processes
+    of a machine share, and read where it is used. `whole_checkpoint` has compared its checksum.
+
+    Raises:
+        DiffxError: there is no such file or it is no checkpoint.
+    """
+    with _reading(path):
+        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError("no mapping")
+        return state
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever goes wrong inside is a sentence about the file."""
     try:
-        with zipfile.ZipFile(path) as file:
-            if broken := file.testzip():  # torch.load reads flipped bits without a word
-                raise zipfile.BadZipFile(broken)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        yield
     except FileNotFoundError as error:
         raise DiffxError(
             f"resume={path}: there is no such file; type resume=auto or the path of a last.ckpt."

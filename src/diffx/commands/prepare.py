@@ -9,9 +9,11 @@ from typing import Any
 from diffx.data.shards import shard_file
 from diffx.errors import DiffxError
 from diffx.prepare.job import SHARD
+from diffx.prepare.limits import Limits
 from diffx.prepare.verify import Problem, verify
 
 SHOWN = 20
+LONGEST = 300
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     images.add_argument("--resolution", type=int, default=256)
     images.add_argument("--into", default="images", help="folder in ROOT; `reference` for held-out images")
     images.add_argument("--shard-size", type=int, default=SHARD, help="images per file")
+    _add_limits(images)
     images.set_defaults(run=_images)
     latents = commands.add_parser("latents", help="an autoencoder's posterior of every image")
     latents.add_argument("root", type=Path)
@@ -60,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     repa.add_argument("--autoencoder", default="stabilityai/sd-vae-ft-mse", help="the one that REPA encoded with")
     repa.add_argument("--scale", type=float, default=0.18215, help="its scaling factor")
     repa.add_argument("--shard-size", type=int, default=SHARD)
+    _add_limits(repa)
     repa.set_defaults(run=_import_repa)
     check = commands.add_parser("verify", help="find and name missing, doubled and corrupt samples")
     check.add_argument("root", type=Path)
@@ -67,10 +71,25 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _add_limits(command: argparse.ArgumentParser) -> None:
+    for name, default, what in (
+        ("bytes", Limits.bytes, "bytes of an encoded image"),
+        ("pixels", Limits.pixels, "pixels of an image, decoded or enlarged"),
+        ("classes", Limits.classes, "classes, which are numbered from 0"),
+    ):
+        help = f"most {what} ({default}); a sample with more is left out and named"
+        command.add_argument(f"--max-{name}", type=int, default=default, metavar="N", help=help)
+
+
+def _limits(asked: argparse.Namespace) -> Limits:
+    return Limits(asked.max_bytes, asked.max_pixels, asked.max_classes)
+
+
 def _images(asked: argparse.Namespace) -> int:
     from diffx.prepare.images import prepare_images
 
-    return _print_made(prepare_images(asked.source, asked.root, asked.resolution, asked.into, asked.shard_size))
+    into, limits = asked.into, _limits(asked)
+    return _print_made(prepare_images(asked.source, asked.root, asked.resolution, into, asked.shard_size, limits))
 
 
 def _latents(asked: argparse.Namespace) -> int:
@@ -88,7 +107,8 @@ def _features(asked: argparse.Namespace) -> int:
 def _import_repa(asked: argparse.Namespace) -> int:
     from diffx.prepare.repa import import_repa
 
-    return _print_made(import_repa(asked.source, asked.root, asked.autoencoder, asked.scale, asked.shard_size))
+    size, limits = asked.shard_size, _limits(asked)
+    return _print_made(import_repa(asked.source, asked.root, asked.autoencoder, asked.scale, size, limits))
 
 
 def _print_made(manifest: dict[str, Any] | None) -> int:
@@ -99,16 +119,21 @@ def _print_made(manifest: dict[str, Any] | None) -> int:
     hours = ", ".join(f"{hours:.4f} {unit.replace('_', '-')}" for unit, hours in manifest["cost"].items())
     print(f"{manifest['samples']} samples, {len(refused)} refused, checksum {manifest['checksum']}, {hours}")
     for key, reason in refused[:SHOWN]:
-        print(f"  refused {key}: {reason}")
+        print(f"  refused {_plain(key)}: {_plain(reason)}")
     if len(refused) > SHOWN:
         print(f"  and {len(refused) - SHOWN} more; all are in manifest.json")
     return 0
 
 
+def _plain(text: str) -> str:
+    """A stranger's name, which can do nothing to a terminal."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text[:LONGEST])
+
+
 def _verify(asked: argparse.Namespace) -> int:
     problems = verify(asked.root)
     for problem in problems[:SHOWN]:
-        print(f"{problem.kind}: {problem.folder}/{problem.key}")
+        print(f"{problem.kind}: {_plain(f'{problem.folder}/{problem.key}')}")
     if not problems:
         print("all samples are there, once, and intact")
         return 0
@@ -121,7 +146,9 @@ def _verify(asked: argparse.Namespace) -> int:
 def _remedy(root: Path, problems: list[Problem]) -> str:
     """What to type so that damaged shards are made again."""
     shards = sorted({(problem.folder, problem.shard) for problem in problems if problem.shard >= 0})
-    files = [root / folder / shard_file(shard).replace(".npy", ".json") for folder, shard in shards]
+    broken = sorted({problem.folder for problem in problems if (problem.kind, problem.shard) == ("manifest", -1)})
+    files = [root / folder / "manifest.json" for folder in broken]
+    files += [root / folder / shard_file(shard).replace(".npy", ".json") for folder, shard in shards]
     return (
         f"Delete {', '.join(map(str, files[:SHOWN]))} and type the command that made them again: it makes only those."
     )

@@ -111,6 +111,7 @@ class Settings:
     compile: str = one_of("none", "none", "blocks", "step")
     log_every: int = number(20, least=1)
     checkpoint_minutes: float = number(5)
+    checkpoint_share: float = number(0.01, least=1e-6, below=1e6)
     max_skipped_steps: int = number(10, least=1)
     resume: str = "auto"
     runs_dir: str = "runs"

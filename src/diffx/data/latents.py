@@ -1,5 +1,6 @@
 """Images as an autoencoder's latents, prepared beforehand with `python -m diffx.prepare` (docs/prepare.md)."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffx.data.shards import Shards, join, open_shards
+from diffx.data.shards import Shards, join, open_shards, verify_command
 from diffx.errors import DiffxError
 from diffx.pixels.values import to_uint8
 from diffx.store.digest import digest
@@ -63,6 +64,11 @@ class Latents:
         channels, *size = self._latents[0].shape
         self.shape = (channels // 2 if self._posterior else channels, *size)
         self._shift, self._scale = (torch.tensor(facts["facts"][key]).view(-1, 1, 1) for key in ("shift", "scale"))
+        if not all(math.isfinite(x) and x for x in facts["facts"]["scale"]):
+            raise DiffxError(
+                f"{self.root / 'latents' / 'manifest.json'} has scale {facts['facts']['scale']}, which leaves nothing "
+                f"to train on; type {verify_command(self.root / 'latents')}."
+            )
         self.num_classes = self._check_classes(num_classes)
         self.identity = digest({"checksums": [s.manifest["checksum"] for s in self._latents], "flip": flip})
         self.offline: dict[str, dict[str, float]] = {}

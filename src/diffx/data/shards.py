@@ -71,6 +71,11 @@ class Shards:
             mapped = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
         except (OSError, ValueError) as error:
             raise DiffxError(f"{path} cannot be read ({error}); type {verify_command(self.folder)}.") from error
+        if (mapped.shape[1:], mapped.dtype) != (self.shape, self.dtype):
+            raise DiffxError(
+                f"{path} holds rows of {mapped.dtype} {mapped.shape[1:]}, and the manifest says {self.dtype} "
+                f"{self.shape}; type {verify_command(self.folder)}."
+            )
         return self._maps.setdefault(shard, mapped)
 
     def index(self) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:

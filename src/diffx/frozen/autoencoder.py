@@ -1,6 +1,7 @@
 """Frozen autoencoders of diffusers: images to latents and back."""
 
 import json
+import math
 import os
 import warnings
 from pathlib import Path
@@ -96,6 +97,10 @@ def load_autoencoder(name: str) -> Autoencoder:
             raise DiffxError(f"autoencoder={name} cannot be loaded: {reason}") from error
         raise DiffxError(_missing(name)) from error
     shift, scale = _scaling(config, Path(place) / STATISTICS)
+    if not all(map(math.isfinite, [*shift, *scale])) or not all(scale):
+        raise DiffxError(
+            f"autoencoder={name} scales by {scale} and shifts by {shift}, which leaves no latents; mend it."
+        )
     name = os.path.abspath(place) if os.path.isdir(place) else name
     return Autoencoder(name, network, config["_class_name"] == "AutoencoderKL", shift, scale)
 

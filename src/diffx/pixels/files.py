@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.lib import format as npy
-from PIL import Image
 from torch import Tensor
 
 from diffx.errors import DiffxError
+from diffx.pixels.decode import Refused, decode, read_file
 
 KEY = "arr_0"
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm")
@@ -160,7 +160,6 @@ def _header(file: Any, path: Path) -> tuple[Any, bool, Any]:
 def _picture(file: Path) -> Tensor:
     """uint8 (3, H, W)."""
     try:
-        with Image.open(file) as image:
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    except (OSError, ValueError, SyntaxError) as error:
+        return torch.from_numpy(np.array(decode(read_file(file)))).permute(2, 0, 1)
+    except (OSError, Refused) as error:
         raise DiffxError(f"{file} cannot be read as a picture ({error}).") from error

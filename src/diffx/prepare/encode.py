@@ -14,6 +14,8 @@ from diffx.errors import DiffxError
 from diffx.frozen.autoencoder import load_autoencoder
 from diffx.frozen.encoder import check_grid, encoder_spec
 from diffx.prepare.job import Array, Job, Process, Put, Row
+from diffx.prepare.limits import check_count
+from diffx.processes.devices import own_device
 
 Network = Callable[[Tensor], Tensor]
 
@@ -26,6 +28,7 @@ def prepare_latents(root: Path, autoencoder: str, flip: bool = False, batch_size
     Raises:
         DiffxError: no images, an autoencoder that cannot be loaded, or a folder begun differently.
     """
+    check_count("--batch-size", batch_size, 32)
     images, device = _images(root), _device()
     network = load_autoencoder(autoencoder).to(device)
     facts = {
@@ -47,6 +50,9 @@ def prepare_features(
     Raises:
         DiffxError: no images, unknown encoder, no weights, or a grid that the encoder cannot give.
     """
+    check_count("--batch-size", batch_size, 64)
+    if grid is not None:
+        check_count("--grid", grid, 16)
     images, device = _images(root), _device()
     spec, pixels = encoder_spec(encoder), images.shape[-1]
     if spec.model is None:
@@ -113,8 +119,8 @@ def _images(root: Path) -> Shards:
 
 def _device() -> torch.device:
     """The GPU of this process, or the CPU."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.allow_tf32 = True
-    return torch.device("cuda", Process.here().local_rank)
+    device = own_device("auto")
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+    return device

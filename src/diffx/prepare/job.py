@@ -141,24 +141,29 @@ class Job:
         done = [note for note in notes if note is not None]
         if len(done) < len(notes):
             return None
-        cost: dict[str, float] = {}
-        for note in done:
-            cost[note["unit"]] = cost.get(note["unit"], 0.0) + note["seconds"] / 3600
-        checksums = [_checksum([n["keys"], n["labels"], n["crc32"]]) for n in done]
-        manifest = {
-            "format": FORMAT,
-            "facts": self.facts,
-            "samples": sum(len(note["keys"]) for note in done),
-            "rejected": [pair for note in done for pair in note["rejected"]],
-            "shape": self.shape,
-            "dtype": self.dtype,
-            "checksum": _checksum(checksums),
-            "cost": cost,
-            "statistics": channel_statistics([n["channels"] for n in done if n.get("channels")]),
-            "shards": [{"samples": len(n["keys"]), "crc32": c} for n, c in zip(done, checksums, strict=True)],
-        }
+        manifest = summary(self.facts, self.shape, self.dtype, done)
         write_json(self.folder / "manifest.json", manifest)
         return manifest
+
+
+def summary(facts: dict[str, Any], shape: Sequence[int], dtype: str, notes: list[dict[str, Any]]) -> dict[str, Any]:
+    """The manifest of finished shards, from the notes beside them."""
+    cost: dict[str, float] = {}
+    for note in notes:
+        cost[note["unit"]] = cost.get(note["unit"], 0.0) + note["seconds"] / 3600
+    checksums = [_checksum([n["keys"], n["labels"], n["crc32"]]) for n in notes]
+    return {
+        "format": FORMAT,
+        "facts": facts,
+        "samples": sum(len(note["keys"]) for note in notes),
+        "rejected": [pair for note in notes for pair in note["rejected"]],
+        "shape": shape,
+        "dtype": dtype,
+        "checksum": _checksum(checksums),
+        "cost": cost,
+        "statistics": channel_statistics([n["channels"] for n in notes if n.get("channels")]),
+        "shards": [{"samples": len(n["keys"]), "crc32": c} for n, c in zip(notes, checksums, strict=True)],
+    }
 
 
 def cut(keys: Sequence[str], labels: Sequence[int], size: int) -> list[tuple[list[str], list[int]]]:

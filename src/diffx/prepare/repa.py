@@ -1,5 +1,7 @@
 """`prepare import-repa`: the folders of REPA's own preprocessing, joined by file stem."""
 
+import io
+import math
 import re
 from collections.abc import Callable
 from functools import partial
@@ -7,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from diffx.data.shards import read_json
 from diffx.errors import DiffxError
-from diffx.prepare.images import UNREADABLE
+from diffx.pixels.decode import Refused, decode, pillow_allows, read_file
 from diffx.prepare.job import SHARD, Array, Job, Process, Put, Row, cut
+from diffx.prepare.limits import Limits, check_count, class_number
+from diffx.prepare.listing import read_labels
 
 
 def import_repa(
@@ -21,6 +23,7 @@ def import_repa(
     autoencoder: str = "stabilityai/sd-vae-ft-mse",
     scale: float = 0.18215,
     shard_size: int = SHARD,
+    limits: Limits | None = None,
 ) -> dict[str, Any] | None:
     """Write root/images and root/latents from REPA's source/images/**.png and source/vae-sd/**.npy.
 
@@ -31,25 +34,31 @@ def import_repa(
     Raises:
         DiffxError: not REPA's layout, two files of one sample, or no sample that is whole.
     """
+    limits = limits or Limits()
+    check_count("--shard-size", shard_size, SHARD)
+    if not (math.isfinite(scale) and scale):
+        raise DiffxError(f"--scale {scale} is no scaling factor; type --scale 0.18215, SD-VAE's.")
     images, latents = _by_key(source / "images", ".png"), _by_key(source / "vae-sd", ".npy")
     if not images or not latents:
         raise DiffxError(f"{source} is not REPA's layout: images/**.png and vae-sd/**.npy are expected.")
     labels = _labels(source / "images") | _labels(source / "vae-sd")
     keys = sorted(images.keys() | latents.keys())
     absent = {key: reason for key in keys if (reason := _absence(key, image=images, latents=latents, label=labels))}
-    whole = next((key for key in keys if key not in absent), None)
-    if whole is None:
+    absent |= {key: reason for key in keys if key not in absent and (reason := _no_class(labels[key], limits))}
+    if not any(key not in absent for key in keys):
         raise DiffxError(
             f"{source} has no sample with image, latents and label; the first, {keys[0]}: {absent[keys[0]]}."
         )
-    shards = cut(keys, [labels.get(key, -1) for key in keys], shard_size)
-    shape = _image(images[whole]).shape
+    shards = cut(keys, [-1 if key in absent else labels[key] for key in keys], shard_size)
+    read_image, read_moments = partial(_image, limits=limits), partial(_moments, limits=limits)
+    shape = _first_shape(images, keys, absent, read_image)
     facts: dict[str, Any] = {"resolution": shape[-1], "crop": "repa", "classes": []}
-    make = partial(_make, shards, images, _image, shape, absent)
-    Job(root / "images", facts, shards, shape, "uint8", make).run(Process.here())
-    shape = _moments(latents[whole]).shape
+    make = partial(_make, shards, images, read_image, shape, absent)
+    with pillow_allows(limits.pixels):
+        Job(root / "images", facts, shards, shape, "uint8", make).run(Process.here())
+    shape = _first_shape(latents, keys, absent, read_moments)
     facts = {"autoencoder": autoencoder, "posterior": True, "shift": [0.0], "scale": [scale], "flipped": False}
-    make = partial(_make, shards, latents, _moments, shape, absent)
+    make = partial(_make, shards, latents, read_moments, shape, absent)
     return Job(root / "latents", facts, shards, shape, "float16", make, posterior=True).run(Process.here())
 
 
@@ -68,7 +77,10 @@ def _make(
             continue
         try:
             array = read(files[key])
-        except UNREADABLE as error:
+        except Refused as reason:
+            put(Row(key, label, None, str(reason)))
+            continue
+        except Exception as error:  # of whatever kind: one sample stops no other
             put(Row(key, label, None, f"{type(error).__name__}: {error}"))
             continue
         if array.shape == shape:
@@ -94,9 +106,32 @@ def _key(name: str) -> str:
     return (path.parent / (digits.group() if digits else path.stem)).as_posix()
 
 
-def _labels(folder: Path) -> dict[str, int]:
+def _labels(folder: Path) -> dict[str, Any]:
     file = folder / "dataset.json"
-    return {_key(name): int(label) for name, label in read_json(file)["labels"]} if file.exists() else {}
+    return {_key(name): label for name, label in read_labels(file).items()} if file.exists() else {}
+
+
+def _no_class(label: Any, limits: Limits) -> str:
+    """Why a label is none, or nothing."""
+    try:
+        class_number(label, limits.classes)
+    except Refused as reason:
+        return str(reason)
+    return ""
+
+
+def _first_shape(
+    files: dict[str, Path], keys: list[str], absent: dict[str, str], read: Callable[[Path], Array]
+) -> tuple[int, ...]:
+    """Of the first sample that can be read, which all others have to have too."""
+    first = ""
+    for key in keys:
+        if key not in absent:
+            try:
+                return read(files[key]).shape
+            except Exception as error:  # a bad sample, which is named where it is left out
+                first = first or f"{files[key]} and all files after it cannot be read: {error}."
+    raise DiffxError(first)
 
 
 def _absence(key: str, **parts: dict[str, Any]) -> str:
@@ -104,12 +139,15 @@ def _absence(key: str, **parts: dict[str, Any]) -> str:
     return f"no {' and no '.join(missing)}" if missing else ""
 
 
-def _image(file: Path) -> Array:
-    with Image.open(file) as image:
-        return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+def _image(file: Path, limits: Limits) -> Array:
+    return np.asarray(decode(read_file(file, limits.bytes), limits.pixels)).transpose(2, 0, 1)
 
 
-def _moments(file: Path) -> Array:
+def _moments(file: Path, limits: Limits) -> Array:
     """Mean and standard deviation (2C, h, w); REPA's files may have a first axis of one."""
-    array = np.load(file, allow_pickle=False)
-    return array.reshape(array.shape[-3:]).astype(np.float16)
+    array = np.load(io.BytesIO(read_file(file, limits.bytes)), allow_pickle=False)
+    with np.errstate(over="ignore"):
+        moments: Array = array.reshape(array.shape[-3:]).astype(np.float16)
+    if moments.ndim != 3 or len(moments) % 2 or not np.isfinite(moments).all():
+        raise Refused(f"shape {moments.shape} is not mean and standard deviation, or not finite in float16")
+    return moments

@@ -55,22 +55,29 @@ def start_processes(module: str, arguments: Sequence[str], devices: int | None) 
         raise DiffxError(ended.explain(module))
 
 
-@contextmanager
-def process_group() -> Iterator[None]:
-    """The processes that start_processes or torchrun started can wait for each other inside this block."""
-    import torch
+def join_processes(accelerator: str = "auto", patience: datetime.timedelta = PATIENCE) -> bool:
+    """From now on the processes that start_processes or torchrun started can wait for each other, each with a GPU of
+    its own where there are any. Returns whether there are several, which were not joined before."""
     import torch.distributed as dist
 
+    device = own_device(accelerator)
     if ranks.world() == 1 or dist.is_initialized():
-        yield
-        return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+        return False
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=patience)
+    return True
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """The same inside this block."""
+    import torch.distributed as dist
+
+    joined = join_processes()
     try:
         yield
     finally:
-        dist.destroy_process_group()
+        if joined:
+            dist.destroy_process_group()
 
 
 def _count(devices: int | None) -> int:
@@ -96,6 +103,17 @@ def pick_device(accelerator: str) -> "torch.device":
             raise DiffxError(f"Process {local} of this machine has no GPU: torch sees {there}; start so many.")
         return torch.device("cuda", local)
     return torch.device("cpu")
+
+
+def own_device(accelerator: str) -> "torch.device":
+    """The same, and from now on this process's: before anything touches CUDA, since whatever names no GPU (pinned
+    memory, an empty tensor, a synchronisation) would else make a context of half a gigabyte on the first GPU."""
+    import torch
+
+    device = pick_device(accelerator)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
 
 
 def cost_unit(device: "torch.device") -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 # Settings that say where, how long and on what a run goes, not what it is: run ids and comparisons leave them out.
 NAMES = ("seed", "experiment", "runs_dir", "data.source.root", "logger")
-WAYS = ("resume", "log_every", "checkpoint_minutes", "max_skipped_steps", "sweep_jobs")
+WAYS = ("resume", "log_every", "checkpoint_minutes", "checkpoint_share", "max_skipped_steps", "sweep_jobs")
 LENGTH = ("max_steps", "budget")
 HARDWARE = (
     "compile",

@@ -15,7 +15,8 @@ from diffx.backbone import Backbone
 from diffx.errors import DiffxError
 from diffx.processes.children import is_orphan
 from diffx.run.folder import RunDir
-from diffx.train.checkpoint import save_checkpoint
+from diffx.store.later import Later
+from diffx.train.checkpoint import copy_checkpoint
 from diffx.train.clock import Meter
 from diffx.train.module import DiffusionModule
 
@@ -103,26 +104,49 @@ class Stop:
 
 
 class Checkpoints:
-    """Writes the last checkpoint every so many minutes of wall-clock time, but not while steps are being skipped."""
+    """Saves the last checkpoint, at least so many minutes of wall-clock time apart, and so far that saving takes no
+    larger share of training; but not while steps are being skipped.
 
-    def __init__(self, run: RunDir, meter: Meter, minutes: float, last_is_good: bool) -> None:
-        self.run, self.meter, self.minutes = run, meter, minutes
+    Training waits for the copy in memory; a thread of the first rank writes that. What writing takes of a CPU's time is
+    booked as "checkpoint" too.
+    """
+
+    def __init__(self, run: RunDir, meter: Meter, minutes: float, share: float, last_is_good: bool) -> None:
+        self.run, self.meter, self.minutes, self.share = run, meter, minutes, share
         self.last_is_good = last_is_good  # if not, resuming fell back to the one before, which then has to stay
-        self._last = time.monotonic()
+        self._writer = Later()
+        self._last, self._trained, self._saving = time.monotonic(), meter.seconds["train"], 0.0
+        meter.beside = self._writer.seconds
 
     def after_step(self, trainer: L.Trainer, module: DiffusionModule) -> None:
-        due = time.monotonic() - self._last > self.minutes * 60
+        self._writer.check()
+        due = ranks.is_first() and self.due()
         if trainer.world_size > 1:
             due = trainer.global_step % 20 == 0 and trainer.strategy.reduce_boolean_decision(due, all=False)
         if due and not int(module.guard.row):
             self.save(trainer, module)
 
+    def due(self) -> bool:
+        """Whether the last save is long enough ago, by the clock and by what it took."""
+        took = self.meter.seconds["checkpoint"] - self._saving + self.meter.unbooked()
+        enough = self.share * (self.meter.seconds["train"] - self._trained) >= took
+        return enough and time.monotonic() - self._last > self.minutes * 60
+
     def save(self, trainer: L.Trainer, module: DiffusionModule) -> None:
+        """Copy now, and have the copy written; raises what went wrong with the one before."""
         module.guard.check(trainer.global_step)
+        self.finish()
+        self._saving = self.meter.seconds["checkpoint"]
         with self.meter.section("checkpoint"):
-            save_checkpoint(trainer, self.run, keep_last=self.last_is_good)
+            self._writer.do(copy_checkpoint(trainer, self.run, keep_last=self.last_is_good))
         self.last_is_good = True
-        self._last = time.monotonic()
+        self._last, self._trained = time.monotonic(), self.meter.seconds["train"]
+
+    def finish(self) -> None:
+        """Wait until what was copied is on disk; raises what went wrong there."""
+        with self.meter.section("checkpoint"):
+            self._writer.wait()
+        self.meter.book_beside("checkpoint")
 
 
 class Evaluations:
@@ -158,6 +182,9 @@ class Ending(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, DiffusionModule)
         self.checkpoints.save(trainer, pl_module)
-        self.interrupted = self.stop.interrupted(trainer)
-        if not self.interrupted:
-            self.evaluations.run(pl_module, trainer.global_step)
+        try:
+            self.interrupted = self.stop.interrupted(trainer)
+            if not self.interrupted:
+                self.evaluations.run(pl_module, trainer.global_step)
+        finally:
+            self.checkpoints.finish()

@@ -1,6 +1,7 @@
 """What training costs: the clock of GPU-hours (CPU-hours on a CPU), and floating-point operations, counted."""
 
 import resource
+import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +14,8 @@ import torch._dynamo.utils
 from diffx.errors import DiffxError
 from diffx.processes.devices import cost_unit
 
+TYPICAL = 5  # steps whose median is a step
+
 
 class Meter:
     """Seconds by section. Only "train" is the cost; "eval", "checkpoint" and "compile" are kept under their own names,
@@ -22,7 +25,8 @@ class Meter:
     in it. On a CPU it is the processor time of this process, over all its threads: other processes' turns are not
     charged, but their share of caches and memory is felt (17 % fewer steps for the same time were seen). The first step
     of every start pays for warm-up, and every step in which something was compiled for the compiler: they are booked as
-    "compile", and "train" is charged another step in the place of each, the one before, or the next if there is none.
+    "compile", and "train" is charged in the place of each the median of the last five others, or, until there were five
+    since the start, of those that follow.
     """
 
     def __init__(self, device: torch.device, devices: int = 1, compilations: Callable[[], int] | None = None) -> None:
@@ -34,9 +38,12 @@ class Meter:
         self._mark: float | None = None  # None outside training, whose time belongs to nobody
         self._steps = 0  # since this start
         self._compiled = 0  # graphs, up to the last step
-        self._ordinary: float | None = None  # seconds of the last step that compiled nothing
-        self._owed = 0  # steps for which another one has yet to be charged
+        self._ordinary: deque[float] = deque(maxlen=TYPICAL)  # seconds of the last steps that compiled nothing
+        self._owed = 0  # steps in the place of which another is charged, and not yet for good
+        self._lent = 0.0  # seconds charged for them so far
         self._asked: float | None = None
+        self.beside: Callable[[], float] = lambda: 0.0  # processor time of a thread whose work is not training's
+        self._booked = 0.0  # of that
 
     @property
     def unit(self) -> str:
@@ -49,7 +56,8 @@ class Meter:
 
     def start(self) -> None:
         """Training begins, for the first time or after a resume."""
-        self._steps, self._ordinary, self._owed = 0, None, 0
+        self._steps, self._owed, self._lent = 0, 0, 0.0
+        self._ordinary.clear()
         self._compiled, self._mark = self._compilations(), self._now()
 
     def step(self) -> None:
@@ -60,12 +68,19 @@ class Meter:
             self.seconds["compile"] += elapsed
             self._owed += 1
         else:
-            self._ordinary = elapsed
+            self._ordinary.append(elapsed)
             self._train(elapsed)
         self._compiled = compiled
-        if self._ordinary is not None:
-            self._train(self._owed * self._ordinary)
-            self._owed = 0
+        if self._ordinary:
+            self._charge_owed()
+
+    def _charge_owed(self) -> None:
+        """One step may be an outlier: what was charged is corrected until there are enough to tell."""
+        charged = self._owed * statistics.median(self._ordinary)
+        self._train(charged - self._lent)
+        self._lent = charged
+        if len(self._ordinary) == TYPICAL:
+            self._owed, self._lent = 0, 0.0
 
     @contextmanager
     def section(self, name: str) -> Iterator[None]:
@@ -124,8 +139,18 @@ class Meter:
             self.parts["data"] += self._host() - self._asked
         self._asked = None
 
+    def unbooked(self) -> float:
+        """Seconds of the thread beside that no section has yet: none on a GPU, beside which a host has time."""
+        return self.beside() - self._booked if self.device.type == "cpu" else 0.0
+
+    def book_beside(self, name: str) -> None:
+        """Put them into a section."""
+        seconds = self.unbooked()
+        self.seconds[name] += seconds
+        self._booked += seconds
+
     def _host(self) -> float:
-        return time.process_time() if self.device.type == "cpu" else time.perf_counter()
+        return time.process_time() - self.beside() if self.device.type == "cpu" else time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
         clock = {"seconds": dict(self.seconds), "parts": dict(self.parts)}
@@ -151,7 +176,7 @@ class Meter:
         return elapsed
 
     def _now(self) -> float:
-        if self.device.type == "cuda" and self._steps < 3:
+        if self.device.type == "cuda" and self._steps < 2 + TYPICAL:
             torch.cuda.synchronize(self.device)  # the first steps are charged one by one; later ones only in sum
         return self._host()
 

@@ -11,7 +11,9 @@ import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
 
 def leave_signals_alone(trainer: L.Trainer) -> None:
@@ -36,9 +38,33 @@ class WholeEpoch(L.Callback):
             counts.update(dict.fromkeys(counts, checkpoint["global_step"] * trainer.accumulate_grad_batches))
 
 
-class WrittenInPlace(TorchCheckpointIO):
-    """Checkpoints go straight into the file that they are for. Lightning's own way makes a copy in memory and another
-    in the temporary folder, which each kill leaves there; diffx writes beside the target and renames."""
+class Handed(TorchCheckpointIO):
+    """A checkpoint is handed to diffx, which writes it beside the target and renames: Lightning's own way makes a copy
+    in memory and another in the temporary folder, which each kill leaves there. It is read by mapping it into memory.
+
+    device: of the training. What an optimizer would go on to use from the mapped file, where that is the CPU, is
+    copied: a run must not depend on a file that its next checkpoint replaces.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.taken: dict[str, Any] = {}
+        self._device = device
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        torch.save(checkpoint, Path(path))
+        self.taken = checkpoint
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        checkpoint: dict[str, Any] = torch.load(Path(path), map_location="cpu", mmap=True, weights_only=True)
+        copied = (lambda t: t.clone()) if self._device.type == "cpu" else (lambda t: t if t.ndim else t.clone())
+        checkpoint["optimizer_states"] = tree_map_only(Tensor, copied, checkpoint["optimizer_states"])
+        return checkpoint
+
+
+def taken_checkpoint(trainer: L.Trainer) -> dict[str, Any]:
+    """All of a checkpoint as it is now, with training's own tensors; {} on ranks above 0. Every rank has to ask."""
+    handed = trainer.strategy.checkpoint_io
+    assert isinstance(handed, Handed)
+    trainer.save_checkpoint("nowhere")
+    taken, handed.taken = handed.taken, {}
+    return taken

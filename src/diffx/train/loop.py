@@ -1,5 +1,6 @@
 """One training run, from its settings to its run directory."""
 
+import datetime
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from diffx.config.parse import tree_of, yaml_of
 from diffx.config.settings import Settings
 from diffx.errors import DiffxError, Diverged, Stopped
 from diffx.evaluation.evaluation import Evaluation
-from diffx.processes.devices import process_group
+from diffx.processes.devices import join_processes
 from diffx.run.folder import RunDir
 from diffx.run.sink import Sink, WandbRun, open_sink
 from diffx.train.callbacks import Agreement, Checkpoints, Clock, Ending, Evaluations, Interruption, Stop
@@ -31,6 +32,8 @@ from diffx.train.loader import make_loader
 from diffx.train.module import AfterStep, DiffusionModule
 from diffx.train.progress import Progress
 from diffx.train.trainer import make_trainer
+
+PATIENCE = datetime.timedelta(minutes=30)  # of ranks for each other: one that hangs must not keep a cluster for days
 
 console = Console(highlight=False)
 
@@ -44,6 +47,7 @@ def train(settings: Settings) -> RunDir:
         Diverged: losses, samples or measures are not finite any more.
         Stopped: a signal came, and the run was saved.
     """
+    join_processes(settings.trainer.accelerator, PATIENCE)
     run = RunDir.of(settings)
     if settings.resume == "auto" and run.read_record().get("finished_with") == settings.length:
         console.print(f"{run.path} is complete already; type resume=never to train it anew.")
@@ -96,7 +100,8 @@ def _prepare(settings: Settings, run: RunDir, parts: Parts) -> Fit:
     progress = Progress(meter, settings.log_every, settings.batch_size, settings.max_steps, budget)
     evaluation = Evaluation(settings, run, parts)
     evaluations = Evaluations(evaluation, meter, settings.eval.first, settings.eval.per_doubling)
-    checkpoints = Checkpoints(run, meter, settings.checkpoint_minutes, last_is_good=path != run.previous_checkpoint)
+    minutes, share = settings.checkpoint_minutes, settings.checkpoint_share
+    checkpoints = Checkpoints(run, meter, minutes, share, last_is_good=path != run.previous_checkpoint)
     ending = Ending(checkpoints, evaluations, stop)
     module.after = AfterStep(clock, stop, guard, progress, evaluations, checkpoints)
     trainer = make_trainer(settings, parts.device, [Agreement(run.path), progress, ending, clock])
@@ -167,8 +172,10 @@ def _train(settings: Settings, run: RunDir, parts: Parts, fit: Fit, logger: Sink
                 fit.trainer.fit(fit.module, fit.loader, ckpt_path=checkpoint, weights_only=True)
                 step = fit.trainer.global_step
     except BaseException as error:
+        with suppress(Exception):  # what broke is said already, and the interpreter waits for the writer in any case
+            fit.ending.checkpoints.finish()
         if ranks.is_first():
-            with suppress(DiffxError):  # the disk may be why it broke
+            with suppress(DiffxError):  # the disk may be why
                 run.write_record(**_how_it_broke(error), clock=fit.clock.meter.seconds)
         raise
     if ranks.is_first():
@@ -188,8 +195,7 @@ def _evaluate_alone(fit: Fit, parts: Parts) -> None:
     assert fit.path is not None
     fit.module.load_state_dict(read_checkpoint(fit.path)["state_dict"])
     fit.module.to(parts.device)
-    with process_group():  # which fit() makes otherwise, and over which metrics are summed
-        fit.evaluations.run(fit.module, fit.step)
+    fit.evaluations.run(fit.module, fit.step)
 
 
 def _close(settings: Settings, run: RunDir, step: int, fit: Fit) -> None:

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map_only
 from diffx import ranks
 from diffx.backbone import Backbone
 from diffx.config.settings import Settings
-from diffx.train.lightning_internals import WholeEpoch, WrittenInPlace, leave_signals_alone, plain
+from diffx.train.lightning_internals import Handed, WholeEpoch, leave_signals_alone, plain
 
 
 def make_trainer(settings: Settings, device: torch.device, callbacks: list[L.Callback]) -> L.Trainer:
@@ -34,7 +34,7 @@ def make_trainer(settings: Settings, device: torch.device, callbacks: list[L.Cal
         devices=settings.trainer.devices,
         num_nodes=settings.trainer.num_nodes,
         strategy=make_strategy(settings.trainer.strategy, device),
-        plugins=[Ranks(), WrittenInPlace()],
+        plugins=[Ranks(), Handed(device)],
         precision=settings.trainer.precision,  # type: ignore[arg-type]  # one of the choices of TrainerSettings
         accumulate_grad_batches=settings.trainer.accumulate,
         gradient_clip_val=settings.trainer.gradient_clip_val,
