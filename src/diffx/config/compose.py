@@ -77,19 +77,22 @@ def settings_of_composed(config: DictConfig) -> Settings:
         if name not in _plugin_files():
             raise DiffxError(unknown_key(f"plugins.{name}", [f"plugins.{known}" for known in _plugin_files()]))
         del config.plugins[name]
-    _check_one_backbone([str(name) for name in config.get("plugins") or {}])
+    _check_one_backbone(config)
     return settings_of(config)
 
 
-def _check_one_backbone(plugins: Sequence[str]) -> None:
-    """Refuse two plugins whose files bring a backbone each: the later one's would take the earlier one's place."""
-    targets = {name: _backbone_of(name) for name in plugins}
-    bringing = {name: target.rpartition(".")[2] for name, target in targets.items() if target}
-    first = next(iter(bringing), "")
-    if other := next((name for name in bringing if bringing[name] != bringing[first]), None):
+def _check_one_backbone(config: DictConfig) -> None:
+    """Refuse two plugins whose files bring a backbone each, the later one's in place of the earlier one's. A file that
+    sets several plugins at once may bring one for them all."""
+    targets = {str(name): _backbone_of(str(name)) for name in config.get("plugins") or {}}
+    chosen = OmegaConf.select(config, "backbone._target_")
+    owner = next((name for name, target in targets.items() if target == chosen), None)
+    other = next((name for name, target in targets.items() if target not in (None, chosen)), None)
+    if owner and other:
+        theirs, own = (str(target).rpartition(".")[2] for target in (targets[other], chosen))
         raise DiffxError(
-            f"plugins.{first} and plugins.{other} both: each brings a backbone of its own, {bringing[first]} and "
-            f"{bringing[other]}, and a run has one; leave one out."
+            f"plugins.{other} and plugins.{owner} both: each brings a backbone of its own, {theirs} and {own}, and a "
+            "run has one; leave one out."
         )
 
 
