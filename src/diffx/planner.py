@@ -6,10 +6,22 @@ from typing import NamedTuple
 
 from diffx.backbone import Backbone
 from diffx.errors import DiffxError
-from diffx.plugin import DRAWN, Plugin, Span
+from diffx.plugin import DRAWN, Span
+from diffx.refusals import (
+    Plugins,
+    check_attended,
+    check_declaration,
+    check_joined,
+    check_needs,
+    check_outer,
+    check_saved,
+    check_skips,
+    only_one,
+    refuse_crossing,
+    say_backbone,
+)
 
 MAIN = "main"
-Plugins = Mapping[str, Plugin]
 
 
 class Action(NamedTuple):
@@ -89,8 +101,8 @@ def phase_at(phases: Sequence[Phase], step: int) -> Phase:
 def make_plan(backbone: Backbone, plugins: Plugins, provided: Collection[str]) -> Plan:
     """The static table of a run. `provided`: the batch keys and services. Raises DiffxError for impossible sets."""
     for name, plugin in plugins.items():
-        _check_declaration(name, plugin, len(backbone.blocks))
-        _check_needs(name, plugin, {*provided, *DRAWN})
+        check_declaration(name, plugin, len(backbone.blocks))
+        check_needs(name, plugin, {*provided, *DRAWN})
     names = dict.fromkeys([MAIN, *(p.view for p in plugins.values())])
     views = tuple(make_view(view, backbone, {n: p for n, p in plugins.items() if p.view == view}) for view in names)
     needs = dict.fromkeys(need for plugin in plugins.values() for need in plugin.needs)
@@ -152,14 +164,15 @@ class _Layout:
             return []
         if self.active:
             raise DiffxError(
-                f"plugins.{self.active[-1]} narrows blocks on both sides of block {depth}, where this backbone's "
-                f"stream changes; end it at block {depth - 1}, or start it at block {depth}."
+                f"plugins.{self.active[-1]} narrows blocks on both sides of block {depth}, where the stream of "
+                f"{say_backbone(self.plugins)} changes; end it at block {depth - 1}, or start it at block {depth}."
             )
         for name, span in self.spans.items():
             if span.saved_at < depth <= span.start:
                 raise DiffxError(
                     f"plugins.{name} keeps its state before block {span.saved_at} and drops before block {span.start}, "
-                    f"and at block {depth} this backbone's stream changes; let it start where it keeps its state."
+                    f"and at block {depth} the stream of {say_backbone(self.plugins)} changes; let it start where it "
+                    "keeps its state."
                 )
         count = self.backbone.tokens_after.get(depth, self.present[-1])
         self.outside += count - self.present[-1]
@@ -167,8 +180,8 @@ class _Layout:
         return [Action("switch")]
 
     def _enter(self, depth: int, plugin: str) -> list[Action]:
-        _check_saved(plugin, self.saved.get(plugin, tuple(self.active)), tuple(self.active))
-        _check_outer(plugin, [n for n in self.active if len(self.kept[n]) > 1])
+        check_saved(plugin, self.saved.get(plugin, tuple(self.active)), tuple(self.active))
+        check_outer(plugin, [n for n in self.active if len(self.kept[n]) > 1])
         row = [Action("save", plugin)] if self.spans[plugin].saved_at == depth else []
         self.extra[plugin] = self.outside
         self.entering[plugin] = self.present[-1]
@@ -185,17 +198,16 @@ def make_view(name: str, backbone: Backbone, plugins: Plugins) -> View:
     for depth in range(len(backbone.blocks) + 1):
         actions.append(layout.depth(depth))
         tokens.append(layout.present[-1])
-    _check_skips(backbone, layout.inside)
+    check_skips(backbone, plugins, layout.inside)
     _check_width(backbone, plugins)
-    _check_joined(plugins, layout.read_inside)
+    check_joined(plugins, layout.read_inside)
     wraps = _wraps(plugins, layout.inside)
-    _check_attended(plugins, layout.inside, wraps)
-    retimes = _only_one("retime", "gives each token a time", plugins)
+    check_attended(plugins, layout.inside, wraps)
+    retimes = only_one("retime", "gives each token a time", plugins)
     if retimes and not backbone.token_times:
-        owner = next((f", which plugins.{n} is for," for n, p in plugins.items() if p.streams), "")
         raise DiffxError(
-            f"plugins.{retimes} gives each token a time of its own, and {type(backbone).__name__}{owner} has one for a "
-            f"sample; take another backbone, or leave plugins.{retimes} out."
+            f"plugins.{retimes} gives each token a time of its own, and {say_backbone(plugins)} "
+            f"({type(backbone).__name__}) has one for a sample; take another backbone, or leave plugins.{retimes} out."
         )
     return View(
         name,
@@ -207,9 +219,9 @@ def make_view(name: str, backbone: Backbone, plugins: Plugins) -> View:
         tuple(layout.behind),
         frozenset(block for p in plugins.values() for block in p.attends),
         wraps,
-        _only_one("couple", "chooses the noise of each sample", plugins),
+        only_one("couple", "chooses the noise of each sample", plugins),
         retimes,
-        _only_one("visible", "weighs the denoising error", plugins),
+        only_one("visible", "weighs the denoising error", plugins),
     )
 
 
@@ -238,36 +250,8 @@ def _leaving(depth: int, active: list[str], plugins: Plugins) -> list[str]:
     innermost = active[len(active) - len(ends) :]
     for outer, inner in zip(ends, innermost, strict=True):
         if outer != inner:
-            _refuse_crossing(outer, inner, plugins)
+            refuse_crossing(outer, inner, plugins)
     return ends[::-1]
-
-
-def _refuse_crossing(outer: str, inner: str, plugins: Plugins) -> None:
-    a, b = plugins[outer].span, plugins[inner].span
-    assert a is not None
-    assert b is not None
-    raise DiffxError(
-        f"plugins.{outer} and plugins.{inner} cross: {outer} narrows blocks {a.start} to {a.stop - 1} and {inner} "
-        f"blocks {b.start} to {b.stop - 1} of the same pass. Spans must nest or be disjoint: end plugins.{inner} "
-        f"at or before block {a.stop - 1}, or start it at block {a.stop}."
-    )
-
-
-def _check_saved(name: str, before: tuple[str, ...], now: tuple[str, ...]) -> None:
-    if before != now:
-        other = next(iter(set(before) ^ set(now)))
-        raise DiffxError(
-            f"plugins.{name} saves its state outside and drops inside the span of plugins.{other} (or the reverse); "
-            f"both must see the same tokens: move plugins.{name} so that its save and its start lie on one side."
-        )
-
-
-def _check_outer(name: str, varying: list[str]) -> None:
-    if varying:
-        raise DiffxError(
-            f"plugins.{name} narrows inside the span of plugins.{varying[0]}, whose number of tokens changes "
-            f"from step to step; give plugins.{varying[0]} one fixed rate."
-        )
 
 
 def _count_kept(name: str, span: Span, present: int) -> tuple[int, ...]:
@@ -278,21 +262,6 @@ def _count_kept(name: str, span: Span, present: int) -> tuple[int, ...]:
             "type a smaller rate."
         )
     return kept
-
-
-def _check_joined(plugins: Plugins, read_inside: Mapping[str, list[tuple[str, ...]]]) -> None:
-    """Reads that are compared token by token: of any two, the spans around one must be around the other too."""
-    for name, places in read_inside.items():
-        if not plugins[name].joins:
-            continue
-        for one in places:
-            for other in places:
-                shorter = min(len(one), len(other))
-                if one[:shorter] != other[:shorter]:
-                    raise DiffxError(
-                        f"plugins.{name} compares tokens read inside plugins.{one[-1]} with tokens read inside "
-                        f"plugins.{other[-1]}, which keep different ones; move one of the reads of plugins.{name}."
-                    )
 
 
 def _wraps(plugins: Plugins, inside: list[tuple[str, ...]]) -> dict[int, str]:
@@ -314,80 +283,6 @@ def _wraps(plugins: Plugins, inside: list[tuple[str, ...]]) -> dict[int, str]:
     return found
 
 
-def _check_attended(plugins: Plugins, inside: list[tuple[str, ...]], wraps: Mapping[int, str]) -> None:
-    for name, plugin in plugins.items():
-        for block in plugin.attends:
-            if wraps.get(block, name) != name:
-                raise DiffxError(
-                    f"plugins.{name} needs the attention of block {block} over all samples and tokens, and "
-                    f"plugins.{wraps[block]} decides how that block runs; leave one out, or give them different blocks."
-                )
-            if inside[block]:
-                raise DiffxError(
-                    f"plugins.{name} needs the attention of block {block} over all tokens, where "
-                    f"plugins.{inside[block][-1]} has left some out; end plugins.{inside[block][-1]} before block "
-                    f"{block}, or start it behind."
-                )
-
-
-def _only_one(hook: str, what: str, plugins: Plugins) -> str | None:
-    """The plugin that implements a hook of which a pass has one."""
-    found = [name for name, plugin in plugins.items() if plugin.implements(hook)]
-    if len(found) > 1:
-        raise DiffxError(
-            f"plugins.{found[0]} and plugins.{found[1]} both: each {what}, and a pass has one that does; leave one out."
-        )
-    return found[0] if found else None
-
-
-def _check_declaration(name: str, plugin: Plugin, depth: int) -> None:
-    for read in plugin.reads:
-        if not 0 <= read <= depth:
-            raise DiffxError(
-                f"plugins.{name} reads before block {read}, outside the backbone of {depth} blocks; "
-                f"type a depth from 0 to {depth}."
-            )
-    for what, blocks in (("the attention of", plugin.attends), ("to run", plugin.wraps)):
-        if wrong := [block for block in blocks if not 0 <= block < depth]:
-            raise DiffxError(
-                f"plugins.{name} wants {what} block {wrong[0]}, outside the backbone of {depth} blocks; "
-                f"type a block from 0 to {depth - 1}."
-            )
-    span = plugin.span
-    if span is not None:
-        if not 0 <= span.saved_at <= span.start < span.stop <= depth:
-            raise DiffxError(
-                f"plugins.{name} narrows blocks {span.start} to {span.stop - 1} (state kept from "
-                f"{span.saved_at}), which is not a range inside the backbone's blocks 0 to {depth - 1}; "
-                "change its start or end."
-            )
-        if not all(0 <= rate < 1 for rate in span.rates):
-            raise DiffxError(f"plugins.{name} drops a share of {span.rate} of the tokens; type a share in [0, 1).")
-    if not plugin.has_loss and plugin.is_weighted:
-        raise DiffxError(f"plugins.{name}.weight is set, but this plugin adds no loss; remove the weight.")
-
-
-def _check_needs(name: str, plugin: Plugin, provided: Collection[str]) -> None:
-    for need in plugin.needs:
-        if need not in provided:
-            raise DiffxError(
-                f"plugins.{name} needs {need!r}, which nobody provides; "
-                f"there are: {', '.join(sorted(provided)) or 'none'}."
-            )
-
-
-def _check_skips(backbone: Backbone, inside: list[tuple[str, ...]]) -> None:
-    """A skip must join tokens of one set: what it carries was stored before the spans of its depth were entered."""
-    for block, source in backbone.skips.items():
-        stored = inside[source - 1] if source else ()
-        if stored != inside[block]:
-            name = next(iter(set(stored) ^ set(inside[block])))
-            raise DiffxError(
-                f"plugins.{name} narrows the tokens between block {max(source - 1, 0)} and block {block}, which a "
-                f"skip of the backbone joins; take a backbone without skips, or end plugins.{name} inside."
-            )
-
-
 def _check_width(backbone: Backbone, plugins: Plugins) -> None:
     """Where the stream changes its width, only a plugin that restores by itself may have to do with both sides."""
     narrowing = backbone.wide_blocks
@@ -396,6 +291,6 @@ def _check_width(backbone: Backbone, plugins: Plugins) -> None:
         across = span is not None and span.saved_at <= narrowing < span.stop
         if across or max(plugin.reads, default=0) > narrowing or narrowing in (*plugin.wraps, *plugin.attends):
             raise DiffxError(
-                f"plugins.{name} has to do with block {narrowing} or what comes behind it, where the stream of this "
-                f"{type(backbone).__name__} has another width; end plugins.{name} before block {narrowing}."
+                f"plugins.{name} has to do with block {narrowing} or what comes behind it, where the stream of "
+                f"{say_backbone(plugins)} has another width; end plugins.{name} before block {narrowing}."
             )

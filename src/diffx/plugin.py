@@ -76,6 +76,7 @@ class Plugin(nn.Module):
             loss() returns a dict.
         across_samples: its loss or its draws go across the samples of a rank's batch, so two ranks give the mean of
             two small batches and not one large one.
+        brings_backbone: it works on a network of its own, which its file in conf/plugins sets, at sampling too.
         stop: from this step on the plugin is not there: no teacher, no reads, no loss. None: never.
     """
 
@@ -90,6 +91,7 @@ class Plugin(nn.Module):
     needs: tuple[str, ...] = ()
     streams: Mapping[str, str] = {}
     across_samples: bool = False
+    brings_backbone: bool = False
     stop: int | None = None
     objective: Objective  # set before setup()
 

@@ -219,7 +219,7 @@ def test_two_plugins_that_give_times_are_refused_and_so_is_a_backbone_that_takes
     assert "plugins.a and plugins.b" in refusal({"a": TwoTimes(), "b": TwoTimes()})
     backbone = tiny_backbone()
     backbone.token_times = False
-    assert "DiT has one for a sample" in refusal({"two": TwoTimes()}, backbone)
+    assert "this backbone (DiT) has one for a sample" in refusal({"two": TwoTimes()}, backbone)
 
 
 # Weights of the denoising error.

@@ -19,6 +19,7 @@ class MaskDiT(Plugin):
     """
 
     needs = ("noisy", "t")
+    brings_backbone = True
 
     def __init__(self, mask_ratio: float = 0.5, weight: float | Schedule = 0.1) -> None:
         super().__init__(weight)

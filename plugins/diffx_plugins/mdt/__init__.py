@@ -46,6 +46,7 @@ class MDT(Plugin):
     """
 
     view = "masked"
+    brings_backbone = True
 
     def __init__(self, mask_ratio: float | Sequence[float] = 0.3) -> None:
         super().__init__()

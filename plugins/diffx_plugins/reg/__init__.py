@@ -25,6 +25,7 @@ class REG(Plugin):
     """
 
     reads_extra = True
+    brings_backbone = True
 
     def __init__(
         self,

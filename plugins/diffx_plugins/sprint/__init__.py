@@ -25,6 +25,8 @@ class SPRINT(Plugin):
     out like any other; else they stay. No loss, and no parameter of its own.
     """
 
+    brings_backbone = True
+
     def __init__(
         self,
         drop_ratio: float = 0.75,
