@@ -23,7 +23,13 @@ from diffx.plugin import Plugin
 PAGE = Path("docs/methods.md")
 SIZES = ("s", "b", "l", "xl")
 OWN = "diffx_plugins."
-CONFIGS = {"irepa": "repa"}  # a file of conf/plugins that switches on a plugin under another name
+CONFIGS = {"irepa": "repa", "sr_dit": "sprint"}  # files of conf/plugins that switch on plugins of other names
+BACKBONES = {"DiT": "s", "DDT": "ddt_b", "U-ViT": "uvit_l"}
+RELEASED = {  # what a method's file in conf/plugins has for small networks, at the papers' sizes
+    "reg": ["backbone.class_dim=768"],
+    "sr_dit": ["backbone.class_dim=768"],
+    "maskdit": ["backbone.decoder_width=512", "backbone.decoder_depth=8", "backbone.decoder_heads=16"],
+}
 GIGA = 1e9
 
 
@@ -40,10 +46,15 @@ METHODS: dict[str, Method] = {
     "irepa": Method("iREPA", "XL 400K 7.76 → 7.52 over REPA", "+experiment=irepa_xl"),
     "haste": Method("HASTE", "XL 100 epochs 14.8 → 5.3", "+experiment=haste_xl"),
     "reg": Method("REG", "SiT-XL 400K 17.2 → 3.4", "+experiment=reg_xl"),
+    "sprint": Method("SPRINT", "XL 400 epochs guided 1.62", "+experiment=sprint_xl"),
+    "sr_dit": Method("SR-DiT", "B/1 400K 10.56 → 3.49 over REG", "+experiment=sr_dit_b"),
+    "maskdit": Method("MaskDiT", "XL 2M × 1024 5.69", "+experiment=maskdit_xl"),
     "mdt": Method("MDT", "DiT-XL 400K 19.5 → MDTv2 7.70", "+experiment=mdtv2_xl"),
     "tread": Method("TREAD", "SiT-XL 400K 17.2 → 4.89", "+experiment=tread_xl"),
     "sra": Method("SRA", "SiT-B 400K 33.02 → 29.10", "+experiment=sra_xl"),
     "self_flow": Method("Self-Flow, DTS + AS", "XL 4M guided 1.47, 1.44", "+experiment=self_flow_xl"),
+    "sra2": Method("SRA 2", "SiT-B 400K 33.0 → 28.9", "+experiment=sra2_xl"),
+    "transcend": Method("Self-Transcendence", "XL 400 epochs guided 1.25", "plugins=[transcend]"),
     "layersync": Method("LayerSync", "FID −23.6 %", "+experiment=layersync_xl"),
     "dispersive": Method("Dispersive loss", "SiT-B 80 epochs 36.49 → 32.35", "+experiment=dispersive_xl"),
     "contrastive": Method("Contrastive flow matching", "FID lower by up to 8.9", "+experiment=contrastive_xl"),
@@ -62,11 +73,16 @@ class Pair(NamedTuple):
 
 
 def sketch(size: str, names: Sequence[str]) -> TrainingModel:
-    """A model of a size with the methods at their defaults for ImageNet at 256 pixels, without storage."""
+    """A model of a size with the methods at their settings for ImageNet at 256 pixels, without storage."""
     words = ["data=imagenet256", f"backbone={size}", f"plugins=[{','.join(names)}]"]
-    if "reg" in names and "mdt" not in names:
-        words.append("backbone.class_dim=768")
-    return build_model(compose_config(words), "meta")
+    released = [word for name in names for word in RELEASED.get(name, []) if len(bringing(names)) == 1]
+    return build_model(compose_config([*words, *released]), "meta")
+
+
+def bringing(names: Sequence[str]) -> list[str]:
+    """Those that bring a backbone of their own; of two there is no model."""
+    classes = {entry.name: entry for entry in entry_points(group="diffx.plugins")}
+    return [name for name in names if classes[CONFIGS.get(name, name)].load().brings_backbone]
 
 
 def flops(model: TrainingModel) -> Flops:
@@ -131,6 +147,10 @@ def say_teacher(plugin: Plugin) -> str:
     kinds = {need.partition("/")[0] for need in plugin.needs}
     if kinds & {"features", "attention", "class_token"}:
         return "a frozen encoder"
+    if "network" in kinds:
+        return "an earlier run"
+    if "autoencoder" in kinds:
+        return "the autoencoder"
     return "its own average" if "ema" in kinds else "none"
 
 
@@ -172,6 +192,28 @@ def write_pairs() -> str:
     return "\n".join([f"| | {' | '.join(names[1:])} |", "|---" * len(names) + "|", *rows, "", *notes])
 
 
+def write_backbones() -> str:
+    """Which method works on which backbone; those that bring one are left out."""
+    reasons: dict[str, int] = {}
+    names = [name for name in own_methods() if name not in CONFIGS and not bringing([name])]
+    rows = []
+    for name in names:
+        found = [plan_on(size, name) for size in BACKBONES.values()]
+        cells = [cell(Pair(None, one), reasons) if one else "yes" for one in found]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    notes = [f"{number}. {reason}" for reason, number in reasons.items()]
+    return "\n".join([f"| | {' | '.join(BACKBONES)} |", "|---" * (len(BACKBONES) + 1) + "|", *rows, "", *notes])
+
+
+def plan_on(size: str, name: str) -> str:
+    """Why a method has no plan on a backbone, or nothing."""
+    try:
+        sketch(size, [name])
+    except DiffxError as error:
+        return str(error)
+    return ""
+
+
 def cell(pair: Pair, reasons: dict[str, int]) -> str:
     if pair.relative is not None:
         return f"{pair.relative:.2f}"
@@ -196,7 +238,12 @@ def fill(page: str, blocks: Mapping[str, str]) -> str:
 def main() -> None:
     argparse.ArgumentParser(description="Count methods and pairs, and write docs/methods.md.").parse_args()
     encoder = f"DINOv2-B takes {encoder_gigaflops():.1f} GFLOP an image at 224 pixels."
-    blocks = {"methods": write_methods(), "encoder": encoder, "pairs": write_pairs()}
+    blocks = {
+        "encoder": encoder,
+        "methods": write_methods(),
+        "backbones": write_backbones(),
+        "pairs": write_pairs(),
+    }
     PAGE.write_text(fill(PAGE.read_text(), blocks))
     print(f"written: {PAGE}")
 

@@ -37,4 +37,6 @@ for _name in registered():
 
 def test_the_projects_own_plugins_are_registered():
     own = {"contrastive", "direction", "dispersive", "haste", "layersync", "mdt", "repa", "self_flow", "sra"}
-    assert own | {"identity", "maskdit", "reg", "sprint", "sra2", "stochastic_depth", "tread"} <= set(registered())
+    assert own | {"identity", "maskdit", "reg", "sprint", "sra2", "stochastic_depth", "transcend", "tread"} <= set(
+        registered()
+    )

@@ -11,7 +11,8 @@ from diffx.errors import DiffxError
 from diffx.objective import Interpolant
 from diffx.train.loop import train
 from diffx_plugins.contrastive import ContrastiveGuidance
-from diffx_plugins.contrastive.__main__ import main, mean_target
+from diffx_plugins.contrastive.__main__ import main
+from diffx_plugins.contrastive.guidance import mean_target
 from tests.run.conftest import small
 
 WEIGHT = 0.3

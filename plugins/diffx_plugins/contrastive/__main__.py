@@ -12,9 +12,8 @@ from diffx.commands.frame import add_trust, finish, settings_of_run
 from diffx.config.target import make
 from diffx.data import Data
 from diffx.errors import DiffxError
-from diffx.objective import Objective
 from diffx.store.whole_file import replaced
-from diffx_plugins.contrastive.guidance import KEY
+from diffx_plugins.contrastive.guidance import KEY, mean_target
 
 BATCH = 256
 
@@ -50,21 +49,6 @@ def mean_of(data: Data, count: int) -> Tensor:
     for part in track(chosen.split(BATCH), "averaging", transient=True):
         total += data.batch(part)["x"].double().sum(0)
     return (total / len(chosen)).float()
-
-
-def mean_target(objective: Objective, mean: Tensor) -> Tensor:
-    """What the target is on average, which must not depend on the time: E[target] = target(E[x], 0, t).
-
-    Raises:
-        DiffxError: it does, so that there is no one vector.
-    """
-    early, late = (objective.target(mean[None], torch.zeros_like(mean)[None], torch.tensor([t])) for t in (0.2, 0.8))
-    if not torch.allclose(early, late):
-        raise DiffxError(
-            "The mean target of this objective changes with time, and the correction has one vector for all times; it "
-            "is for objective=linear."
-        )
-    return early[0]
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffx.backbone.protocol import Condition
 from diffx.errors import DiffxError
+from diffx.objective import Objective
 from diffx.sampler.guidance import Guidance, Network
 
 KEY = "mean_target"
@@ -67,6 +68,10 @@ class ContrastiveGuidance:
             )
         return torch.lerp(guided, mean.expand_as(guided), self.weight)
 
+    def check_fit(self, objective: Objective) -> None:
+        """Refuse an objective whose mean target is not one vector for all times."""
+        mean_target(objective, torch.ones(1, 1, 1))
+
 
 @lru_cache(maxsize=4)
 def read_mean(file: str) -> Tensor:
@@ -75,3 +80,18 @@ def read_mean(file: str) -> Tensor:
     if KEY not in tensors:
         raise DiffxError(f"{file} holds no {KEY}; python -m diffx_plugins.contrastive RUN writes one that does.")
     return tensors[KEY]
+
+
+def mean_target(objective: Objective, mean: Tensor) -> Tensor:
+    """What the target is on average, which must not depend on the time: E[target] = target(E[x], 0, t).
+
+    Raises:
+        DiffxError: it does, so that there is no one vector.
+    """
+    early, late = (objective.target(mean[None], torch.zeros_like(mean)[None], torch.tensor([t])) for t in (0.2, 0.8))
+    if not torch.allclose(early, late):
+        raise DiffxError(
+            "The mean target of this objective changes with time, and the correction has one vector for all times; it "
+            "is for objective=linear."
+        )
+    return early[0]

@@ -47,13 +47,26 @@ def describe_run(settings: Settings, parts: Parts) -> dict[str, Any]:
         "protocol_hash": short_hash(parts.protocol),
         "versions": versions(),
         "git": git_state(),
-        "encoders": [_kin(name) for name in encoder_names(model.plan.needs)],
+        "encoders": _encoders(parts),
         "feature_networks": list(parts.metrics.networks),
         "higher_is_better": [n for n, metric in parts.metrics.metrics.items() if metric.higher_is_better],
-        "offline": getattr(parts.data, "offline", {}),
+        "offline": _offline(parts),
         "reference": {"floor": parts.metrics.floor(settings.eval.samples)},
         "status": "running",
     }
+
+
+def _encoders(parts: Parts) -> list[dict[str, str]]:
+    """The frozen encoders that teach, and those that taught its teachers, each once."""
+    own = [_kin(name) for name in encoder_names(parts.model.plan.needs)]
+    found = [*own, *(one for service in parts.services.values() for one in getattr(service, "encoders", ()))]
+    return [one for place, one in enumerate(found) if one not in found[:place]]
+
+
+def _offline(parts: Parts) -> dict[str, dict[str, float]]:
+    """By need, the hours by unit that were spent before this run: on caches, and on teachers that say so."""
+    teachers = {need: service.offline for need, service in parts.services.items() if hasattr(service, "offline")}
+    return {**getattr(parts.data, "offline", {}), **teachers}
 
 
 def _kin(name: str) -> dict[str, str]:

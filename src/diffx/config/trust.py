@@ -19,7 +19,7 @@ ROOMS = {
     "backbone": ("diffx.backbone",),
     "objective": ("diffx.objective",),
     "sampler": ("diffx.sampler",),
-    "guidance": ("diffx.sampler",),
+    "guidance": ("diffx.sampler", "diffx.evaluation.autoguidance"),
     "data.source": ("diffx.data",),
     "eval.metrics": ("diffx.metrics",),
 }

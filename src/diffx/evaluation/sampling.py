@@ -12,7 +12,7 @@ from diffx.config.target import make
 from diffx.errors import DiffxError
 from diffx.objective import Objective
 from diffx.sampler import Field, SampleNoise
-from diffx.sampler.guidance import AnyGuidance
+from diffx.sampler.guidance import AnyGuidance, FitsObjective
 from diffx.streams import Streams
 
 
@@ -26,6 +26,8 @@ class Sampling:
         self.label = label
         self.sampler: Callable[..., Tensor] = make(settings.sampler)
         self.guidance: AnyGuidance = make(settings.guidance)
+        if isinstance(self.guidance, FitsObjective):
+            self.guidance.check_fit(objective)
         self.settings, self.objective = settings.eval, objective
 
     @torch.no_grad()

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map
 
 from diffx.backbone.protocol import Condition, Shape, pack, unpack
 from diffx.errors import DiffxError
+from diffx.objective import Objective
 
 Network = Callable[[Tensor, Tensor, Condition], Tensor]  # x_t (B, C, H, W), t (B,), y -> output
 
@@ -31,6 +32,14 @@ class AnyGuidance(Protocol):
         null: Condition,
         position: float | None = None,
     ) -> Tensor: ...
+
+
+@runtime_checkable
+class FitsObjective(Protocol):
+    """A guidance that does not go with every objective."""
+
+    def check_fit(self, objective: Objective) -> None:
+        """Raises DiffxError for an objective that it does not go with."""
 
 
 @dataclass(frozen=True)
