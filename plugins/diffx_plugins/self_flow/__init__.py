@@ -48,7 +48,7 @@ class SelfFlow(Plugin):
 
     def setup(self, backbone: Backbone) -> None:
         check_times("self_flow", self.objective)
-        student, self.teacher = depths_of("self_flow", len(backbone.blocks), self.depth, self.teacher_depth)
+        student, self.teacher = depths_of("self_flow", backbone.wide_blocks, self.depth, self.teacher_depth)
         self.first = int(backbone.grid_tokens * self.mask_ratio)
         if not self.first:
             raise DiffxError(

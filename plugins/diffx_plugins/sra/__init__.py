@@ -44,7 +44,7 @@ class SRA(Plugin):
 
     def setup(self, backbone: Backbone) -> None:
         check_times("sra", self.objective)
-        student, self.teacher = depths_of("sra", len(backbone.blocks), self.depth, self.teacher_depth)
+        student, self.teacher = depths_of("sra", backbone.wide_blocks, self.depth, self.teacher_depth)
         self.reads, self.side = (student,), backbone.side
         self.head = alignment_head(backbone.hidden_size)
 
@@ -88,7 +88,7 @@ def depths_of(name: str, blocks: int, student: int | None, teacher: int | None) 
     if not all(1 <= depth <= blocks for depth in found):
         raise DiffxError(
             f"plugins.{name}.depth={found[0]} and teacher_depth={found[1]} count blocks from 1, and the backbone has "
-            f"{blocks}; type numbers from 1 to {blocks}."
+            f"{blocks} of its width; type numbers from 1 to {blocks}."
         )
     return found
 
