@@ -9,6 +9,7 @@ from diffx.backbone.protocol import Memory, state_shape
 from diffx.errors import DiffxError
 from diffx.objective import Interpolant
 from diffx.planner import make_plan
+from diffx.step import losses
 from diffx.testing import BATCH, TinyRun, tiny_of
 from diffx_plugins.identity import Identity
 from diffx_plugins.reg import REG
@@ -92,6 +93,26 @@ def test_path_drop_guidance_guides_both_streams():
     weak = 2 * strong - guided
     torch.testing.assert_close(PathDropGuidance(3.0)(net, x, 0.5, y, null), weak + 3 * (strong - weak))
     assert guided.shape == x.shape
+
+
+def test_a_step_with_the_class_token_and_few_tokens_in_the_middle_is_one_graph():
+    run, graphs = TinyRun({"reg": REG(), "sprint": SPRINT(**SETTINGS)}, tiny_of(SRDiT)), []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(losses, fullgraph=True, backend=count, dynamic=False)
+    for step in range(3):
+        draws = run.draws(step)
+        total = compiled(run.backbone, run.plan, run.plugins, run.objective, draws)["total"]
+        torch.testing.assert_close(total, run.losses(draws)["total"])
+    assert len(graphs) == 1
+
+
+def test_no_parameter_is_a_scalar_which_fsdp_would_not_shard():
+    assert all(parameter.ndim for parameter in SRDiT.tiny().parameters())
 
 
 def test_a_variance_is_refused():

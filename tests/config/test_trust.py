@@ -42,9 +42,11 @@ def test_a_stranger_is_refused_before_it_is_imported(case: str, planted: Path) -
     assert not (planted / "mark").exists()
 
 
-@pytest.mark.parametrize("chosen", ["plugins=[repa,mdt,tread]", "guidance=routed", "optimizer=adan", "data=shapes"])
+@pytest.mark.parametrize(
+    "chosen", ["plugins=[repa,mdt,tread]", "guidance=routed", "guidance=path_drop", "optimizer=adan", "data=shapes"]
+)
 def test_what_diffx_provides_is_read(chosen: str, tmp_path: Path) -> None:
-    partner = ["plugins=[tread]"] if chosen == "guidance=routed" else []
+    partner = {"guidance=routed": ["plugins=[tread]"], "guidance=path_drop": ["plugins=[sr_dit]"]}.get(chosen, [])
     settings = compose_config([chosen, *partner])
     (tmp_path / "config.yaml").write_text(yaml_of(settings))
     assert read_settings(tmp_path / "config.yaml") == settings

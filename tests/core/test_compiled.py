@@ -15,7 +15,18 @@ from diffx.train.module import DiffusionModule
 from diffx_plugins.mdt import MDT
 from diffx_plugins.tread import TREAD
 
-LOSSES = ("contrastive", "direction", "dispersive", "haste", "layersync", "repa", "self_flow", "sra")
+LOSSES = (
+    "contrastive",
+    "direction",
+    "dispersive",
+    "haste",
+    "layersync",
+    "repa",
+    "self_flow",
+    "sra",
+    "sra2",
+    "transcend",
+)
 WALKS = ("mdt", "self_flow", "stochastic_depth", "tread")  # those that change the walk; the contract has each alone
 SETS = [*itertools.combinations(WALKS, 2), ("mdt", "repa", "tread"), LOSSES]
 

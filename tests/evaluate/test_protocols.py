@@ -48,6 +48,13 @@ def test_a_run_that_is_there_gets_the_whole_protocol(name: str) -> None:
     assert facts(with_protocol(run, name)) == PUBLISHED[name]
 
 
+def test_path_drop_guidance_takes_the_place_of_a_runs_own() -> None:
+    changed = with_protocol(compose_config(["plugins=[sprint]"]), "sprint_pdg", ["guidance.scale=2"])
+    assert changed.guidance.target == "diffx_plugins.sprint.PathDropGuidance"
+    assert dict(changed.guidance.arguments) == {"scale": 2, "low": 0.0, "high": 1.0}
+    assert changed.sampler.nfe == 250
+
+
 def test_without_a_protocol_a_run_keeps_its_own() -> None:
     run = compose_config(["sampler.nfe=7", "eval.samples=321"])
     assert with_protocol(run, None) == run

@@ -36,7 +36,9 @@ def laid_out(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             w = w[:, 1:]
         elif key == "y_embedder.embedding_table.weight":  # built without label dropout: the row that we always have
             w = torch.cat([w, torch.zeros_like(w[:1])])
-        state[key.replace("v1_lambda", "value_mix")] = w
+        elif key.endswith("v1_lambda"):
+            key, w = key.replace("v1_lambda", "value_mix"), w.view(1)
+        state[key] = w
     return state
 
 

@@ -2,7 +2,8 @@
 rotary positions beside the table. All of it is there at sampling too.
 
 The functions are those of SwayStar123/SpeedrunDiT; here the class token stands behind the grid, has no row in the
-position table, and its layers are called class_embedder and class_head; the join is called fuse, and λ value_mix.
+position table, and its layers are called class_embedder and class_head; the join is called fuse,
+and λ value_mix, a row of one.
 """
 
 from collections.abc import Mapping

@@ -35,7 +35,7 @@ class Attention(nn.Module):
         self.k_norm = nn.RMSNorm(dim // heads, eps=1e-6) if qk_norm else nn.Identity()
         self.rotary = Rotary(side, dim // heads, extra, extent) if rotary else None
         self.rel_pos_bias = RelativePositionBias(side, heads) if relative_bias else None
-        self.value_mix = nn.Parameter(torch.tensor(0.5)) if value_residual else None
+        self.value_mix = nn.Parameter(torch.tensor([0.5])) if value_residual else None  # FSDP shards no scalars
         self.proj = nn.Linear(dim, dim)
 
     def forward(
@@ -58,7 +58,8 @@ class Attention(nn.Module):
             values.append(v.transpose(1, 2).flatten(2))
         if self.value_mix is not None and values:
             first = values[0].to(v.dtype).unflatten(2, (self.heads, -1)).transpose(1, 2)
-            v = self.value_mix * first + (1 - self.value_mix) * v
+            mix = self.value_mix.to(v.dtype)
+            v = mix * first + (1 - mix) * v
         bias = None if self.rel_pos_bias is None else self.rel_pos_bias(ids).to(q.dtype)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.proj(out.transpose(1, 2).flatten(2))
