@@ -10,6 +10,7 @@ from torch import nn
 
 from diffx.assemble.model import TrainingModel, build_model
 from diffx.assemble.services import encoder_names
+from diffx.config.protocol import precision_of
 from diffx.config.settings import Settings
 from diffx.config.target import make, target_of
 from diffx.data import Data
@@ -59,8 +60,11 @@ def _check_device(settings: Settings, device: torch.device) -> None:
             f"budget is given in {', '.join(budget.hours)}, but this device is metered in {unit}; "
             f"type budget.{unit}= instead."
         )
-    if settings.trainer.precision == "16-mixed" and device.type == "cpu":
-        raise DiffxError("trainer.precision=16-mixed is for GPUs; type trainer.precision=bf16-mixed or 32-true.")
+    if settings.trainer.precision in ("16-mixed", "tf32") and device.type == "cpu":
+        raise DiffxError(
+            f"trainer.precision={settings.trainer.precision} is for GPUs; type trainer.precision=bf16-mixed or 32-true."
+        )
+    precision_of(settings)
 
 
 def _check_shape(settings: Settings, sketch: TrainingModel, data: Data) -> None:

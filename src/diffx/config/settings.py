@@ -66,7 +66,7 @@ class TrainerSettings:
     devices: int = number(1, least=1, below=4096, word="auto")
     num_nodes: int = number(1, least=1, below=65536)
     strategy: str = one_of("ddp", "ddp", "fsdp")
-    precision: str = one_of("32-true", "32-true", "bf16-mixed", "16-mixed")
+    precision: str = one_of("32-true", "32-true", "tf32", "bf16-mixed", "16-mixed")
     accumulate: int = number(1, least=1)
     activation_checkpointing: bool = False
     gradient_clip_val: float | None = number(1.0)
@@ -83,6 +83,7 @@ class EvalSettings:
     batch_size: int = number(250, least=1)
     labels: str = one_of("balanced", "balanced", "random")
     rounding: str = one_of("nearest", *ROUNDINGS)
+    precision: str = one_of("auto", "auto", "tf32", "bf16", "32")
     seed: int = number(0, below=SEEDS)
     metrics: Node
 
