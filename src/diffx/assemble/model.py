@@ -47,7 +47,9 @@ def build_model(settings: Settings, device: torch.device | str = "cpu") -> Train
         backbone: Backbone = make(settings.backbone)
         objective: Objective = make(settings.objective)
         check_fit(make(settings.sampler), objective)
-        make(settings.guidance)
+        guidance = make(settings.guidance)
+        if fits := getattr(guidance, "check", None):
+            fits(backbone)
         make(settings.optimizer, params=[torch.nn.Parameter(torch.zeros(1))])
         plugins: dict[str, Plugin] = {}
         for name, node in settings.plugins.items():
@@ -56,6 +58,10 @@ def build_model(settings: Settings, device: torch.device | str = "cpu") -> Train
             # Its own seed: one plugin's modules start alike whatever stands beside it.
             torch.manual_seed(settings.seed + 1)
             plugins[name] = make(node)
+            if not isinstance(plugins[name], Plugin):
+                raise DiffxError(
+                    f"plugins.{name}._target_={node.target} makes no diffx.plugin.Plugin; type one that does."
+                )
             set_up(name, plugins[name], backbone, objective)
     around = Surroundings(backbone, settings.data.image_size)
     return TrainingModel(backbone, plugins, objective, phases_of(backbone, plugins, around))

@@ -13,7 +13,7 @@ from diffx.assemble.services import encoder_names
 from diffx.config.protocol import precision_of
 from diffx.config.settings import Settings
 from diffx.config.target import make, target_of
-from diffx.data import Data
+from diffx.data import Data, StepBatches
 from diffx.errors import DiffxError
 from diffx.frozen.encoder import find_encoder
 from diffx.processes.devices import check_devices, cost_unit, pick_device
@@ -49,6 +49,8 @@ def look(settings: Settings) -> Ready:
     if look_for := getattr(target_of(metrics), "look_for", None):
         look_for(data, **metrics.arguments)
     check_devices(settings.trainer.accelerator, settings.trainer.devices)
+    world = settings.trainer.devices * settings.trainer.num_nodes
+    StepBatches(len(data), settings.batch_size, settings.seed, 0, 0, world, settings.trainer.accumulate)
     _check_memory(settings, sketch, device)
     return Ready(sketch, data, device)
 
