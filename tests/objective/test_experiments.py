@@ -44,7 +44,7 @@ def test_a_papers_experiment_has_its_sizes_and_settings(name):
     backbone, training_only, lr, clip = PAPERS[name]
     config = compose_config([f"+experiment={name}"])
     with torch.device("meta"):
-        model, plugins = instantiate(config.backbone), {n: make_plugin(p) for n, p in config.plugins.items()}
+        model, plugins = instantiate(config.backbone), {n: make_plugin(n, p) for n, p in config.plugins.items()}
         for plugin in plugins.values():
             plugin.objective = instantiate(config.objective)
             plugin.setup(model)

@@ -39,6 +39,15 @@ class RoutedGuidance:
                 "0 <= strong <= weak < 1; type for instance guidance.strong=0.3 guidance.weak=0.7."
             )
 
+    def check_backbone(self, backbone: Backbone) -> None:
+        """Raises DiffxError for a route that the backbone does not have; training asks before its first step."""
+        end = last_block(len(backbone.blocks)) if self.end is None else self.end
+        if not 0 <= self.start <= end < len(backbone.blocks):
+            raise DiffxError(
+                f"guidance.start={self.start} and guidance.end={end} are no route through blocks 0 to "
+                f"{len(backbone.blocks) - 1}; type guidance.start=2 guidance.end=null."
+            )
+
     def __call__(
         self,
         network: Network,

@@ -15,6 +15,7 @@ from diffx.objective import Objective
 from diffx.planner import Phase, Plan, make_phases
 from diffx.plugin import Plugin
 from diffx.sampler.field import check_fit
+from diffx.sampler.guidance import FitsBackbone
 
 BATCH_KEYS = ("x", "y", "image")
 TERMS = ("denoise", "total")
@@ -48,7 +49,9 @@ def build_model(settings: Settings, device: torch.device | str = "cpu") -> Train
         backbone: Backbone = make(settings.backbone)
         objective: Objective = make(settings.objective)
         check_fit(make(settings.sampler), objective)
-        make(settings.guidance)
+        guidance = make(settings.guidance)
+        if isinstance(guidance, FitsBackbone):
+            guidance.check_backbone(backbone)
         make_optimizer(settings.optimizer, [("any", nn.Parameter(torch.zeros(1)))])
         plugins: dict[str, Plugin] = {}
         for name, node in settings.plugins.items():
@@ -56,7 +59,7 @@ def build_model(settings: Settings, device: torch.device | str = "cpu") -> Train
                 raise DiffxError(f"A plugin cannot be called {name}, which is the name of a term of the loss.")
             # Its own seed: one plugin's modules start alike whatever stands beside it.
             torch.manual_seed(settings.seed + 1)
-            plugins[name] = make_plugin(node)
+            plugins[name] = make_plugin(name, node)
             set_up(name, plugins[name], backbone, objective)
     around = Surroundings(backbone, settings.data.image_size)
     return TrainingModel(backbone, plugins, objective, phases_of(backbone, plugins, around))
@@ -69,10 +72,12 @@ def make_optimizer(node: Node, named: Sequence[tuple[str, nn.Parameter]]) -> tor
     return optimizer
 
 
-def make_plugin(node: Node) -> Plugin:
+def make_plugin(name: str, node: Node) -> Plugin:
     """A plugin from its settings. `stop` may be set of every one, and is no argument of its class."""
     own = {key: value for key, value in node.arguments.items() if key != "stop"}
-    plugin: Plugin = make(Node(node.target, own))
+    plugin = make(Node(node.target, own))
+    if not isinstance(plugin, Plugin):
+        raise DiffxError(f"plugins.{name}._target_={node.target} makes no diffx.plugin.Plugin; type one that does.")
     plugin.stop = node.get("stop", plugin.stop)
     return plugin
 

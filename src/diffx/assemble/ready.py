@@ -10,9 +10,10 @@ from torch import nn
 
 from diffx.assemble.model import TrainingModel, build_model
 from diffx.assemble.services import find_services
+from diffx.config.protocol import precision_of
 from diffx.config.settings import Settings
 from diffx.config.target import make, target_of
-from diffx.data import Data
+from diffx.data import Data, StepBatches
 from diffx.errors import DiffxError
 from diffx.processes.devices import check_devices, cost_unit, pick_device
 
@@ -46,6 +47,8 @@ def look(settings: Settings) -> Ready:
     if look_for := getattr(target_of(metrics), "look_for", None):
         look_for(data, **metrics.arguments)
     check_devices(settings.trainer.accelerator, settings.trainer.devices)
+    world = settings.trainer.devices * settings.trainer.num_nodes
+    StepBatches(len(data), settings.batch_size, settings.seed, 0, 0, world, settings.trainer.accumulate)
     _check_memory(settings, sketch, device)
     return Ready(sketch, data, device)
 
@@ -57,8 +60,11 @@ def _check_device(settings: Settings, device: torch.device) -> None:
             f"budget is given in {', '.join(budget.hours)}, but this device is metered in {unit}; "
             f"type budget.{unit}= instead."
         )
-    if settings.trainer.precision == "16-mixed" and device.type == "cpu":
-        raise DiffxError("trainer.precision=16-mixed is for GPUs; type trainer.precision=bf16-mixed or 32-true.")
+    if settings.trainer.precision in ("16-mixed", "tf32") and device.type == "cpu":
+        raise DiffxError(
+            f"trainer.precision={settings.trainer.precision} is for GPUs; type trainer.precision=bf16-mixed or 32-true."
+        )
+    precision_of(settings)
 
 
 def _check_shape(settings: Settings, sketch: TrainingModel, data: Data) -> None:

@@ -8,9 +8,10 @@ from types import NoneType, UnionType
 from typing import Any, get_args
 
 from diffx.config.parse import nodes_of
-from diffx.config.settings import Settings
+from diffx.config.settings import SEEDS, Settings
 from diffx.config.target import Node, target_of
 from diffx.errors import DiffxError, unknown_key
+from diffx.frozen.encoder import encoder_spec
 
 # What arguments of classes may be at least and at most, where nonsense would otherwise be taken, or never come back. A
 # class's own checks come on top; plugins may be called anything.
@@ -28,14 +29,27 @@ LIMITS: dict[str, tuple[float, float]] = {
     "objective.min_snr": (1e-3, 1e6),
     "objective.std": (1e-3, 1e3),
     "objective.sigma_data": (1e-3, 1e3),
+    "objective.mean": (-100, 100),
     "sampler.nfe": (1, 1_000_000),
+    "sampler.sigma_min": (1e-9, 1e6),
+    "sampler.sigma_max": (1e-9, 1e6),
+    "sampler.rho": (0.01, 1000),
+    "sampler.last_step": (0, 1),
     "sampler.rtol": (1e-12, 1),
     "sampler.atol": (0, 1),
     "guidance.scale": (0, 1e4),
     "guidance.power": (1e-3, 1e3),
+    "guidance.start": (0, 1000),
+    "guidance.end": (0, 1000),
+    "guidance.seed": (0, SEEDS - 1),
+    "optimizer.lr": (0, 1e4),
+    "optimizer.eps": (0, 1e4),
+    "optimizer.weight_decay": (0, 1e4),
+    "data.source.seed": (0, SEEDS - 1),
     "plugins.*.weight": (-math.inf, 1e6),
     "plugins.*.projector_dim": (1, 65_536),
     "plugins.*.depth": (0, 1000),
+    "plugins.*.temperature": (1e-4, 1e4),
     "data.source.count": (1, 100_000_000),
 }
 
@@ -78,7 +92,8 @@ def _check_limits(key: str, value: Any) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise DiffxError(f"{key}={value} is not a finite number; type one that is.")
     least, most = LIMITS.get(re.sub(r"^plugins\.[^.]+", "plugins.*", key), (-math.inf, math.inf))
-    if type(value) in (int, float) and not least <= value <= most:
+    limited = isinstance(value, int | float) and (least, most) != (-math.inf, math.inf)
+    if limited and (isinstance(value, bool) or not least <= value <= most):
         raise DiffxError(f"{key}={value} must lie between {least:g} and {most:g}.")
 
 
@@ -108,6 +123,11 @@ def _check_names(settings: Settings) -> None:
         raise DiffxError(
             f"experiment={settings.experiment} names a folder under runs_dir; type a name without slashes."
         )
+    if not settings.runs_dir.strip():
+        raise DiffxError("runs_dir= is no folder; type runs_dir=runs.")
+    encoder_spec(settings.data.encoder)
+    if not settings.logger.project.strip():
+        raise DiffxError("logger.project= is no name of a project in W&B; type logger.project=diffx, or logger=none.")
     channels = settings.guidance.get("channels")
     most = max(4, settings.data.channels)  # the published protocols say 3 of a latent's 4, whatever the data here
     if channels is not None and not 1 <= channels <= most:

@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from importlib.metadata import entry_points
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -22,6 +24,7 @@ from diffx.config.settings import Settings
 from diffx.errors import DiffxError, unknown_key
 
 VERSION_BASE = "1.3"
+MOST_JOBS = 10_000  # of a sweep: each is composed and looked at before the first begins
 
 
 def config_dir() -> Path:
@@ -72,7 +75,10 @@ def settings_of_composed(config: DictConfig) -> Settings:
         DiffxError: what settings_of refuses, and settings of a plugin that does not exist.
     """
     OmegaConf.set_struct(config, False)
-    for name in [str(name) for name, node in (config.get("plugins") or {}).items() if "_target_" not in node]:
+    plugins = config.get("plugins") or {}
+    for name in [str(name) for name, node in plugins.items() if not isinstance(node, DictConfig)]:
+        raise DiffxError(f"plugins.{name}={plugins[name]} is one value and no plugin; type plugins=[{name}].")
+    for name in [str(name) for name, node in plugins.items() if "_target_" not in node]:
         # An experiment's settings of a plugin that `plugins=` has not chosen.
         if name not in _plugin_files():
             raise DiffxError(unknown_key(f"plugins.{name}", [f"plugins.{known}" for known in _plugin_files()]))
@@ -113,10 +119,21 @@ def split_sweep(overrides: Sequence[str]) -> list[list[str]]:
         fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
         given = {o.get_key_element() for o in parsed}
         params = [f"{key}={values}" for key, values in _sweeper_params(fixed).items() if key not in given]
+        _refuse_too_many(parsed)
         (batch,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides([*overrides, *params]), None)
     except HydraException as error:
         raise DiffxError(_explain(str(error))) from error
     return [list(job) for job in batch]
+
+
+def _refuse_too_many(parsed: Sequence[Override]) -> None:
+    """Raises DiffxError before a list of them is made."""
+    jobs = 1
+    for override in parsed:
+        if override.is_sweep_override():
+            jobs *= sum(1 for _ in islice(override.sweep_string_iterator(), MOST_JOBS + 1))
+            if jobs > MOST_JOBS:
+                raise DiffxError(f"{override.input_line} makes more than {MOST_JOBS} runs; type fewer values.")
 
 
 def _sweeper_params(overrides: list[str]) -> dict[str, str]:
@@ -148,7 +165,7 @@ def _explain(message: str) -> str:
         return unknown_key(key, known)
     first = message.splitlines()[0]
     if found := re.match(r"\w+Exception: (.*)|(?:mismatched|extraneous|missing|no viable).*", first):
-        return f"{found.group(1) or message} cannot be read; type KEY=VALUE, quoted where it holds brackets or spaces."
+        return f"{found.group(1) or first} cannot be read; type KEY=VALUE, quoted where it holds brackets or spaces."
     return first
 
 

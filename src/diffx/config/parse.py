@@ -116,6 +116,8 @@ def _value(hint: Any, entry: "Field[Any]", value: Any, name: str) -> Any:
 
 def _simple(kinds: set[Any], entry: "Field[Any]", value: Any, name: str) -> Any:
     choices = entry.metadata.get("choices")
+    if choices and type(value) is int:  # eval.precision=32 is a word of digits
+        value = str(value)
     if choices and value not in choices:
         *most, last = choices
         raise DiffxError(f"{name}={_shown(value)} is not known; type {name}={', '.join(most)} or {last}.")

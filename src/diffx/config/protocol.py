@@ -13,6 +13,7 @@ from diffx.config.parse import first_line, tree_of
 from diffx.config.read import settings_of
 from diffx.config.settings import Settings
 from diffx.errors import DiffxError, unknown_key
+from diffx.processes.devices import pick_device
 from diffx.run.folder import RunDir
 from diffx.store.sealed import facts_of
 
@@ -83,9 +84,27 @@ def _refuse_weights_of_another(weights: Path, run: RunDir) -> None:
         raise DiffxError(f"{weights} is of run {of} and lies in the folder of {own}; put the file of this run there.")
 
 
+def precision_of(settings: Settings) -> str:
+    """The arithmetic of sampling and decoding: "auto" is tf32 on a GPU, as published numbers were sampled, else 32.
+
+    Raises:
+        DiffxError: tf32 without a GPU.
+    """
+    chosen, on_gpu = settings.eval.precision, pick_device(settings.trainer.accelerator).type == "cuda"
+    if chosen == "tf32" and not on_gpu:
+        raise DiffxError("eval.precision=tf32 is for GPUs; type eval.precision=auto, bf16 or 32.")
+    return ("tf32" if on_gpu else "32") if chosen == "auto" else chosen
+
+
 def protocol(settings: Settings, data_identity: str, metrics_identity: str) -> dict[str, Any]:
-    """All that moves a metric and is not the model, as plain data."""
+    """All that moves a metric and is not the model, as plain data.
+
+    The precision is what "auto" means on this device, since that is what moves a metric; float32 is left out, as it was
+    before there was another, so that its protocols keep their hashes.
+    """
+    precision = precision_of(settings)
     return {
+        **({} if precision == "32" else {"precision": precision}),
         "labels": settings.eval.labels,
         "sampler": tree_of(settings.sampler),
         "guidance": tree_of(settings.guidance),

@@ -14,6 +14,8 @@ from diffx.config.target import Node
 from diffx.run.name import short_hash
 
 SEEDS = 2**32
+STEPS = 2**53  # counts beyond this are no longer exact numbers
+BATCH = 2**24  # images at once: beyond any machine
 ROUNDINGS = ("nearest", "truncate")
 
 
@@ -34,8 +36,8 @@ def one_of(default: str, *choices: str) -> Any:
 class Budget:
     """Hours of training after which a run ends, in the unit of its device."""
 
-    cpu_hours: float | None = number(least=math.ulp(0.0))
-    gpu_hours: float | None = number(least=math.ulp(0.0))
+    cpu_hours: float | None = number(least=math.ulp(0.0), below=1e9)
+    gpu_hours: float | None = number(least=math.ulp(0.0), below=1e9)
 
     @property
     def hours(self) -> dict[str, float]:
@@ -48,10 +50,10 @@ class DataSettings:
     """Of the training data: sizes of x (channels, size), pixels of the images, and where they come from."""
 
     name: str
-    channels: int = number(least=1, required=True)
-    size: int = number(least=1, required=True)
-    image_size: int = number(least=1, required=True)
-    num_classes: int = number(least=1, required=True)
+    channels: int = number(least=1, below=65536, required=True)
+    size: int = number(least=1, below=65536, required=True)
+    image_size: int = number(least=1, below=65536, required=True)
+    num_classes: int = number(least=1, below=10_000_001, required=True)
     encoder: str
     decoder: str | None
     workers: int = number(0, below=1024)
@@ -66,23 +68,24 @@ class TrainerSettings:
     devices: int = number(1, least=1, below=4096, word="auto")
     num_nodes: int = number(1, least=1, below=65536)
     strategy: str = one_of("ddp", "ddp", "fsdp")
-    precision: str = one_of("32-true", "32-true", "bf16-mixed", "16-mixed")
-    accumulate: int = number(1, least=1)
+    precision: str = one_of("32-true", "32-true", "tf32", "bf16-mixed", "16-mixed")
+    accumulate: int = number(1, least=1, below=BATCH)
     activation_checkpointing: bool = False
-    gradient_clip_val: float | None = number(1.0)
-    threads: int | None = number(None, least=1)
+    gradient_clip_val: float | None = number(1.0, below=1e12)
+    threads: int | None = number(None, least=1, below=4096)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSettings:
     """When a run is measured, on how many samples, of which labels, and by what."""
 
-    first: float = number(100, least=1)
+    first: float = number(100, least=1, below=STEPS)
     per_doubling: float = number(1, least=1e-3, below=1000)
-    samples: int = number(500, least=2)
-    batch_size: int = number(250, least=1)
+    samples: int = number(500, least=2, below=2**31)
+    batch_size: int = number(250, least=1, below=BATCH)
     labels: str = one_of("balanced", "balanced", "random")
     rounding: str = one_of("nearest", *ROUNDINGS)
+    precision: str = one_of("auto", "auto", "tf32", "bf16", "32")
     seed: int = number(0, below=SEEDS)
     metrics: Node
 
@@ -102,20 +105,20 @@ class Settings:
 
     experiment: str
     seed: int = number(0, below=SEEDS)
-    batch_size: int = number(32, least=1)
-    max_steps: int = number(1000, least=1)
+    batch_size: int = number(32, least=1, below=BATCH)
+    max_steps: int = number(1000, least=1, below=STEPS)
     budget: Budget | None = None
     label_dropout: float = number(0.1, below=1)
     ema_decay: float = number(0.99, below=1)
     more_ema_decays: tuple[float, ...] = field(default=(), metadata={"least": 0, "below": 1, "as_in": "[0.999]"})
     compile: str = one_of("none", "none", "blocks", "step")
-    log_every: int = number(20, least=1)
-    checkpoint_minutes: float = number(5)
+    log_every: int = number(20, least=1, below=STEPS)
+    checkpoint_minutes: float = number(5, below=1e6)
     checkpoint_share: float = number(0.01, least=1e-6, below=1e6)
-    max_skipped_steps: int = number(10, least=1)
+    max_skipped_steps: int = number(10, least=1, below=STEPS)
     resume: str = "auto"
     runs_dir: str = "runs"
-    sweep_jobs: int | None = number(None, least=1)
+    sweep_jobs: int | None = number(None, least=1, below=4096)
     data: DataSettings
     backbone: Node
     objective: Node

@@ -49,7 +49,7 @@ def make(node: Node, **more: Any) -> Any:
         return target_of(node)(**node.arguments, **more)
     except DiffxError:
         raise
-    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+    except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:
         raise DiffxError(f"{node.target} refuses its settings {dict(node.arguments)}: {error}") from error
 
 

@@ -12,6 +12,7 @@ from diffx.assemble.model import build_model
 from diffx.assemble.services import make_encoder
 from diffx.backbone import Backbone
 from diffx.checkpoint.native import load_backbone
+from diffx.config.protocol import precision_of
 from diffx.config.settings import Settings
 from diffx.config.target import make
 from diffx.data import Data
@@ -24,6 +25,7 @@ from diffx.objective import Objective
 from diffx.pixels.values import signed
 from diffx.planner import make_view
 from diffx.plugin import Plugin
+from diffx.processes.arithmetic import arithmetic
 from diffx.processes.devices import pick_device
 from diffx.step import walk_with_plugins
 
@@ -53,13 +55,16 @@ def probe(settings: Settings, weights: Path, levels: list[float], encoder: str, 
     backbone = model.backbone.to(device).eval()
     fit, test, what = probed_images(settings, count, encoder, backbone.side, device)
     blocks = []
+    precision = precision_of(settings)
     for t in levels:
-        known, unseen = (block_outputs(backbone, model.objective, part.x, t, device) for part in (fit, test))
+        with arithmetic(precision, device):
+            known, unseen = (block_outputs(backbone, model.objective, part.x, t, device) for part in (fit, test))
         for depth, (a, b) in enumerate(zip(known, unseen, strict=True), start=1):
             accuracy = linear_probe(a, fit.y, b, test.y)
             blocks.append({"t": t, "depth": depth, "linear_probe": accuracy, "cknna": cknna(b, test.features)})
     return {
         "ema_decay": settings.ema_decay,
+        "precision": precision,
         "encoder": encoder,
         "encoder_linear_probe": linear_probe(fit.features, fit.y, test.features, test.y),
         "images": {"fit": len(fit.y), "test": len(test.y), "tested_on": what},

@@ -68,7 +68,8 @@ class Evaluation:
         wanted = len(indices[: -(-SHOWN // ranks.world())])
         for x in self.sampling.batches(network, indices, self.parts.device):
             drawn.broken += int((~x.isfinite()).flatten(1).any(1).sum())
-            images = self.parts.data.decode(x.nan_to_num(0.0, 0.0, 0.0), self.parts.protocol["rounding"]).cpu()
+            x = x.nan_to_num(0.0, 0.0, 0.0)
+            images = self.sampling.decode(self.parts.data.decode, x, self.parts.protocol["rounding"]).cpu()
             drawn.first += images[: wanted - len(drawn.first)].unbind()
             yield images
 

@@ -5,7 +5,6 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +112,8 @@ class SampleSet:
             indices = range(start, min(start + self.settings.eval.batch_size, self.count))
             (x,) = sampling.batches(backbone, indices, device)
             refuse_non_finite(x, start)
-            _save(folder / f"{start:08d}.npy", decode(x))
+            images = sampling.decode(decode, x, self.settings.eval.rounding)
+            _save(folder / f"{start:08d}.npy", images)
 
     def _assemble(self, folder: Path, facts: dict[str, Any]) -> None:
         files = [folder / f"{start:08d}.npy" for start in self._starts()]
@@ -124,10 +124,12 @@ class SampleSet:
         shutil.rmtree(folder)
 
 
-def decoder(settings: Settings) -> Callable[[Tensor], Tensor]:
-    """From x to uint8 images. Latents need their prepared folder, which knows its autoencoder and scale."""
-    decode = to_uint8 if settings.data.decoder == "pixels" else make(settings.data.source).decode
-    return partial(decode, rounding=settings.eval.rounding)
+def decoder(settings: Settings) -> Callable[..., Tensor]:
+    """From x and a rounding to uint8 images. Latents need their folder, which knows its autoencoder and scale."""
+    if settings.data.decoder == "pixels":
+        return to_uint8
+    decode: Callable[..., Tensor] = make(settings.data.source).decode
+    return decode
 
 
 def refuse_non_finite(x: Tensor, start: int) -> None:

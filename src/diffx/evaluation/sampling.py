@@ -1,16 +1,19 @@
 """Samples of a backbone: sample i depends on the seed and i alone."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from diffx.backbone import Backbone
 from diffx.backbone.protocol import state_shape, unpack
+from diffx.config.protocol import precision_of
 from diffx.config.settings import Settings
 from diffx.config.target import make
 from diffx.errors import DiffxError
 from diffx.objective import Objective
+from diffx.processes.arithmetic import arithmetic
 from diffx.sampler import Field, SampleNoise
 from diffx.sampler.guidance import AnyGuidance, FitsObjective
 from diffx.streams import Streams
@@ -29,10 +32,12 @@ class Sampling:
         if isinstance(self.guidance, FitsObjective):
             self.guidance.check_fit(objective)
         self.settings, self.objective = settings.eval, objective
+        self.precision, self._compile = precision_of(settings), settings.compile != "none"
 
     @torch.no_grad()
     def batches(self, backbone: Backbone, indices: range, device: torch.device) -> Iterator[Tensor]:
-        """Samples `indices` in float32, batch by batch: x (b, C, H, W)."""
+        """Samples `indices`, batch by batch: x (b, C, H, W) in float32, whatever the network computes in. Where
+        training is compiled, the blocks are too."""
         was_training = backbone.training
         backbone.eval()
         shape = state_shape(backbone)
@@ -41,9 +46,15 @@ class Sampling:
             labels = torch.tensor([self._label(i, backbone.num_classes) for i in part], device=device)
             noise = SampleNoise(self.settings.seed, part)
             field = Field(backbone, self.objective, labels, backbone.null_condition(labels), self.guidance)
-            state = self.sampler(field, noise.draw(shape).to(device), noise).float()
+            with arithmetic(self.precision, device), _compiled(backbone, self._compile):
+                state = self.sampler(field, noise.draw(shape).to(device), noise).float()
             yield unpack(state, backbone.streams)["image"]
         backbone.train(was_training)
+
+    def decode(self, decoder: Callable[..., Tensor], x: Tensor, rounding: str) -> Tensor:
+        """uint8 images of x. In bfloat16 an autoencoder would be off by levels, so that it decodes in TF32 then."""
+        with arithmetic("32" if self.precision == "32" else "tf32", x.device):
+            return decoder(x, rounding)
 
     def _label(self, index: int, classes: int) -> int:
         """The label of sample `index`: class index mod classes where they are balanced."""
@@ -53,3 +64,17 @@ class Sampling:
             return index % classes
         rng = Streams(self.settings.seed, index).own("label")
         return int(torch.randint(classes, (), generator=rng))
+
+
+@contextmanager
+def _compiled(backbone: Backbone, on: bool) -> Iterator[None]:
+    """The blocks compiled each by itself, inside this block alone: an average is a teacher in training as well, which
+    must not become another one by being measured. What torch has compiled before it finds again."""
+    blocks = list(backbone.blocks.children()) if on else []
+    try:
+        for block in blocks:
+            block.forward = torch.compile(block.forward, dynamic=False)
+        yield
+    finally:
+        for block in blocks:
+            block.__dict__.pop("forward", None)

@@ -5,17 +5,15 @@ from contextlib import contextmanager
 
 import torch
 
+from diffx.processes.arithmetic import tf32
+
 
 @contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:
     """Neither TF32 nor autocast on `device`, and cuDNN's deterministic convolutions, inside this block."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with (
-            torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
-            torch.autocast(device.type, enabled=False),
-        ):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+    with (
+        torch.backends.cudnn.flags(enabled=True, deterministic=True),
+        tf32(False),
+        torch.autocast(device.type, enabled=False),
+    ):
+        yield

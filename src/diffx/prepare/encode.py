@@ -15,6 +15,7 @@ from diffx.frozen.autoencoder import load_autoencoder
 from diffx.frozen.encoder import check_grid, encoder_spec
 from diffx.prepare.job import Array, Job, Process, Put, Row
 from diffx.prepare.limits import check_count
+from diffx.processes.arithmetic import set_tf32
 from diffx.processes.devices import own_device
 
 Network = Callable[[Tensor], Tensor]
@@ -121,6 +122,5 @@ def _device() -> torch.device:
     """The GPU of this process, or the CPU."""
     device = own_device("auto")
     if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cudnn.allow_tf32 = True
+        set_tf32(True)
     return device

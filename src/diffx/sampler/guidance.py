@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from diffx.backbone import Backbone
 from diffx.backbone.protocol import Condition, Shape, pack, unpack
 from diffx.errors import DiffxError
 from diffx.objective import Objective
@@ -32,6 +33,14 @@ class AnyGuidance(Protocol):
         null: Condition,
         position: float | None = None,
     ) -> Tensor: ...
+
+
+@runtime_checkable
+class FitsBackbone(Protocol):
+    """A guidance that does not go with every backbone."""
+
+    def check_backbone(self, backbone: Backbone) -> None:
+        """Raises DiffxError for a backbone that it does not go with."""
 
 
 @runtime_checkable

@@ -21,6 +21,7 @@ from diffx.config.parse import tree_of, yaml_of
 from diffx.config.settings import Settings
 from diffx.errors import DiffxError, Diverged, Stopped
 from diffx.evaluation.evaluation import Evaluation
+from diffx.processes.arithmetic import set_tf32
 from diffx.processes.devices import join_processes
 from diffx.run.folder import RunDir
 from diffx.run.sink import Sink, WandbRun, open_sink
@@ -48,6 +49,7 @@ def train(settings: Settings) -> RunDir:
         Stopped: a signal came, and the run was saved.
     """
     join_processes(settings.trainer.accelerator, PATIENCE)
+    set_tf32(settings.trainer.precision == "tf32")
     run = RunDir.of(settings)
     if settings.resume == "auto" and run.read_record().get("finished_with") == settings.length:
         console.print(f"{run.path} is complete already; type resume=never to train it anew.")

@@ -23,6 +23,8 @@ from diffx.backbone import Backbone
 from diffx.config.settings import Settings
 from diffx.train.lightning_internals import Handed, WholeEpoch, leave_signals_alone, plain
 
+_LIGHTNINGS: dict[str, Any] = {"tf32": "32-true"}  # which of torch's switches are on is not Lightning's
+
 
 def make_trainer(settings: Settings, device: torch.device, callbacks: list[L.Callback]) -> L.Trainer:
     """A Lightning trainer that leaves bars, checkpoints and samplers to diffx, and is silent."""
@@ -35,7 +37,7 @@ def make_trainer(settings: Settings, device: torch.device, callbacks: list[L.Cal
         num_nodes=settings.trainer.num_nodes,
         strategy=make_strategy(settings.trainer.strategy, device),
         plugins=[Ranks(), Handed(device)],
-        precision=settings.trainer.precision,  # type: ignore[arg-type]  # one of the choices of TrainerSettings
+        precision=_LIGHTNINGS.get(settings.trainer.precision, settings.trainer.precision),
         accumulate_grad_batches=settings.trainer.accumulate,
         gradient_clip_val=settings.trainer.gradient_clip_val,
         max_steps=settings.max_steps,
