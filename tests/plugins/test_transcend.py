@@ -130,7 +130,7 @@ def test_a_run_trains_beside_its_teacher_and_its_network_is_opened_after_the_tea
 
 def test_what_the_earlier_run_had_needed_is_part_of_its_cost(earlier, tmp_path):
     run = RunDir(tmp_path)
-    run.curve.write_text('{"step": 1, "gpu_hours": 2.0}\n{"step": 2, "gpu_hours": 3.0}\n')
+    run.curve.write_text('{"step": 1, "gpu_hours": 2.0}\n{"step": 2, "gpu_hours": 3.0}\n{"step": 3, "gp')
     record = {"offline": {"features/x": {"gpu_hours": 0.5}, "network/y": {"cpu_hours": 4.0}}}
     assert cost_of(run, record) == {"gpu_hours": 3.5, "cpu_hours": 4.0}
     assert cost_of(RunDir(tmp_path / "none"), {}) == {}

@@ -1,6 +1,5 @@
 """The service network/RUN: the average of an earlier run, frozen, and what that run has cost."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +120,7 @@ def objective_of(run: str, ours: Objective) -> Objective:
 
 def cost_of(run: RunDir, record: dict[str, Any]) -> dict[str, float]:
     """Hours by unit: of the run up to its last evaluation, and of what it had needed beforehand."""
-    lines = run.curve.read_text().splitlines() if run.curve.is_file() else []
-    last = json.loads(lines[-1]) if lines else {}
+    *_, last = ({}, *run.points())
     spent = {unit: float(last[unit]) for unit in UNITS if unit in last}
     for before in (record.get("offline") or {}).values():
         for unit, hours in before.items():

@@ -24,6 +24,10 @@ LIMITS: dict[str, tuple[float, float]] = {
     "backbone.in_channels": (1, 4096),
     "backbone.num_classes": (1, 10_000_000),
     "backbone.decoder_layers": (0, 1000),
+    "backbone.decoder_width": (1, 65_536),
+    "backbone.decoder_depth": (1, 1000),
+    "backbone.decoder_heads": (1, 1024),
+    "backbone.dense": (1, 1000),
     "backbone.mlp_ratio": (0.01, 100),
     "objective.shift": (1e-3, 1e3),
     "objective.min_snr": (1e-3, 1e6),
@@ -50,6 +54,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "plugins.*.projector_dim": (1, 65_536),
     "plugins.*.depth": (0, 1000),
     "plugins.*.temperature": (1e-4, 1e4),
+    "plugins.*.width": (1, 65_536),
     "data.source.count": (1, 100_000_000),
 }
 

@@ -141,9 +141,9 @@ class RunDir:
 
     def last_point(self, step: int) -> int:
         """The step of the curve's last point up to `step`, -1 if it has none."""
-        return max((point["step"] for point in self._points() if point["step"] <= step), default=-1)
+        return max((point["step"] for point in self.points() if point["step"] <= step), default=-1)
 
-    def _points(self) -> Iterator[dict[str, Any]]:
+    def points(self) -> Iterator[dict[str, Any]]:
         """The points of the curve. A line that is none is said and left out; one that a kill cut short is left out."""
         lines = self.curve.read_bytes().splitlines() if self.curve.exists() else []
         for number, line in enumerate(lines, start=1):
@@ -157,7 +157,7 @@ class RunDir:
         """Drop points of the curve beyond `step`, and a line that a kill cut short: a resume makes them again."""
         if not self.curve.exists():
             return
-        kept = [point for point in self._points() if point["step"] <= step]
+        kept = [point for point in self.points() if point["step"] <= step]
         self.write("curve.jsonl", "".join(json.dumps(point) + "\n" for point in kept))
 
 
