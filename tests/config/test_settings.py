@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from diffx.config.compose import compose_config
+from diffx.config.compose import compose_config, config_dir
 from diffx.config.parse import tree_of, yaml_of
 from diffx.config.read import read_settings, settings_of
 from diffx.config.settings import DataSettings, EvalSettings, LoggerSettings, Settings, TrainerSettings
@@ -129,6 +129,13 @@ def test_where_how_long_and_on_what_a_run_goes_leave_its_id(same: str) -> None:
 )  # fmt: skip
 def test_what_makes_another_run_changes_the_id(other: str) -> None:
     assert compose_config([other]).id != compose_config([]).id
+
+
+def test_every_protocol_evaluates_at_least_twice_per_doubling() -> None:
+    """With one, the interval between the points is what a comparison knows least about."""
+    for name in sorted(file.stem for file in (config_dir() / "eval").iterdir()):
+        assert compose_config([f"eval={name}"]).eval.per_doubling >= 2, name
+    assert EvalSettings.__dataclass_fields__["per_doubling"].default == 2
 
 
 def test_a_number_at_its_default_is_the_setting_left_out() -> None:

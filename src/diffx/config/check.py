@@ -46,9 +46,9 @@ LIMITS: dict[str, tuple[float, float]] = {
     "guidance.start": (0, 1000),
     "guidance.end": (0, 1000),
     "guidance.seed": (0, SEEDS - 1),
-    "optimizer.lr": (0, 1e4),
-    "optimizer.eps": (0, 1e4),
-    "optimizer.weight_decay": (0, 1e4),
+    "optimizer.lr": (0, 1e30),  # float32 holds that, and a run that it breaks says so
+    "optimizer.eps": (0, 1e30),
+    "optimizer.weight_decay": (0, 1e30),
     "data.source.seed": (0, SEEDS - 1),
     "plugins.*.weight": (-math.inf, 1e6),
     "plugins.*.projector_dim": (1, 65_536),

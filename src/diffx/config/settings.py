@@ -80,7 +80,7 @@ class EvalSettings:
     """When a run is measured, on how many samples, of which labels, and by what."""
 
     first: float = number(100, least=1, below=STEPS)
-    per_doubling: float = number(1, least=1e-3, below=1000)
+    per_doubling: float = number(2, least=1e-3, below=1000)
     samples: int = number(500, least=2, below=2**31)
     batch_size: int = number(250, least=1, below=BATCH)
     labels: str = one_of("balanced", "balanced", "random")

@@ -69,10 +69,10 @@ def join_processes(accelerator: str = "auto", patience: datetime.timedelta = PAT
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """The same inside this block."""
+    """The same inside this block, where there are several: one by itself learns its device from its settings."""
     import torch.distributed as dist
 
-    joined = join_processes()
+    joined = ranks.world() > 1 and join_processes()
     try:
         yield
     finally:
