@@ -117,3 +117,10 @@ def test_a_sweep_recipe_keeps_the_other_methods_of_the_experiment_before_it(size
     config = compose_config(job)
     assert (config.experiment, list(config.plugins)) == (f"repa_tread_{size}", ["repa", "tread"])
     assert config.plugins["repa"].weight == 0.25
+
+
+def test_every_job_of_the_field_plans() -> None:
+    jobs = split_sweep(["+experiment=field"])
+    planned = [sorted(build_model(compose_config(job), "meta").plugins) for job in jobs]
+    assert len({str(names) for names in planned}) == len(jobs) - 1  # iREPA is REPA with other settings
+    assert planned[0] == []
