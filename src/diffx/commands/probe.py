@@ -31,13 +31,13 @@ def run(chosen: argparse.Namespace) -> None:
     from diffx.commands.probe_figure import draw
     from diffx.config.protocol import with_ema
     from diffx.errors import DiffxError
-    from diffx.evaluation.block_probe import probe
+    from diffx.evaluation.block_probe import probe_blocks
     from diffx.run.folder import RunDir
     from diffx.store.whole_file import write_text
 
     folder = RunDir(chosen.run)
     settings, weights = with_ema(settings_of_run(chosen.run, chosen), folder, chosen.ema)
-    found = probe(settings, weights, chosen.t, chosen.encoder or settings.data.encoder, chosen.count)
+    found = probe_blocks(settings, weights, chosen.t, chosen.encoder or settings.data.encoder, chosen.count)
     facts = {"run": str(chosen.run), "label": folder.read_record().get("label", "run"), **found}
     file = (chosen.out or chosen.run / "probe").with_suffix(".json")
     print_table(facts)
@@ -51,11 +51,11 @@ def run(chosen: argparse.Namespace) -> None:
 
 def print_table(facts: dict[str, Any]) -> None:
     """A line for every block, with both numbers at every noise level."""
-    levels = sorted({block["t"] for block in facts["blocks"]})
+    times = sorted({block["t"] for block in facts["blocks"]})
     reads = {depth: name for name, depths in facts["reads"].items() for depth in depths}
-    print("block" + "".join(f"  probe t={t:<4g}  CKNNA t={t:<4g}" for t in levels))
+    print("block" + "".join(f"  probe t={t:<4g}  CKNNA t={t:<4g}" for t in times))
     for depth in sorted({block["depth"] for block in facts["blocks"]}):
-        row = [block for t in levels for block in facts["blocks"] if block["depth"] == depth and block["t"] == t]
+        row = [block for t in times for block in facts["blocks"] if block["depth"] == depth and block["t"] == t]
         numbers = "".join(f"{block['linear_probe']:14.1%}{block['cknna']:14.3f}" for block in row)
         print(f"{depth:5d}{numbers}" + (f"  {reads[depth]} reads" if depth in reads else ""))
     print(f"{facts['encoder']} itself: {facts['encoder_linear_probe']:.1%}; all on {facts['images']['tested_on']}")

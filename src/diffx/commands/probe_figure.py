@@ -17,7 +17,7 @@ NOTE = "#777777"
 
 
 def draw(facts: dict[str, Any], path: Path) -> None:
-    """Write the PNG of what diffx.block_probe.probe found."""
+    """Write the PNG of what probe_blocks found."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.6, 3.5), dpi=200)
         left, right = figure.subplots(1, 2)
@@ -31,24 +31,24 @@ def draw(facts: dict[str, Any], path: Path) -> None:
         left.annotate(name, place, (0, -2), ("axes fraction", "data"), "offset points", **below)
         left.set_ylim(0, 104)
         right.set_ylim(min(0.0, *(block["cknna"] for block in facts["blocks"])), right.get_ylim()[1])
-        if len(_levels(facts)) > 1:
+        if len(_times_of(facts)) > 1:
             right.legend(frameon=False, fontsize=7.5, handlelength=1.6)
         figure.text(0.012, 0.03, _caption(facts), fontsize=7, color="#444444", va="bottom", linespacing=1.3)
         with replaced(path) as partial:
             figure.savefig(partial, format="png")
 
 
-def _levels(facts: dict[str, Any]) -> list[float]:
+def _times_of(facts: dict[str, Any]) -> list[float]:
     return sorted({block["t"] for block in facts["blocks"]})
 
 
 def _panel(axis: Axes, facts: dict[str, Any], key: str, unit: float, title: str) -> None:
     """One measure by depth, a line for every noise level, and where plugins read."""
     axis.set_title(title, loc="left", fontsize=9.5, fontweight="bold", pad=14)
-    levels = _levels(facts)
-    for place, t in enumerate(levels):
+    times = _times_of(facts)
+    for place, t in enumerate(times):
         depths, values = zip(*((b["depth"], unit * b[key]) for b in facts["blocks"] if b["t"] == t), strict=True)
-        colour = BASELINE if len(levels) == 1 else COLOURS[place % len(COLOURS)]
+        colour = BASELINE if len(times) == 1 else COLOURS[place % len(COLOURS)]
         axis.plot(depths, values, color=colour, marker="o", markersize=3, linewidth=1.4, label=f"t = {t:g}")
     for name, depths in facts["reads"].items():
         for depth in depths:
@@ -63,9 +63,9 @@ def _panel(axis: Axes, facts: dict[str, Any], key: str, unit: float, title: str)
 
 
 def _caption(facts: dict[str, Any]) -> str:
-    images, levels = facts["images"], ", ".join(f"{t:g}" for t in _levels(facts))
+    images, times = facts["images"], ", ".join(f"{t:g}" for t in _times_of(facts))
     text = (
-        f"{facts['label']}, EMA {facts['ema_decay']:g}, noise level t = {levels} (0 is data), null label. "
+        f"{facts['label']}, EMA {facts['ema_decay']:g}, noise level t = {times} (0 is data), null label. "
         f"Probe: ridge regression on the mean tokens of {images['fit']:,} training images. "
         f"Measured on {images['test']:,} {images['tested_on']}."
     )

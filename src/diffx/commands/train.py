@@ -23,7 +23,7 @@ def main() -> None:
     if any(a.split("=")[0] in (*TO_HYDRA, "hydra/launcher", "hydra/sweeper") for a in arguments):
         _run_hydra()
     elif len(overrides) < len(arguments):
-        finish(lambda: sweep(overrides))
+        finish(lambda: run_sweep(overrides))
     else:
         finish(lambda: train_one(overrides))
 
@@ -38,7 +38,7 @@ def train_one(overrides: Sequence[str]) -> None:
         launch(compose_config(overrides))
 
 
-def sweep(overrides: Sequence[str]) -> None:
+def run_sweep(overrides: Sequence[str]) -> None:
     """Check all jobs of a sweep, run them, go on when one fails, and compare what there is."""
     from diffx.assemble.ready import look
     from diffx.commands.launch import run_all

@@ -34,7 +34,7 @@ LAST = 1e4  # beyond any objective's times
 HELD_OUT, UNSEEN = "held-out images", "training images that the probe has not seen"
 
 
-def probe(settings: Settings, weights: Path, levels: list[float], encoder: str, count: int) -> dict[str, Any]:
+def probe_blocks(settings: Settings, weights: Path, times: list[float], encoder: str, count: int) -> dict[str, Any]:
     """Linear-probe accuracy and CKNNA of every block at every noise level, as plain data.
 
     Blocks are run as in sampling: no mask, no route. They get the null label, so that no class reaches them but through
@@ -43,7 +43,7 @@ def probe(settings: Settings, weights: Path, levels: list[float], encoder: str, 
     Raises:
         DiffxError: no weights, an encoder that does not fit or has none, too few images, a level outside (0, 1).
     """
-    if wrong := [t for t in levels if not 0 < t < 1]:
+    if wrong := [t for t in times if not 0 < t < 1]:
         raise DiffxError(
             f"--t {wrong[0]:g} is no noise level; type numbers between 0 (data) and 1 (noise), as in --t 0.5."
         )
@@ -56,7 +56,7 @@ def probe(settings: Settings, weights: Path, levels: list[float], encoder: str, 
     fit, test, what = probed_images(settings, count, encoder, backbone.side, device)
     blocks = []
     precision = precision_of(settings)
-    for t in levels:
+    for t in times:
         with arithmetic(precision, device):
             known, unseen = (block_outputs(backbone, model.objective, part.x, t, device) for part in (fit, test))
         for depth, (a, b) in enumerate(zip(known, unseen, strict=True), start=1):
