@@ -10,7 +10,7 @@ from diffx.assemble.services import Surroundings
 from diffx.backbone import Backbone
 from diffx.backbone.protocol import state_shape
 from diffx.backbone.teacher import NetworkTeacher
-from diffx.checkpoint.native import load_backbone
+from diffx.checkpoint.average import read_average, trained_run
 from diffx.config.read import read_settings
 from diffx.config.settings import Settings
 from diffx.config.target import make
@@ -63,19 +63,12 @@ class Network:
                 "plugins.transcend has no teacher; type plugins.transcend.run= the folder of an earlier run, for "
                 "instance one trained with plugins=[sra2]."
             )
-        run = RunDir(Path(name))
-        if missing := [file for file in (run.settings, run.ema_weights) if not file.is_file()]:
-            raise DiffxError(
-                f"plugins.transcend.run={name} has no {missing[0].relative_to(run.path)}; type the folder of a run "
-                "that has trained, runs/EXPERIMENT/ID/sSEED."
-            )
+        trained_run("plugins.transcend.run", name)
 
     def make(self, name: str, around: Surroundings) -> EarlierRun:
         self.find(name)
-        run, net = RunDir(Path(name)), sketch_of(name, None)
-        assert net is not None
-        load_backbone(net, run.ema_weights)
-        service = EarlierRun(net.to(around.device).eval().requires_grad_(False), run)
+        run = RunDir(Path(name))
+        service = EarlierRun(read_average(run).to(around.device), run)
         if ranks.is_first():
             spent = ", ".join(f"{hours:.4g} {unit}" for unit, hours in service.offline.items()) or "an unknown cost"
             print(

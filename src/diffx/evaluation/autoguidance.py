@@ -2,21 +2,20 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from diffx.backbone import Backbone
 from diffx.backbone.protocol import Condition, state_shape
-from diffx.checkpoint.native import load_backbone
+from diffx.checkpoint.average import read_average, trained_run
 from diffx.config.read import read_settings
-from diffx.config.settings import Settings
 from diffx.config.target import make
 from diffx.errors import DiffxError
 from diffx.objective import Objective
-from diffx.run.folder import RunDir
 from diffx.sampler.guidance import Guidance, Network, times_of
+
+SETTING = "guidance.weak"
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Autoguidance:
         Guidance(self.scale, self.low, self.high)
         if self.weak is None:
             raise DiffxError("guidance.weak is not set; type the folder of a weaker run, runs/EXPERIMENT/ID/sSEED.")
-        _settings_of(self.weak)
+        trained_run(SETTING, self.weak)
 
     def __call__(
         self,
@@ -68,7 +67,7 @@ class Autoguidance:
 
     def check_fit(self, objective: Objective) -> None:
         """Refuse a guide that was trained for another path or prediction: its outputs would mean something else."""
-        theirs: Objective = make(_settings_of(str(self.weak)).objective)
+        theirs: Objective = make(read_settings(trained_run(SETTING, str(self.weak)).settings).objective)
         x, noise = torch.randn(2, 4, 1, 2, 2, generator=torch.Generator().manual_seed(0))
         t = objective.times(4, torch.Generator().manual_seed(0))
         alike = type(theirs) is type(objective) and all(
@@ -85,18 +84,4 @@ class Autoguidance:
 @lru_cache(maxsize=2)
 def weak_network(run: str, device: torch.device) -> Backbone:
     """The average of a run on a device, read once."""
-    with torch.random.fork_rng(devices=[]):
-        backbone: Backbone = make(_settings_of(run).backbone)
-    load_backbone(backbone, RunDir(Path(run)).ema_weights)
-    return backbone.to(device).eval().requires_grad_(False)
-
-
-def _settings_of(run: str) -> Settings:
-    """Of a run whose weights are there."""
-    folder = RunDir(Path(run))
-    if missing := [file for file in (folder.settings, folder.ema_weights) if not file.is_file()]:
-        raise DiffxError(
-            f"guidance.weak={run} has no {missing[0].relative_to(folder.path)}; type the folder of a run that has "
-            "trained, runs/EXPERIMENT/ID/sSEED."
-        )
-    return read_settings(folder.settings)
+    return read_average(trained_run(SETTING, run)).to(device)
