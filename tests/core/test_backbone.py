@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from diffx.backbone import Backbone, DiT, MDTBackbone
+from diffx.backbone import Backbone, DiT, MaskDiTBackbone, MDTBackbone, REGBackbone, SprintBackbone, SRDiT
 from diffx.backbone.layers.position import RelativePositionBias, Rotary, sincos_table
-from diffx.backbone.protocol import Memory, walk_blocks
+from diffx.backbone.protocol import Memory, state_shape, walk_blocks
 from diffx.errors import DiffxError
 from diffx.testing import BATCH, tiny_backbone, tiny_mdt
 from diffx.tokens import Tokens, gather
@@ -86,10 +86,12 @@ def test_without_zero_init_modulations_and_output_start_as_every_linear_layer_do
 
 
 @pytest.mark.parametrize("position", ["sincos", "learned", "rope"])
-def test_the_residual_stream_is_float32_in_autocast_whatever_tells_the_position(position):
-    backbone = tiny_backbone(position=position)
+@pytest.mark.parametrize("family", [DiT, MaskDiTBackbone, MDTBackbone, REGBackbone, SprintBackbone, SRDiT])
+def test_the_residual_stream_is_float32_in_autocast_whatever_tells_the_position(family, position):
+    backbone = family.tiny(position=position)
+    x = torch.randn(2, *state_shape(backbone))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        tokens, _ = backbone.embed(torch.randn(2, 4, 8, 8), torch.rand(2), torch.zeros(2, dtype=torch.long), Memory())
+        tokens, _ = backbone.embed(x, torch.rand(2), torch.zeros(2, dtype=torch.long), Memory())
     assert tokens.x.dtype == torch.float32
 
 

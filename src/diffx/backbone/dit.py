@@ -89,10 +89,7 @@ class DiT(Backbone):
     def embed(self, x: Tensor, t: Tensor, y: Tensor, memory: Memory) -> tuple[Tokens, Tensor]:
         """x (B, C, H, W), t (B,) or (B, N), y (B,) -> all tokens (B, N, D) and the conditioning (B, D), or (B, 7D) if
         shared. With times for each token, each has a conditioning of its own, and the sample's is their mean."""
-        tokens = self.x_embedder(x)
-        # Without a table nothing else would make the residual stream float32 in autocast.
-        tokens = tokens + self.pos_embed if hasattr(self, "pos_embed") else tokens.float()
-        return embed_condition(self, Tokens(tokens), t, y)
+        return embed_condition(self, Tokens(embed_patches(self, x)), t, y)
 
     def run_block(self, depth: int, tokens: Tokens, cond: Tensor, memory: Memory) -> Tokens:
         return run(self.blocks[depth], depth, tokens, cond, memory)
@@ -111,6 +108,13 @@ TINY = {"input_size": 8, "hidden_size": 32, "depth": 6, "num_heads": 4, "num_cla
 
 
 # What DiT shares with families that keep its embedders and its head.
+
+
+def embed_patches(net: Any, x: Tensor) -> Tensor:
+    """The patches of x as tokens (B, N, D) at their positions, by the network's own embedder and table."""
+    tokens = net.x_embedder(x)
+    # Without a table nothing else would make the residual stream float32 in autocast.
+    return tokens + net.pos_embed if hasattr(net, "pos_embed") else tokens.float()
 
 
 def embed_condition(net: Any, tokens: Tokens, t: Tensor, y: Tensor) -> tuple[Tokens, Tensor]:

@@ -14,6 +14,7 @@ from diffx.backbone.dit import (
     check_options,
     check_sizes,
     embed_condition,
+    embed_patches,
     fresh_block,
     fresh_position,
     initialise,
@@ -111,10 +112,7 @@ class MDTBackbone(Backbone):
 
     def embed(self, x: Tensor, t: Tensor, y: Tensor, memory: Memory) -> tuple[Tokens, Tensor]:
         """As DiT's."""
-        tokens = self.x_embedder(x)
-        # Without a table nothing else would make the residual stream float32 in autocast.
-        tokens = tokens + self.pos_embed if hasattr(self, "pos_embed") else tokens.float()
-        return embed_condition(self, Tokens(tokens), t, y)
+        return embed_condition(self, Tokens(embed_patches(self, x)), t, y)
 
     def run_block(self, depth: int, tokens: Tokens, cond: Tensor, memory: Memory) -> Tokens:
         if depth == self.decoder_start:

@@ -17,6 +17,7 @@ from diffx.backbone.dit import (
     check_options,
     check_sizes,
     embed_condition,
+    embed_patches,
     fresh_block,
     fresh_position,
     initialise,
@@ -112,9 +113,7 @@ class REGBackbone(Backbone):
     def embed(self, x: Tensor, t: Tensor, y: Tensor, memory: Memory) -> tuple[Tokens, Tensor]:
         """x packed (B, K, 1, 1), t (B,), y (B,) -> the grid's tokens and the class token, and the conditioning."""
         parts = unpack(x, self.streams)
-        grid = self.x_embedder(parts["image"])
-        if hasattr(self, "pos_embed"):
-            grid = grid + self.pos_embed
+        grid = embed_patches(self, parts["image"])
         class_token = self.class_embedder(parts["class"])[:, None]
         return embed_condition(self, Tokens(torch.cat([grid, class_token.to(grid.dtype)], dim=1)), t, y)
 

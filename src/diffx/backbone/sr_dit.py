@@ -18,6 +18,7 @@ from diffx.backbone.dit import (
     check_options,
     check_sizes,
     embed_condition,
+    embed_patches,
     fresh_block,
     fresh_position,
     initialise,
@@ -133,8 +134,7 @@ class SRDiT(SparseMiddle):
     def embed(self, x: Tensor, t: Tensor, y: Tensor, memory: Memory) -> tuple[Tokens, Tensor]:
         """x packed (B, K, 1, 1), t (B,), y (B,) -> the grid's tokens and the class token, and the conditioning."""
         parts = unpack(x, self.streams)
-        grid = self.x_embedder(parts["image"])
-        grid = grid + self.pos_embed if hasattr(self, "pos_embed") else grid.float()
+        grid = embed_patches(self, parts["image"])
         class_token = self.class_embedder(parts["class"])[:, None]
         return embed_condition(self, Tokens(torch.cat([grid, class_token.to(grid.dtype)], dim=1)), t, y)
 
