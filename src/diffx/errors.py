@@ -1,8 +1,11 @@
-"""Errors that are meant for people: one sentence with the value that is wrong and what to type instead."""
+"""Errors that are meant for people: one sentence with the value that is wrong and what to type instead; and strangers'
+text, which may stand in one."""
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+
+LONGEST = 200  # letters of any text that a run may bring
 
 
 class DiffxError(ValueError):
@@ -64,3 +67,10 @@ def name_culprit(error: Exception, plugins: Mapping[str, object]) -> str | None:
         found = next((name for name, plugin in plugins.items() if plugin is owner), found)
         trace = trace.tb_next
     return found
+
+
+def clean_text(text: str, longest: int = LONGEST) -> str:
+    """A stranger's text without what acts on a terminal or breaks a file (controls, lone surrogates), cut to a
+    length."""
+    shown = "".join(letter if letter.isprintable() else "\ufffd" for letter in text[: longest + 1])
+    return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"

@@ -16,6 +16,7 @@ from diffx.refusals import (
     check_outer,
     check_saved,
     check_skips,
+    check_width,
     only_one,
     refuse_crossing,
     say_backbone,
@@ -199,7 +200,7 @@ def make_view(name: str, backbone: Backbone, plugins: Plugins) -> View:
         actions.append(layout.depth(depth))
         tokens.append(layout.present[-1])
     check_skips(backbone, plugins, layout.inside)
-    _check_width(backbone, plugins)
+    check_width(backbone, plugins)
     check_joined(plugins, layout.read_inside)
     wraps = _wraps(plugins, layout.inside)
     check_attended(plugins, layout.inside, wraps)
@@ -281,16 +282,3 @@ def _wraps(plugins: Plugins, inside: list[tuple[str, ...]]) -> dict[int, str]:
                 )
             found[block] = name
     return found
-
-
-def _check_width(backbone: Backbone, plugins: Plugins) -> None:
-    """Where the stream changes its width, only a plugin that restores by itself may have to do with both sides."""
-    narrowing = backbone.wide_blocks
-    for name, plugin in plugins.items() if backbone.narrows_at else ():
-        span = None if plugin.implements("restore") else plugin.span
-        across = span is not None and span.saved_at <= narrowing < span.stop
-        if across or max(plugin.reads, default=0) > narrowing or narrowing in (*plugin.wraps, *plugin.attends):
-            raise DiffxError(
-                f"plugins.{name} has to do with block {narrowing} or what comes behind it, where the stream of "
-                f"{say_backbone(plugins)} has another width; end plugins.{name} before block {narrowing}."
-            )

@@ -55,10 +55,10 @@ def test_a_run_is_sampled_with_an_earlier_one_from_the_command_line(weak, tmp_pa
 def test_a_guide_of_another_objective_is_refused(weak, objective, fits):
     guidance = Autoguidance(weak=str(weak))
     if fits:
-        guidance.check_fit(objective)
+        guidance.check_objective(objective)
         return
     with pytest.raises(DiffxError, match="another objective"):
-        guidance.check_fit(objective)
+        guidance.check_objective(objective)
 
 
 def test_a_guide_that_is_not_there_is_refused_at_once():

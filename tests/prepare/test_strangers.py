@@ -171,7 +171,7 @@ def test_a_name_that_is_not_utf_8_is_left_out_and_can_be_printed(folder, tmp_pat
         ("--max-pixels -1", "--max-pixels -1"),
         ("--max-bytes 0", "--max-bytes 0"),
         ("--into ../x", "--into '../x' is not the name"),
-        ("--into /tmp/x", "is not the name of a folder in ROOT"),
+        ("--into /x", "is not the name of a folder in ROOT"),
         ("--into ..", "is not the name of a folder"),
         ("--into latents", "where latents or features go"),
         ("--into features-x", "where latents or features go"),

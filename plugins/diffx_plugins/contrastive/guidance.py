@@ -68,7 +68,7 @@ class ContrastiveGuidance:
             )
         return torch.lerp(guided, mean.expand_as(guided), self.weight)
 
-    def check_fit(self, objective: Objective) -> None:
+    def check_objective(self, objective: Objective) -> None:
         """Refuse an objective whose mean target is not one vector for all times."""
         mean_target(objective, torch.ones(1, 1, 1))
 

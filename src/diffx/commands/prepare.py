@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffx.data.shards import shard_file
-from diffx.errors import DiffxError
+from diffx.errors import DiffxError, clean_text
 from diffx.prepare.job import SHARD
 from diffx.prepare.limits import Limits
 from diffx.prepare.verify import Problem, verify
@@ -119,21 +119,16 @@ def _print_made(manifest: dict[str, Any] | None) -> int:
     hours = ", ".join(f"{hours:.4f} {unit.replace('_', '-')}" for unit, hours in manifest["cost"].items())
     print(f"{manifest['samples']} samples, {len(refused)} refused, checksum {manifest['checksum']}, {hours}")
     for key, reason in refused[:SHOWN]:
-        print(f"  refused {_plain(key)}: {_plain(reason)}")
+        print(f"  refused {clean_text(key, LONGEST)}: {clean_text(reason, LONGEST)}")
     if len(refused) > SHOWN:
         print(f"  and {len(refused) - SHOWN} more; all are in manifest.json")
     return 0
 
 
-def _plain(text: str) -> str:
-    """A stranger's name, which can do nothing to a terminal."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text[:LONGEST])
-
-
 def _verify(asked: argparse.Namespace) -> int:
     problems = verify(asked.root)
     for problem in problems[:SHOWN]:
-        print(f"{problem.kind}: {_plain(f'{problem.folder}/{problem.key}')}")
+        print(f"{problem.kind}: {clean_text(f'{problem.folder}/{problem.key}', LONGEST)}")
     if not problems:
         print("all samples are there, once, and intact")
         return 0

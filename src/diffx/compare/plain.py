@@ -4,9 +4,10 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from diffx.errors import clean_text
+
 PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k"))
 NONE = "–"
-LONGEST = 200  # letters of any text that a run may bring
 DEEPEST = 20  # levels of a mapping that a run may bring
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with these a spreadsheet begins to compute
 
@@ -35,12 +36,6 @@ def join(names: Iterable[str]) -> str:
     """a, b and c"""
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last
-
-
-def clean_text(text: str, longest: int = LONGEST) -> str:
-    """Text of a run without what acts on a terminal or breaks a file (controls, lone surrogates), cut to a length."""
-    shown = "".join(letter if letter.isprintable() else "\ufffd" for letter in text[: longest + 1])
-    return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
 
 
 def clean(value: Any, depth: int = 0) -> Any:

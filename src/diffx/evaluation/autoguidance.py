@@ -65,7 +65,7 @@ class Autoguidance:
         weak = guide(x, times_of(t, x), y)[:, : strong.shape[1]]
         return weak + scale * (strong - weak)
 
-    def check_fit(self, objective: Objective) -> None:
+    def check_objective(self, objective: Objective) -> None:
         """Refuse a guide that was trained for another path or prediction: its outputs would mean something else."""
         theirs: Objective = make(read_settings(trained_run(SETTING, str(self.weak)).settings).objective)
         x, noise = torch.randn(2, 4, 1, 2, 2, generator=torch.Generator().manual_seed(0))

@@ -30,7 +30,7 @@ class Sampling:
         self.sampler: Callable[..., Tensor] = make(settings.sampler)
         self.guidance: AnyGuidance = make(settings.guidance)
         if isinstance(self.guidance, FitsObjective):
-            self.guidance.check_fit(objective)
+            self.guidance.check_objective(objective)
         self.settings, self.objective = settings.eval, objective
         self.precision, self._compile = precision_of(settings), settings.compile != "none"
 

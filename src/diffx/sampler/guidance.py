@@ -47,7 +47,7 @@ class FitsBackbone(Protocol):
 class FitsObjective(Protocol):
     """A guidance that does not go with every objective."""
 
-    def check_fit(self, objective: Objective) -> None:
+    def check_objective(self, objective: Objective) -> None:
         """Raises DiffxError for an objective that it does not go with."""
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from diffx.compare.plain import clean, clean_text
+from diffx.compare.plain import clean
 from diffx.compare.runs.read import Point, Run, keep_finite, list_leaves, make_points, read_lines
-from diffx.errors import DiffxError
+from diffx.errors import DiffxError, clean_text
 
 START = "curve_"
 

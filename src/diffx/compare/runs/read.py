@@ -16,9 +16,9 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
-from diffx.compare.plain import clean, clean_text, join
+from diffx.compare.plain import clean, join
 from diffx.compare.runs.metric import pick_distances
-from diffx.errors import DiffxError
+from diffx.errors import DiffxError, clean_text
 
 COSTS = ("gpu_hours", "cpu_hours")
 NOT_RUNS = {"checkpoints", "samples", "wandb"}  # folders inside a run directory
