@@ -4,6 +4,7 @@ import pytest
 
 from diffx.assemble.model import build_model
 from diffx.config.compose import compose_config
+from diffx.config.identity import identity
 from diffx.errors import DiffxError
 from diffx.schedule import Ramp
 from diffx_plugins.haste import HASTE
@@ -62,6 +63,8 @@ def test_a_stop_at_its_default_is_no_part_of_a_runs_name():
         for more in ([], ["plugins.haste.stop=250000"], ["plugins.haste.stop=5"])
     )
     assert plain == never != late
+    for name in ("haste", "layersync"):
+        assert "stop" not in identity(compose_config([f"plugins=[{name}]"]))["plugins"][name]
 
 
 @pytest.mark.parametrize(
