@@ -12,7 +12,7 @@ from diffx.frozen.encoder import encoder_spec
 from diffx.plugin import Aux, Batch, Plugin, Schedule, Seen
 from diffx.tokens import gather
 from diffx_plugins.haste.attention import LAYERS
-from diffx_plugins.repa import mlp_projector
+from diffx_plugins.repa import alignment_depth, mlp_projector
 
 WEIGHTS = {"align": 0.5, "attention": 0.5}
 
@@ -45,7 +45,7 @@ class HASTE(Plugin):
         self.needs = ("image", self.teacher)
 
     def setup(self, backbone: Backbone) -> None:
-        count, width = len(backbone.blocks), backbone.hidden_size
+        count = len(backbone.blocks)
         first = 4 if count >= 12 else max(0, (count - LAYERS) // 2)
         self.attends = tuple(range(first, min(first + LAYERS, count)) if self.blocks is None else self.blocks)
         if not 1 <= len(self.attends) <= LAYERS or not all(0 <= block < count for block in self.attends):
@@ -54,14 +54,8 @@ class HASTE(Plugin):
                 f"backbone of {count}; type for instance [{first}]."
             )
         depth = self.attends[-1] + 1 if self.depth is None else self.depth
-        if not 1 <= depth <= count:
-            raise DiffxError(
-                f"plugins.haste.depth={depth} counts blocks from 1, and the backbone has {count}; "
-                f"type a number from 1 to {count}."
-            )
-        self.reads = (depth,)
-        hidden = self.projector_dim or (2048 if width >= 384 else 2 * width)
-        self.projector = mlp_projector(width, hidden, encoder_spec(self.encoder).dim)
+        self.reads = (alignment_depth("haste", depth, backbone),)
+        self.projector = mlp_projector(backbone.hidden_size, self.projector_dim, encoder_spec(self.encoder).dim)
 
     def prepare(self, batch: Batch, rng: torch.Generator) -> Aux:
         features, logits = batch[self.teacher]

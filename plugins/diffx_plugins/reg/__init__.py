@@ -12,7 +12,7 @@ from diffx.errors import DiffxError
 from diffx.frozen.encoder import encoder_spec
 from diffx.plugin import Aux, Batch, Plugin, Schedule
 from diffx.tokens import Tokens, gather
-from diffx_plugins.repa import mlp_projector
+from diffx_plugins.repa import alignment_depth, mlp_projector
 
 WEIGHTS = {"align": 0.5, "class": 0.03}
 
@@ -41,7 +41,7 @@ class REG(Plugin):
         self.streams = {"class": self.class_token}
 
     def setup(self, backbone: Backbone) -> None:
-        blocks, dim = len(backbone.blocks), encoder_spec(self.encoder).dim
+        dim = encoder_spec(self.encoder).dim
         if "class" not in backbone.streams:
             raise DiffxError(
                 f"plugins.reg denoises a class token beside the image, and {type(backbone).__name__} has no place for "
@@ -52,16 +52,9 @@ class REG(Plugin):
                 f"plugins.reg.encoder={self.encoder} has a class token of {dim} numbers, and the backbone denoises one "
                 f"of {backbone.streams['class'][0]}; type backbone.class_dim={dim}."
             )
-        depth = self.depth if self.depth is not None else (8 if blocks >= 24 else max(1, blocks // 3))
-        if not 1 <= depth <= blocks:
-            raise DiffxError(
-                f"plugins.reg.depth={depth} counts blocks from 1, and the backbone has {blocks}; "
-                f"type a number from 1 to {blocks}."
-            )
-        self.reads = (depth,)
+        self.reads = (alignment_depth("reg", self.depth, backbone),)
         self._shapes = dict(backbone.streams)
-        width = backbone.hidden_size
-        self.projector = mlp_projector(width, self.projector_dim or (2048 if width >= 384 else 2 * width), dim)
+        self.projector = mlp_projector(backbone.hidden_size, self.projector_dim, dim)
 
     def prepare(self, batch: Batch, rng: torch.Generator) -> Aux:
         features, class_token = batch[self.features], batch[self.class_token]

@@ -53,23 +53,15 @@ class REPA(Plugin):
         self.needs = tuple(f"features/{name}" for name in self.encoders)
 
     def setup(self, backbone: Backbone) -> None:
-        blocks = len(backbone.blocks)
-        depth = self.depth if self.depth is not None else (8 if blocks >= 24 else max(1, blocks // 3))
-        if not 1 <= depth <= blocks:
-            raise DiffxError(
-                f"plugins.repa.depth={depth} counts blocks from 1, and the backbone has {blocks}; "
-                f"type a number from 1 to {blocks}."
-            )
-        self.reads = (depth,)
+        self.reads = (alignment_depth("repa", self.depth, backbone),)
         width = backbone.hidden_size
-        hidden = self.projector_dim or (2048 if width >= 384 else 2 * width)
         self.projectors = nn.ModuleList()
         for name in self.encoders:
             features = encoder_spec(name).dim
             if self.projector == "conv3":
                 self.projectors.append(GridConvolution(width, features, backbone.side))
             else:
-                self.projectors.append(mlp_projector(width, hidden, features))
+                self.projectors.append(mlp_projector(width, self.projector_dim, features))
 
     def prepare(self, batch: Batch, rng: torch.Generator) -> Aux:
         features = {need: batch[need] for need in self.needs}
@@ -85,6 +77,22 @@ class REPA(Plugin):
             # In half precision a zero vector has an infinite gradient: the cosine is taken in float32.
             losses.append(-F.cosine_similarity(projector(tokens.x).float(), target.float(), dim=-1, eps=1e-12).mean())
         return torch.stack(losses).mean()
+
+
+def alignment_depth(name: str, depth: int | None, backbone: Backbone) -> int:
+    """The block, counted from 1, after which plugin `name` aligns; None is 8 from 24 blocks on, and a third below.
+
+    Raises:
+        DiffxError: the backbone has no such block.
+    """
+    blocks = len(backbone.blocks)
+    chosen = depth if depth is not None else (8 if blocks >= 24 else max(1, blocks // 3))
+    if not 1 <= chosen <= blocks:
+        raise DiffxError(
+            f"plugins.{name}.depth={chosen} counts blocks from 1, and the backbone has {blocks}; "
+            f"type a number from 1 to {blocks}."
+        )
+    return chosen
 
 
 def normalise_over_places(features: Tensor, share: float) -> Tensor:
@@ -104,8 +112,9 @@ class GridConvolution(nn.Module):
         return self.conv(x.transpose(1, 2).unflatten(2, (self.side, self.side))).flatten(2).transpose(1, 2)
 
 
-def mlp_projector(dim: int, hidden: int, features: int) -> nn.Sequential:
-    """REPA's three layers, tokens (B, N, dim) -> (B, N, features)."""
+def mlp_projector(dim: int, hidden: int | None, features: int) -> nn.Sequential:
+    """REPA's three layers, tokens (B, N, dim) -> (B, N, features). hidden: None is 2048, or twice a width below S's."""
+    hidden = hidden or (2048 if dim >= 384 else 2 * dim)
     layers = (nn.Linear(dim, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, features))
     for layer in layers:
         if isinstance(layer, nn.Linear):

@@ -8,6 +8,7 @@ from diffx.backbone import Backbone
 from diffx.errors import DiffxError
 from diffx.plugin import Aux, Batch, Plugin, Schedule, Seen
 from diffx.tokens import Tokens, at_places
+from diffx_plugins.repa import alignment_depth
 
 LOSSES = ("smooth_l1", "cosine")
 BETA = 0.05  # SRA's, whose loss this takes for "smooth"
@@ -34,14 +35,7 @@ class SRA2(Plugin):
         self.needs = (f"autoencoder/{width}",)
 
     def setup(self, backbone: Backbone) -> None:
-        blocks = len(backbone.blocks)
-        depth = self.depth if self.depth is not None else (8 if blocks >= 24 else max(1, blocks // 3))
-        if not 1 <= depth <= blocks:
-            raise DiffxError(
-                f"plugins.sra2.depth={depth} counts blocks from 1, and the backbone has {blocks}; "
-                f"type a number from 1 to {blocks}."
-            )
-        self.reads = (depth,)
+        self.reads = (alignment_depth("sra2", self.depth, backbone),)
         self.projector = nn.Linear(backbone.hidden_size, self.width)
 
     def prepare(self, batch: Batch, rng: torch.Generator) -> Aux:

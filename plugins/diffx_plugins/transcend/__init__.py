@@ -9,7 +9,7 @@ from diffx.errors import DiffxError
 from diffx.plugin import Aux, Batch, Plugin, Schedule, Seen
 from diffx.step import fed
 from diffx.tokens import Tokens, at_places
-from diffx_plugins.repa import mlp_projector
+from diffx_plugins.repa import alignment_depth, mlp_projector
 from diffx_plugins.transcend.network import objective_of, sketch_of
 
 
@@ -42,20 +42,17 @@ class Transcend(Plugin):
 
     def setup(self, backbone: Backbone) -> None:
         earlier = sketch_of(self.run) or backbone  # before there is a run, the plan's teacher is one like this
-        blocks, taught = earlier.wide_blocks, len(backbone.blocks)
-        depth = self.depth if self.depth is not None else (8 if taught >= 24 else max(1, taught // 3))
+        blocks = earlier.wide_blocks
         source = max(1, 2 * blocks // 3) if self.teacher_depth is None else self.teacher_depth
-        for name, value, most in (("depth", depth, taught), ("teacher_depth", source, blocks)):
-            if not 1 <= value <= most:
-                raise DiffxError(
-                    f"plugins.transcend.{name}={value} counts blocks from 1, and there are {most}; type a number from "
-                    f"1 to {most}."
-                )
-        self.reads, self.side, self.source = (depth,), backbone.side, source
+        if not 1 <= source <= blocks:
+            raise DiffxError(
+                f"plugins.transcend.teacher_depth={source} counts blocks from 1, and there are {blocks}; type a number "
+                f"from 1 to {blocks}."
+            )
+        self.reads = (alignment_depth("transcend", self.depth, backbone),)
+        self.side, self.source = backbone.side, source
         self.seen_by_teacher = objective_of(self.run, self.objective)
-        width = backbone.hidden_size
-        hidden = self.projector_dim or (2048 if width >= 384 else 2 * width)
-        self.projector = mlp_projector(width, hidden, earlier.hidden_size)
+        self.projector = mlp_projector(backbone.hidden_size, self.projector_dim, earlier.hidden_size)
         self._backbone = [backbone]  # in a list, so that it is no part of this module
 
     def prepare(self, batch: Batch, rng: torch.Generator) -> Aux:
