@@ -101,3 +101,18 @@ def test_the_line_of_a_method_is_the_mean_of_its_seeds_as_they_are_read(root: Pa
     line = make_panel(make_study([root]), METRIC).traces[0].line
     assert line.mean == pytest.approx(100 * line.x**-0.8)
     assert line.high == pytest.approx(120 * line.x**-0.8)
+
+
+@pytest.mark.parametrize("span", [0.1, 0.3, 0.5, 0.79, 0.81, 1.5, 2.4])
+def test_numbers_along_the_cost_do_not_run_into_each_other(root: Path, span: float):
+    """The demo's costs, 0.005 to 0.03, had nine numbers in a row of which none could be read."""
+    write_run(root, "plain", curves={METRIC: falling(100, 0.8), "fd_embedded_ssl_1k": falling(100, 0.8)})
+    picture = figure.draw(make_study([root]), "")
+    axis = picture.axes[0]
+    axis.set_xlim(0.005, 0.005 * 10**span)
+    figure.set_ticks(axis)
+    picture.canvas.draw()
+    low, high = axis.get_xlim()
+    shown = [label for label, x in zip(axis.get_xticklabels(), axis.get_xticks(), strict=True) if low <= x <= high]
+    boxes = sorted((label.get_window_extent() for label in shown), key=lambda box: box.x0)
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))

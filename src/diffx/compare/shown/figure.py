@@ -253,13 +253,17 @@ def to_axes(axis: Axes, x: float, y: float) -> np.ndarray:
     return axis.transAxes.inverted().transform(axis.transData.transform((x, y)))
 
 
+ALL_DIGITS = tuple(map(float, range(1, 10)))
+
+
 def set_ticks(axis: Axes) -> None:
-    """Plain numbers on both log axes, with more of them when the range is short."""
-    for side, limits in ((axis.xaxis, axis.get_xlim()), (axis.yaxis, axis.get_ylim())):
+    """Plain numbers on both log axes, with more of them when the range is short: side by side they need more room."""
+    for side, limits, room_for_all in ((axis.xaxis, axis.get_xlim(), 0.35), (axis.yaxis, axis.get_ylim(), 0.8)):
         if side.get_scale() != "log":
             continue
         decades = math.log10(limits[1] / limits[0])
-        digits = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0) if decades > 0.8 else tuple(map(float, range(1, 10)))
+        sets = ((2.5, (1.0,)), (0.8, (1.0, 2.0, 5.0)), (room_for_all, (1.0, 2.0, 3.0, 5.0, 7.0)))
+        digits = next((digits for least, digits in sets if decades > least), ALL_DIGITS)
         side.set_major_locator(LogLocator(base=10, subs=digits, numticks=12))
         side.set_major_formatter(FuncFormatter(lambda value, _: write_number(value)))
         side.set_minor_formatter(NullFormatter())
