@@ -17,6 +17,7 @@ from diffx.compare.shown.publish import Destination, check_extra, publish
 from diffx.compare.shown.published import find_published, read_published
 from diffx.compare.shown.sweep import draw_sweep
 from diffx.compare.shown.table import make_tables, write_csv
+from diffx.compare.shown.terminal import Printed
 from diffx.compare.study import Study, count_in, make_study
 from diffx.store.whole_file import write_text
 
@@ -133,7 +134,7 @@ def write_list(title: str, lines: Sequence[str]) -> list[str]:
 def say(study: Study, folder: Path, console: Console) -> None:
     """The tables, the remarks and the verdict, ending with where everything is."""
     for table in make_tables(study):
-        console.print(table.rich())
+        console.print(Printed(table))
     for line in (words.list_differences(study), *study.cautions, *words.say_mixed(study)):
         console.print(line, highlight=False, markup=False)
     for remark in study.remarks:

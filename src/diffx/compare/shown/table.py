@@ -8,11 +8,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import rich.box
-import rich.table
-from rich.console import Group
-from rich.text import Text
-
 from diffx.compare.cost import cost_method_step, count_method_flops
 from diffx.compare.curve import Reach
 from diffx.compare.design import find_interactions, find_responses
@@ -46,16 +41,6 @@ class Table:
         note = ["", escape_markdown(self.note)] if self.note else []
         return "\n".join([f"### {escape_markdown(self.title)}", "", head, rule, *lines, *note])
 
-    def rich(self) -> Group:
-        """The same for the terminal. Text, not markup: a metric may be called [/red]."""
-        drawn = rich.table.Table(title=Text(self.title, style="bold"), title_justify="left", pad_edge=False,
-                                 box=rich.box.SIMPLE_HEAD)  # fmt: skip
-        for place, name in enumerate(self.header):
-            drawn.add_column(Text(name), justify="right" if place else "left", no_wrap=place == 0, overflow="fold")
-        for row in self.rows:
-            drawn.add_row(*map(Text, row))
-        return Group(drawn, Text(f"{self.note}\n" if self.note else "", style="dim"))
-
 
 def escape_table(cell: str) -> str:
     return escape_markdown(cell).replace("|", "\\|").replace("\n", "<br>")
@@ -64,7 +49,7 @@ def escape_table(cell: str) -> str:
 def make_tables(study: Study) -> list[Table]:
     """All metrics side by side, each one's values and times, what the runs cost, then interactions and sweeps."""
     per_metric = [make(study, result) for result in study.results for make in (tabulate_values, tabulate_times)]
-    whole = [tabulate_sizes(study), tabulate_hours(study)]
+    whole = [tabulate_sizes(study), tabulate_time(study)]
     beside = [*tabulate_others(study), *tabulate_protocols(study)]
     return [*summarise(study), *per_metric, *beside, *whole, *tabulate_interactions(study), *tabulate_sweeps(study)]
 
@@ -218,24 +203,33 @@ def tabulate_sizes(study: Study) -> Table:
     return Table("Size and speed", header, tuple(rows), note)
 
 
-def tabulate_hours(study: Study) -> Table:
-    """Where the device-hours went, by the run's clocks; "of train" are parts of the training loop."""
+def tabulate_time(study: Study) -> Table:
+    """Where the device-hours went, by the run's clocks, in seconds where they are few; "of train" are parts of the
+    training loop."""
     runs = [run for method in study.methods for run in method.runs]
     clocks = list(
         dict.fromkeys((entry, name) for entry in CLOCKS for run in runs for name in run.facts.get(entry) or {})
     )
-    rows = []
-    for method in study.methods:
-        total = write_number(take_middle(run.points[-1].cost for run in method.runs if run.points))
-        split = [write_number(take_middle(count_hours(run.facts, *clock) for run in method.runs)) for clock in clocks]
-        rows.append((study.mark(method.label), total, *split))
+    hours = [
+        [
+            take_middle(run.points[-1].cost for run in method.runs if run.points),
+            *(take_middle(count_hours(run.facts, *clock) for run in method.runs) for clock in clocks),
+        ]
+        for method in study.methods
+    ]
+    few = max((one for row in hours for one in row if one is not None), default=0.0) < 1
+    scale, unit = (3600, "seconds") if few else (1, "hours")
+    rows = [
+        (study.mark(method.label), *(write_number(None if one is None else one * scale) for one in row))
+        for method, row in zip(study.methods, hours, strict=True)
+    ]
     spent = [f"{one.label}: {one.facts['offline']}" for one in study.methods if one.facts.get("offline")]
-    note = (
-        f"total: {study.cost_name} up to the last evaluation, as drawn; then device-hours by clock; median over seeds"
-        + (f"; offline work beside it: {'; '.join(spent)}" if spent else "")
+    total = study.cost_name.replace("hours", unit)
+    note = f"total: {total} up to the last evaluation, as drawn; then device-{unit} by clock; median over seeds" + (
+        f"; offline work beside it: {'; '.join(spent)}" if spent else ""
     )
     header = ("method", "total", *(f"{CLOCKS[entry]}{name}" for entry, name in clocks))
-    return Table("Where the hours went", header, tuple(rows), note)
+    return Table(f"Where the {unit} went", header, tuple(rows), note)
 
 
 def tabulate_interactions(study: Study) -> list[Table]:
