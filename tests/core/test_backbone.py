@@ -85,7 +85,7 @@ def test_without_zero_init_modulations_and_output_start_as_every_linear_layer_do
         assert layer.weight.std().item() == pytest.approx(std, rel=0.03)
 
 
-@pytest.mark.parametrize("position", ["sincos", "learned", "rope"])
+@pytest.mark.parametrize("position", ["sincos", "learned", "rope", "sincos_rope"])
 @pytest.mark.parametrize("family", [DiT, MaskDiTBackbone, MDTBackbone, REGBackbone, SprintBackbone, SRDiT])
 def test_the_residual_stream_is_float32_in_autocast_whatever_tells_the_position(family, position):
     backbone = family.tiny(position=position)
@@ -125,12 +125,31 @@ def test_the_position_table_is_trained_only_when_learned():
     assert not hasattr(tiny_backbone(position="rope"), "pos_embed")
 
 
+def test_rotary_positions_stand_beside_the_table_only_where_both_are_asked_for():
+    both, table = tiny_backbone(position="sincos_rope"), tiny_backbone()
+    assert torch.equal(both.pos_embed, table.pos_embed)
+    assert [net.blocks[0].attn.rotary is None for net in (both, table)] == [False, True]
+
+
+def test_the_norms_of_lightningdit_have_a_scale_and_the_others_none():
+    def norms(norm):
+        return [key for key, _ in tiny_backbone(norm=norm, depth=1).named_parameters() if "norm" in key]
+
+    assert norms("scaled_rmsnorm") == [
+        "blocks.0.norm1.weight",
+        "blocks.0.norm2.weight",
+        "final_layer.norm_final.weight",
+    ]
+    assert norms("rmsnorm") == norms("layernorm") == []
+
+
 OPTIONS = [
     {},
     {"position": "rope"},
     {"relative_bias": True},
     {"qk_norm": True},
     {"norm": "rmsnorm"},
+    {"position": "sincos_rope", "norm": "scaled_rmsnorm"},
     {"mlp": "swiglu"},
     {"position": "rope", "relative_bias": True, "qk_norm": True},
 ]
@@ -219,8 +238,8 @@ def test_every_sample_is_computed_alone():
         ({"decoder_layers": -1}, ["decoder_layers=-1"]),
         ({"decoder_layers": 0}, ["decoder_layers=0", "depth=6"]),
         ({"decoder_layers": 1, "skips": True}, ["skips=true", "decoder_layers=2"]),
-        ({"position": "sin"}, ["position=sin", "sincos, learned, rope"]),
-        ({"norm": "batchnorm"}, ["norm=batchnorm", "layernorm, rmsnorm"]),
+        ({"position": "sin"}, ["position=sin", "sincos, learned, rope, sincos_rope"]),
+        ({"norm": "batchnorm"}, ["norm=batchnorm", "layernorm, rmsnorm, scaled_rmsnorm"]),
         ({"mlp": "relu"}, ["mlp=relu", "gelu, swiglu"]),
     ],
     ids=str,

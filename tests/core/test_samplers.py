@@ -62,6 +62,13 @@ def test_euler_is_exact_for_a_constant_velocity():
     torch.testing.assert_close(Euler(7)(field(lambda x, t, y: torch.full_like(x, 3)), z, None), z - 3)
 
 
+def test_eulers_shift_is_lightningdits_grid_of_points_in_our_time():
+    calls = []
+    Euler(5, shift=1 / 0.3)(field(lambda x, t, y: calls.append(t[0]) or x), start(), None)
+    theirs = torch.linspace(0, 1, 6)[:-1]
+    torch.testing.assert_close(torch.stack(calls), 1 - 0.3 * theirs / (1 - 0.7 * theirs))
+
+
 @pytest.mark.parametrize(
     ("nfe", "sampler"), [(8, Euler(8)), (1, Euler(1)), (9, Heun(9)), (1, Heun(1)), (8, EulerMaruyama(8))]
 )
@@ -110,6 +117,7 @@ def test_the_state_is_float64_and_the_network_sees_float32():
     ("make", "setting"),
     [
         (lambda: Euler(0), "nfe=0"),
+        (lambda: Euler(5, shift=0), "shift=0"),
         (lambda: Heun(50), "nfe=50"),
         (lambda: Heun(-2), "nfe=-2"),
         (lambda: EulerMaruyama(1), "nfe=1"),

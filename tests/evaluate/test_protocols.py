@@ -13,6 +13,7 @@ PUBLISHED = {  # sampler, NFE, guidance scale, its interval's end, channels, pow
     "mdt_power_cosine": ("Ancestral", 250, 3.8, 1.0, 3, 4, 50_000, "truncate"),
     "sit_ode": ("Heun", 249, 1.0, 1.0, None, None, 50_000, "nearest"),
     "tread_edm": ("EDMHeun", 79, 1.0, 1.0, None, None, 50_000, "truncate"),
+    "lightningdit_cfg": ("Euler", 249, 10.0, 0.9, 3, None, 50_000, "nearest"),
     "curve": ("Euler", 50, 1.0, 1.0, None, None, 10_000, "nearest"),
 }
 

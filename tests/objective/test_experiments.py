@@ -31,12 +31,16 @@ PAPERS = {  # backbone and training-only parameters in millions, learning rate, 
     "transcend_xl": (675.1, 8.9, 1e-4, 1.0),
     "maskdit_xl": (730.5, 0.0, 1e-4, None),
     "sprint_xl": (677.5, 0.0, 1e-4, 1.0),
+    "lightningdit_xl": (675.3, 0.0, 2e-4, None),
     "sr_dit_b": (132.9, 7.3, 1e-4, 1.0),
 }
 
 
 def millions(modules) -> float:
     return round(sum(p.numel() for module in modules for p in module.parameters()) / 1e6, 1)
+
+
+LENGTHS = {"lightningdit_xl": (1024, 80_000)}  # batch size and steps, where not 256 and 400,000
 
 
 @pytest.mark.parametrize("name", PAPERS)
@@ -49,7 +53,8 @@ def test_a_papers_experiment_has_its_sizes_and_settings(name):
             plugin.objective = instantiate(config.objective)
             plugin.setup(model)
     assert (millions([model]), millions(plugins.values())) == (backbone, training_only)
-    assert (config.experiment, config.batch_size, config.max_steps, config.ema_decay) == (name, 256, 400_000, 0.9999)
+    length = LENGTHS.get(name, (256, 400_000))
+    assert (config.experiment, config.ema_decay, config.batch_size, config.max_steps) == (name, 0.9999, *length)
     assert (config.optimizer.lr, config.trainer.gradient_clip_val) == (lr, clip)
     instantiate(config.optimizer, params=[torch.zeros(1, requires_grad=True)])
 

@@ -79,11 +79,10 @@ class DDT(Backbone):
                 num_heads,
                 self.side,
                 mlp_ratio=mlp_ratio,
-                norm="rmsnorm",
+                norm="scaled_rmsnorm",
                 mlp="swiglu",
                 qk_norm=True,
                 rotary=True,
-                scaled_norm=True,
                 bias=False,
                 extent=EXTENT,
             )

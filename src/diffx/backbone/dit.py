@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from diffx.backbone.layers.block import Block, FinalLayer, initialise_linears, zero
 from diffx.backbone.layers.embedding import LabelEmbedder, PatchEmbed, TimestepEmbedder, join_patches
 from diffx.backbone.layers.modulation import SharedModulation, rows
-from diffx.backbone.layers.position import sincos_table
+from diffx.backbone.layers.position import ROTARY, sincos_table
 from diffx.backbone.protocol import Backbone, Memory
 from diffx.errors import DiffxError
 from diffx.tokens import Tokens
 
-NORMS = ("layernorm", "rmsnorm")
+NORMS = ("layernorm", "rmsnorm", "scaled_rmsnorm")
 MLPS = ("gelu", "swiglu")
-POSITIONS = ("sincos", "learned", "rope")
+POSITIONS = ("sincos", "learned", "rope", "sincos_rope")
 CONDITIONINGS = ("adaln_zero", "adaln_single")
 
 
@@ -26,8 +26,10 @@ class DiT(Backbone):
     """A class-conditional diffusion transformer on a square grid.
 
     input_size: height and width of x. patch_size: side of a patch. learn_sigma: 2C output channels instead of C.
-    position: "sincos" (fixed), "learned" (starts as sincos) or "rope". norm: "layernorm" | "rmsnorm".
-    mlp: "gelu" | "swiglu". qk_norm: RMSNorm on queries and keys.
+    position: "sincos" (fixed), "learned" (starts as sincos), "rope", or "sincos_rope" for both. norm: "layernorm" |
+    "rmsnorm" | "scaled_rmsnorm", which has a learned scale beside the modulation's. mlp: "gelu" | "swiglu".
+    qk_norm: RMSNorm on queries and keys. LightningDiT (Yao et al. 2025, arXiv 2501.01423) is sincos_rope,
+    scaled_rmsnorm and swiglu.
     conditioning: "adaln_zero", a modulation layer in every block, or "adaln_single", one for all (PixArt).
     zero_init: modulations and the output start at zero; false for TREAD's published runs, whose code zeroes them and
     then draws all layers anew.
@@ -67,7 +69,7 @@ class DiT(Backbone):
             "norm": norm,
             "mlp": mlp,
             "qk_norm": qk_norm,
-            "rotary": position == "rope",
+            "rotary": position in ROTARY,
             "shared_modulation": shared,
         }
 

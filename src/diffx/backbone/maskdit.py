@@ -23,7 +23,7 @@ from diffx.backbone.dit import (
 )
 from diffx.backbone.layers.block import Block, FinalLayer, zero
 from diffx.backbone.layers.embedding import PatchEmbed, TimestepEmbedder, join_patches
-from diffx.backbone.layers.position import add_position
+from diffx.backbone.layers.position import ROTARY, add_position
 from diffx.backbone.protocol import Backbone, Memory
 from diffx.errors import DiffxError
 from diffx.tokens import Tokens
@@ -103,7 +103,7 @@ class MaskDiTBackbone(Backbone):
         }
 
         options: dict[str, Any] = {"mlp_ratio": mlp_ratio, "norm": norm, "mlp": mlp, "qk_norm": qk_norm}
-        options |= {"rotary": position == "rope", "cond_dim": hidden_size}
+        options |= {"rotary": position in ROTARY, "cond_dim": hidden_size}
         self.x_embedder = PatchEmbed(patch_size, in_channels, hidden_size)
         self.t_embedder = TimestepEmbedder(hidden_size)
         self.y_embedder = LabelTable(num_classes, hidden_size)

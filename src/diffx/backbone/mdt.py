@@ -23,7 +23,7 @@ from diffx.backbone.dit import (
 from diffx.backbone.layers.block import Block, FinalLayer
 from diffx.backbone.layers.embedding import LabelEmbedder, PatchEmbed, TimestepEmbedder, join_patches
 from diffx.backbone.layers.modulation import SharedModulation
-from diffx.backbone.layers.position import add_position
+from diffx.backbone.layers.position import ROTARY, add_position
 from diffx.backbone.protocol import Backbone, Memory
 from diffx.errors import DiffxError
 from diffx.tokens import Tokens
@@ -77,7 +77,7 @@ class MDTBackbone(Backbone):
             "norm": norm,
             "mlp": mlp,
             "qk_norm": qk_norm,
-            "rotary": position == "rope",
+            "rotary": position in ROTARY,
             "relative_bias": relative_bias,
             "shared_modulation": shared,
         }

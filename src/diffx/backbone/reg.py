@@ -26,6 +26,7 @@ from diffx.backbone.dit import (
 from diffx.backbone.layers.block import Block, FinalLayer, zero
 from diffx.backbone.layers.embedding import LabelEmbedder, PatchEmbed, TimestepEmbedder, join_patches
 from diffx.backbone.layers.modulation import SharedModulation
+from diffx.backbone.layers.position import ROTARY
 from diffx.backbone.protocol import Backbone, Memory, Shape, pack, unpack
 from diffx.errors import DiffxError
 from diffx.tokens import Tokens
@@ -74,7 +75,7 @@ class REGBackbone(Backbone):
             "norm": norm,
             "mlp": mlp,
             "qk_norm": qk_norm,
-            "rotary": position == "rope",
+            "rotary": position in ROTARY,
             "shared_modulation": shared,
             "extra": self.extra_tokens,
         }

@@ -26,6 +26,7 @@ from diffx.backbone.dit import (
 from diffx.backbone.layers.block import Block, FinalLayer
 from diffx.backbone.layers.embedding import LabelEmbedder, PatchEmbed, TimestepEmbedder, join_patches
 from diffx.backbone.layers.modulation import SharedModulation
+from diffx.backbone.layers.position import ROTARY
 from diffx.backbone.protocol import Backbone, Memory
 from diffx.errors import DiffxError
 from diffx.tokens import Tokens
@@ -99,7 +100,7 @@ class SprintBackbone(SparseMiddle):
             "norm": norm,
             "mlp": mlp,
             "qk_norm": qk_norm,
-            "rotary": position == "rope",
+            "rotary": position in ROTARY,
             "shared_modulation": shared,
         }
         self._plain = {

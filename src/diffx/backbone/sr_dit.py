@@ -27,6 +27,7 @@ from diffx.backbone.dit import (
 from diffx.backbone.layers.block import Block, FinalLayer, zero
 from diffx.backbone.layers.embedding import LabelEmbedder, PatchEmbed, TimestepEmbedder, join_patches
 from diffx.backbone.layers.modulation import SharedModulation
+from diffx.backbone.layers.position import ROTARY
 from diffx.backbone.protocol import Memory, Shape, pack, unpack
 from diffx.backbone.sprint import SparseMiddle, check_middle
 from diffx.errors import DiffxError
@@ -92,7 +93,7 @@ class SRDiT(SparseMiddle):
             "norm": norm,
             "mlp": mlp,
             "qk_norm": qk_norm,
-            "rotary": rotary or position == "rope",
+            "rotary": rotary or position in ROTARY,
             "shared_modulation": shared,
             "extra": self.extra_tokens,
         }

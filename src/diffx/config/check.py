@@ -35,6 +35,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "objective.sigma_data": (1e-3, 1e3),
     "objective.mean": (-100, 100),
     "sampler.nfe": (1, 1_000_000),
+    "sampler.shift": (1e-3, 1e3),
     "sampler.sigma_min": (1e-9, 1e6),
     "sampler.sigma_max": (1e-9, 1e6),
     "sampler.rho": (0.01, 1000),

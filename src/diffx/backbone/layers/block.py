@@ -9,10 +9,11 @@ from diffx.backbone.layers.modulation import BlockTable, HeadTable, modulate, ro
 
 
 def make_norm(name: str, dim: int, scaled: bool = False) -> nn.Module:
-    """A normalisation, without a learned scale of its own unless asked for: adaLN supplies one."""
-    if name == "rmsnorm":
-        return nn.RMSNorm(dim, eps=1e-6, elementwise_affine=scaled)
-    return nn.LayerNorm(dim, eps=1e-6, elementwise_affine=scaled)
+    """ "layernorm", "rmsnorm" or "scaled_rmsnorm". The first two have a learned scale of their own where nothing else
+    supplies one (scaled), as adaLN does."""
+    if name == "layernorm":
+        return nn.LayerNorm(dim, eps=1e-6, elementwise_affine=scaled)
+    return nn.RMSNorm(dim, eps=1e-6, elementwise_affine=scaled or name == "scaled_rmsnorm")
 
 
 class Block(nn.Module):
@@ -21,9 +22,8 @@ class Block(nn.Module):
     cond is (B, C), or (B, N, C) for each token, of which the block makes them with a layer of its own; or 7 D wide with
     shared_modulation.
 
-    cond_dim: the width C of cond, D unless given. scaled_norm: its norms have a learned scale beside the modulation's.
-    bias: of queries, keys, values and the MLP.
-    extra, extent, value_residual: as of Attention.
+    cond_dim: the width C of cond, D unless given. norm: as of make_norm. bias: of queries, keys, values and the
+    MLP. extra, extent, value_residual: as of Attention.
 
     With `skip`, the block first merges a remembered state: x <- Linear([x, remembered]) (U-ViT's skip, as in MDTv2).
     """
@@ -42,7 +42,6 @@ class Block(nn.Module):
         relative_bias: bool = False,
         shared_modulation: bool = False,
         skip: bool = False,
-        scaled_norm: bool = False,
         bias: bool = True,
         extra: int = 0,
         extent: float | None = None,
@@ -50,9 +49,9 @@ class Block(nn.Module):
         cond_dim: int | None = None,
     ) -> None:
         super().__init__()
-        self.norm1 = make_norm(norm, dim, scaled_norm)
+        self.norm1 = make_norm(norm, dim)
         self.attn = Attention(dim, heads, side, qk_norm, rotary, relative_bias, extra, extent, bias, value_residual)
-        self.norm2 = make_norm(norm, dim, scaled_norm)
+        self.norm2 = make_norm(norm, dim)
         self.mlp = (SwiGLU if mlp == "swiglu" else Mlp)(dim, int(dim * mlp_ratio), bias)
         own = BlockTable(dim) if shared_modulation else _modulation(cond_dim or dim, 6 * dim)
         self.adaLN_modulation: nn.Module = own

@@ -5,6 +5,9 @@ from torch import Tensor, nn
 
 from diffx.tokens import gather
 
+ROTARY = ("rope", "sincos_rope")
+"""The positions by which queries and keys turn; "sincos_rope" has the table beside."""
+
 
 def sincos_table(dim: int, side: int) -> Tensor:
     """DiT's fixed 2-D table (side², dim): the first half of the channels encodes the column, the second the row.
