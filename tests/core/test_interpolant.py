@@ -144,6 +144,97 @@ def test_a_shift_moves_times_towards_noise_and_leaves_the_ends():
     assert shifted.max() <= 1
 
 
+@given(t=inside, seed=st.integers(0, 100))
+@paths
+@predictions
+def test_an_error_on_velocities_is_the_squared_difference_of_the_velocities(path, prediction, t, seed):
+    objective, (x, noise), t = Interpolant(path, prediction, error="velocity"), data_and_noise(seed), at(t)
+    out, x_t = data_and_noise(seed + 1)[0], objective.noised(x, noise, t)
+    wanted = (objective.velocity(out, x_t, t) - perfect(Interpolant(path), x, noise, t)).square()
+    torch.testing.assert_close(objective.errors(out, x, noise, t), wanted)
+
+
+@given(t=st.floats(0, 1), seed=st.integers(0, 100))
+def test_predicted_data_is_compared_over_the_time_or_the_floor(t, seed):
+    """((x_t − out) − (x_t − x)) / max(t, 0.05), as JiT and RAEv2 write it."""
+    objective = Interpolant(prediction="data", error="velocity", floor=0.05)
+    (x, noise), out, t = data_and_noise(seed), data_and_noise(seed + 1)[0], at(t)
+    x_t, divisor = objective.noised(x, noise, t), t.clamp(min=0.05).view(-1, 1, 1, 1)
+    torch.testing.assert_close(objective.velocity(out, x_t, t), (x_t - out) / divisor)
+    torch.testing.assert_close(objective.errors(out, x, noise, t), ((x - out) / divisor).square())
+    assert torch.equal(objective.loss(x, x, noise, t), torch.zeros(3, dtype=torch.float64))
+
+
+@paths
+@predictions
+@pytest.mark.parametrize("error", ["output", "velocity"])
+def test_with_the_min_snr_weight_one_prediction_has_one_loss_however_it_is_given(path, prediction, error):
+    """min(SNR, γ) times the squared error of the data (Hang et al. 2023, section 3)."""
+    (x, noise), t = data_and_noise(), torch.tensor([0.1, 0.4, 0.8], dtype=torch.float64)
+    objective, guess = Interpolant(path, prediction, error=error, min_snr=5), x + 0.3 * data_and_noise(3)[0]
+    alpha, sigma = (part(t).view(-1, 1, 1, 1) for part in (objective.path.alpha, objective.path.sigma))
+    noise_of_guess = (objective.noised(x, noise, t) - alpha * guess) / sigma
+    out = perfect(objective, guess, noise_of_guess, t)
+    wanted = (alpha / sigma).square().clamp(max=5) * (guess - x).square()
+    torch.testing.assert_close(objective.errors(out, x, noise, t), wanted)
+
+
+def test_the_min_snr_weight_on_noise_is_ddpms():
+    x, noise = data_and_noise()
+    t = torch.tensor([0.02, 0.5, 0.98], dtype=torch.float64)
+    snr = ((1 - t) / t).square()
+    plain, weighted = (Interpolant(prediction="noise", min_snr=g).loss(x, x, noise, t) for g in (None, 5))
+    torch.testing.assert_close(weighted, plain * snr.clamp(max=5) / snr)
+
+
+@pytest.mark.parametrize("path", ["linear", "cosine"])
+@predictions
+def test_with_a_floor_all_of_zero_to_one_is_drawn_and_losses_are_finite_at_the_ends(path, prediction):
+    objective = Interpolant(path, prediction, error="velocity", floor=0.05, min_snr=5)
+    x, t = torch.ones(2, 1, 1, 1), torch.tensor([0.0, 1.0])
+    assert objective.ends == (0, 1)
+    assert objective.loss(2 * x, x, x, t).isfinite().all()
+    assert objective.velocity(2 * x, x, t).isfinite().all()
+
+
+@pytest.mark.parametrize("path", ["linear", "cosine"])
+def test_lognormal_times_have_the_mean_and_the_deviation_that_are_set(path):
+    objective = Interpolant(path, times="lognormal", mean=0.8, std=0.5)
+    t = objective.times(100_000, torch.Generator().manual_seed(0)).double()
+    ratio = (objective.path.sigma(t) / objective.path.alpha(t)).log()
+    assert abs(ratio.mean() - 0.8) < 0.01
+    assert abs(ratio.std() - 0.5) < 0.01
+
+
+@pytest.mark.parametrize("path", ["linear", "cosine"])
+def test_truncated_times_are_the_lognormal_ones_that_lie_inside(path):
+    """Drawn by the inverse distribution function; compared with what rejection leaves, and the shift comes after."""
+    whole = Interpolant(path, times="lognormal").times(200_000, torch.Generator().manual_seed(0))
+    wanted = whole[(whole > 0.2) & (whole < 0.5)]
+    cut = Interpolant(path, times="lognormal", truncate=(0.2, 0.5))
+    drawn = cut.times(100_000, torch.Generator().manual_seed(1))
+    assert (drawn.min(), drawn.max()) == pytest.approx((0.2, 0.5), abs=1e-3)
+    quantiles = torch.linspace(0.05, 0.95, 19)
+    torch.testing.assert_close(drawn.quantile(quantiles), wanted.quantile(quantiles), atol=3e-3, rtol=0)
+    shifted = Interpolant(path, times="lognormal", truncate=(0.2, 0.5), shift=3)
+    torch.testing.assert_close(shifted.times(100_000, torch.Generator().manual_seed(1)), 3 * drawn / (1 + 2 * drawn))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"truncate": (0.5, 0.5)}, {"truncate": (0.5,)}, {"std": 0.0}, {"floor": 1.0}, {"min_snr": 0}, {"error": "noise"}],
+)
+def test_a_number_that_cannot_be_is_refused_with_its_key(setting):
+    with pytest.raises(DiffxError, match=f"objective.{next(iter(setting))}="):
+        Interpolant(times="lognormal", **setting)
+
+
+@pytest.mark.parametrize("setting", [{"truncate": (0.1, 0.9)}, {"std": 0.5}, {"mean": -0.4}])
+def test_a_setting_of_lognormal_times_is_refused_where_times_are_uniform(setting):
+    with pytest.raises(DiffxError, match=r"type objective\.times=lognormal"):
+        Interpolant(**setting)
+
+
 @pytest.mark.parametrize("setting", [{"path": "line"}, {"prediction": "eps"}, {"times": "normal"}, {"shift": 0.0}])
 def test_an_unknown_setting_is_refused_with_its_key(setting):
     with pytest.raises(DiffxError, match=f"objective.{next(iter(setting))}="):

@@ -5,6 +5,7 @@ import torch
 
 from diffx.errors import DiffxError
 from diffx.objective import Interpolant
+from diffx.objective.interpolant import PATHS, PREDICTIONS
 from diffx.sampler import Euler, EulerMaruyama, Field, Guidance, Heun, SampleNoise
 
 MEAN, SPREAD = 0.7, 0.5  # of the Gaussian data that `exact_velocity` is the field of
@@ -193,3 +194,34 @@ def test_a_sample_is_the_same_in_any_batch(sampler):
         return sampler(field(exact_velocity, len(indices)), start, SampleNoise(1, indices))
 
     torch.testing.assert_close(sample([0, 1, 2, 3]), torch.cat([sample([0]), sample([1, 2, 3])]), atol=1e-6, rtol=0)
+
+
+POINT = 0.7
+"""All data are this number, so that a state says what its noise is."""
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("floor", [0.0, 0.02])
+@pytest.mark.parametrize(
+    "sampler", [Euler(20), Euler(20, shift=3), Heun(19), EulerMaruyama(50)], ids=lambda s: type(s).__name__
+)
+def test_every_sampler_ends_at_the_data_on_every_path_and_for_every_prediction(path, prediction, floor, sampler):
+    objective = Interpolant(path, prediction, floor=floor)
+
+    def network(x_t, t, y):
+        x, t = torch.full_like(x_t, POINT), t.view(-1, 1, 1, 1)
+        alpha, sigma = objective.path.alpha(t), objective.path.sigma(t)
+        return objective.target(x, (x_t - alpha * x) / sigma, t.flatten())
+
+    points = Field(network, objective, torch.zeros(2, dtype=torch.long), torch.full((2,), 10))
+    rng = torch.Generator().manual_seed(0)
+    end = sampler(points, start(), lambda x: torch.randn(x.shape, generator=rng, dtype=x.dtype))
+    # SDE and VP step over a velocity that has no bound at the data.
+    loose = isinstance(sampler, EulerMaruyama) or path == "vp"
+    torch.testing.assert_close(end, torch.full_like(end, POINT), atol=0.2 if loose else 0.05, rtol=0)
+
+
+def test_a_shift_that_is_not_positive_is_refused_by_heun_too():
+    with pytest.raises(DiffxError, match=r"sampler\.shift=0"):
+        Heun(3, shift=0)

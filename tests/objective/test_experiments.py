@@ -1,12 +1,15 @@
 """The papers' settings as experiments: they compose, they build, and their sampler fits their objective."""
 
+from itertools import product
+
 import pytest
 import torch
 
 from diffx.assemble.model import make_plugin
-from diffx.config.compose import compose_config
+from diffx.config.compose import compose_config, split_sweep
 from diffx.config.target import make as instantiate
 from diffx.errors import DiffxError
+from diffx.objective.interpolant import PATHS, PREDICTIONS
 from diffx.sampler import Field, check_fit
 from diffx.testing import tiny_backbone
 
@@ -62,6 +65,22 @@ def test_a_papers_experiment_has_its_sizes_and_settings(name):
 @pytest.mark.parametrize("overrides", [["objective=cosine"], ["objective=vp"]])
 def test_every_objective_of_the_configuration_composes(overrides):
     instantiate(compose_config(overrides).objective)
+
+
+def test_the_recipe_of_objectives_has_every_path_with_every_prediction():
+    jobs = [compose_config(job).objective.arguments for job in split_sweep(["+experiment=sweep_objective"])]
+    assert {(job["path"], job["prediction"]) for job in jobs} == set(product(PATHS, PREDICTIONS))
+    assert len(jobs) == 12
+
+
+def test_what_rae_and_jit_train_with_can_be_typed():
+    rae = instantiate(
+        compose_config(["objective.times=lognormal", "objective.truncate=[0,1]", "objective.shift=6.9"]).objective
+    )
+    jit = instantiate(
+        compose_config(["objective.prediction=data", "objective.error=velocity", "objective.floor=0.05"]).objective
+    )
+    assert (rae.truncate, rae.shift, jit.error, jit.floor) == ((0, 1), 6.9, "velocity", 0.05)
 
 
 FITTING = [

@@ -31,6 +31,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "backbone.mlp_ratio": (0.01, 100),
     "objective.shift": (1e-3, 1e3),
     "objective.min_snr": (1e-3, 1e6),
+    "objective.floor": (0, 1),
     "objective.std": (1e-3, 1e3),
     "objective.sigma_data": (1e-3, 1e3),
     "objective.mean": (-100, 100),
