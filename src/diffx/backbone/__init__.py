@@ -2,12 +2,12 @@
 
 from diffx.backbone.ddt import DDT
 from diffx.backbone.dit import DiT
-from diffx.backbone.maskdit import MaskDiTBackbone
-from diffx.backbone.mdt import MDTBackbone
+from diffx.backbone.methods.maskdit import MaskDiTBackbone
+from diffx.backbone.methods.mdt import MDTBackbone
+from diffx.backbone.methods.reg import REGBackbone
+from diffx.backbone.methods.sprint import SparseMiddle, SprintBackbone
+from diffx.backbone.methods.sr_dit import SRDiT
 from diffx.backbone.protocol import Backbone
-from diffx.backbone.reg import REGBackbone
-from diffx.backbone.sprint import SparseMiddle, SprintBackbone
-from diffx.backbone.sr_dit import SRDiT
 from diffx.backbone.uvit import UViT
 
 __all__ = [

@@ -28,8 +28,8 @@ from diffx.backbone.layers.block import Block, FinalLayer, zero
 from diffx.backbone.layers.embedding import LabelEmbedder, PatchEmbed, TimestepEmbedder, join_patches
 from diffx.backbone.layers.modulation import SharedModulation
 from diffx.backbone.layers.position import ROTARY
+from diffx.backbone.methods.sprint import SparseMiddle, check_middle
 from diffx.backbone.protocol import Memory, Shape, pack, unpack
-from diffx.backbone.sprint import SparseMiddle, check_middle
 from diffx.errors import DiffxError
 from diffx.tokens import Tokens, scatter
 

@@ -1,0 +1,1 @@
+"""Networks that a training method brings, one file each: what the method adds is there at sampling too."""
