@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from diffx.assemble.attention import attention_kernels
 from diffx.backbone.protocol import Memory
-from diffx.testing import BATCH, Operations, tiny_backbone
+from diffx.testing import BATCH, Operations, tiny_backbone, tiny_mdt
 from diffx.tokens import Tokens, gather, keep, scatter
 
 VIEWS = ("expand", "view", "unsqueeze", "detach", "alias")
@@ -75,3 +76,12 @@ def test_the_residual_stream_is_contiguous_from_the_embedding_to_the_head():
         assert tokens.x.is_contiguous()
         tokens = backbone.run_block(depth, tokens, cond, Memory())
     assert tokens.x.is_contiguous()
+
+
+@pytest.mark.parametrize(("precision", "half"), [("32-true", False), ("bf16-mixed", True)])
+@pytest.mark.parametrize("family", [tiny_backbone, tiny_mdt])
+def test_the_recorded_kernels_of_attention_are_those_that_a_forward_takes(family: Any, precision: str, half: bool):
+    sketch = family().to("meta")
+    named = attention_kernels(sketch, BATCH, precision, torch.device("cpu"))
+    taken = {"flash" for name, _ in forward(family(), half) if "flash" in name} or {"math"}
+    assert named == sorted(taken)

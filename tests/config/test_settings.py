@@ -65,6 +65,16 @@ def test_auto_devices_are_the_gpus_that_there_are(monkeypatch: pytest.MonkeyPatc
     assert compose_config(["trainer.devices=auto"]).trainer.devices == 4
 
 
+def test_blocks_are_compiled_on_a_gpu_and_nothing_on_a_cpu_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compose_config([]).compile == "none"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert compose_config([]).compile == "blocks"
+    assert compose_config(["trainer.accelerator=cpu"]).compile == "none"
+    assert compose_config(["compile=none"]).compile == "none"
+    assert compose_config([]).id == compose_config(["compile=none"]).id
+
+
 @pytest.mark.parametrize("devices", ["0", "-1", "[0,1]", "null", "1.5"])
 def test_other_devices_are_refused_with_the_value(devices: str) -> None:
     with pytest.raises(DiffxError, match="must be int or auto"):

@@ -1,17 +1,21 @@
 """Compilation: every set of plugins is one graph, which a changing λ leaves alone; blocks share theirs."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch._dynamo import reset
+from torch.nn.parallel import DistributedDataParallel
 
 from diffx.step import losses
-from diffx.testing import TinyRun, make_registered, tiny_mdt
+from diffx.testing import TinyRun, make_registered, tiny_backbone, tiny_mdt
 from diffx.train.module import DiffusionModule
+from diffx.train.trainer import block_bytes
 from diffx_plugins.mdt import MDT
 from diffx_plugins.tread import TREAD
 
@@ -85,3 +89,24 @@ def test_blocks_compiled_one_by_one_share_a_graph_for_each_number_of_tokens():
     for step in range(4):
         run.losses(run.draws(step))["total"].backward()
     assert len(graphs) == 2
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[None]:
+    """One process that is its own group."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_a_compiled_block_stays_one_graph_under_ddp(alone, monkeypatch):
+    run, graphs = TinyRun({}, tiny_backbone()), Graphs()
+    reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=graphs))
+    monkeypatch.setattr(torch._dynamo.config, "optimize_ddp", True)
+    options = {"seed": 0, "label_dropout": 0.1, "ema_decay": 0.9}
+    module = DiffusionModule(run.model, torch.optim.AdamW, {}, compile="blocks", **options)
+    quarter_of_a_block = block_bytes(module.backbone) / 4 / 2**20
+    wrapped = DistributedDataParallel(module.backbone, bucket_cap_mb=quarter_of_a_block)
+    wrapped(torch.randn(2, 4, 8, 8), torch.rand(2), torch.zeros(2, dtype=torch.long)).sum().backward()
+    assert len(graphs) == 1

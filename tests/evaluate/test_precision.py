@@ -17,6 +17,7 @@ from diffx.evaluation.sampling import Sampling
 from diffx.features.exact import exact_float32
 from diffx.processes.arithmetic import arithmetic, set_tf32, tf32
 from diffx.run.name import short_hash
+from diffx.testing import tiny_backbone
 from diffx.train.trainer import make_trainer
 from tests.run.conftest import small
 
@@ -90,7 +91,7 @@ def test_tf32_is_a_precision_of_gpus(gpu: None, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ZeroDivisionError):
         loop.train(settings)
     assert seen == [("high", True)]
-    assert make_trainer(settings, torch.device("cpu"), []).precision == "32-true"
+    assert make_trainer(settings, torch.device("cpu"), [], tiny_backbone()).precision == "32-true"
 
 
 @pytest.mark.parametrize("key", ["trainer.precision", "eval.precision"])

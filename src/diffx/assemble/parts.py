@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from diffx import ranks
+from diffx.assemble.attention import attention_kernels
 from diffx.assemble.flops import Flops, count_flops, flops_of
 from diffx.assemble.model import TrainingModel, build_model
 from diffx.assemble.ready import look
@@ -32,13 +34,15 @@ class Metrics(Protocol):
 
 @dataclass(frozen=True)
 class Parts:
-    """The model, its data, teachers and metrics, what a step costs and under which protocol it is measured."""
+    """The model, its data, teachers and metrics, what a step costs, which kernels attention takes, and the protocol
+    under which it is measured."""
 
     model: TrainingModel
     data: Data
     metrics: Metrics
     services: dict[str, Service]
     flops: Flops
+    attention: list[str]
     device: torch.device
     protocol: dict[str, Any]
 
@@ -52,7 +56,10 @@ def assemble(settings: Settings) -> Parts:
     teachers = _teacher_flops(services, data)
     metrics: Metrics = make(settings.eval.metrics, data=data, device=device)
     flops = count_flops(sketch.backbone, sketch.plugins, sketch.objective, sketch.plan, teachers)
-    return Parts(model, data, metrics, services, flops, device, protocol(settings, data.identity, metrics.identity))
+    batch = settings.batch_size // (ranks.world() * settings.trainer.accumulate)
+    kernels = attention_kernels(sketch.backbone, batch, settings.trainer.precision, device)
+    measured = protocol(settings, data.identity, metrics.identity)
+    return Parts(model, data, metrics, services, flops, kernels, device, measured)
 
 
 def _teacher_flops(services: dict[str, Service], data: Data) -> dict[str, int]:

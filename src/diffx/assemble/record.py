@@ -42,6 +42,8 @@ def describe_run(settings: Settings, parts: Parts) -> dict[str, Any]:
             "count": ranks.world(),
         },
         "precision": settings.trainer.precision,
+        "compile": settings.compile,
+        "attention": parts.attention,
         "cost": cost_unit(parts.device),
         "protocol": parts.protocol,
         "protocol_hash": short_hash(parts.protocol),

@@ -79,6 +79,8 @@ def _with_choices_made(tree: Tree) -> Tree:
         gpus = torch.cuda.device_count() if trainer.get("accelerator") != "cpu" and torch.cuda.is_available() else 0
         meant = {"precision": "bf16-mixed" if gpus else "32-true", "devices": max(gpus, 1)}
         tree["trainer"] = {key: meant.get(key, value) if value == "auto" else value for key, value in trainer.items()}
+        if tree.get("compile") == "auto":
+            tree["compile"] = "blocks" if gpus else "none"
     tree["plugins"] = tree.get("plugins") or {}
     return tree
 

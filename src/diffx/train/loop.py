@@ -106,7 +106,8 @@ def _prepare(settings: Settings, run: RunDir, parts: Parts) -> Fit:
     checkpoints = Checkpoints(run, meter, minutes, share, last_is_good=path != run.previous_checkpoint)
     ending = Ending(checkpoints, evaluations, stop)
     module.after = AfterStep(clock, stop, guard, progress, evaluations, checkpoints)
-    trainer = make_trainer(settings, parts.device, [Agreement(run.path), progress, ending, clock])
+    acts = [Agreement(run.path), progress, ending, clock]
+    trainer = make_trainer(settings, parts.device, acts, module.backbone)
     loader = make_loader(settings, parts.data, step, meter)
     return Fit(module, trainer, loader, clock, progress, evaluation, evaluations, ending, interruption, path, step)
 

@@ -112,6 +112,7 @@ class DiffusionModule(L.LightningModule):
         if compile == "step":
             self._losses = torch.compile(step.losses, fullgraph=True, dynamic=False)
         if compile == "blocks":
+            torch._dynamo.config.optimize_ddp = False  # or DDP's compiler would cut every block into pieces
             _compile_blocks(self.backbone)
         if activation_checkpointing:
             _run_blocks_again(self.backbone)

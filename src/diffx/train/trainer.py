@@ -1,6 +1,7 @@
 """The Lightning trainer of a run, and how it spreads over the processes that diffx has started: DDP or FSDP2."""
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -23,11 +24,14 @@ from diffx.backbone import Backbone
 from diffx.config.settings import Settings
 from diffx.train.lightning_internals import Handed, WholeEpoch, leave_signals_alone, plain
 
+BUCKET = 25  # MiB of gradients that DDP sums at once, torch's default; a block's where that is more
 _LIGHTNINGS: dict[str, Any] = {"tf32": "32-true"}  # which of torch's switches are on is not Lightning's
 
 
-def make_trainer(settings: Settings, device: torch.device, callbacks: list[L.Callback]) -> L.Trainer:
-    """A Lightning trainer that leaves bars, checkpoints and samplers to diffx, and is silent."""
+def make_trainer(
+    settings: Settings, device: torch.device, callbacks: list[L.Callback], backbone: Backbone
+) -> L.Trainer:
+    """A Lightning trainer of `backbone` that leaves bars, checkpoints and samplers to diffx, and is silent."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning.*")
@@ -35,7 +39,7 @@ def make_trainer(settings: Settings, device: torch.device, callbacks: list[L.Cal
         accelerator=device.type,
         devices=settings.trainer.devices,
         num_nodes=settings.trainer.num_nodes,
-        strategy=make_strategy(settings.trainer.strategy, device),
+        strategy=make_strategy(settings.trainer.strategy, device, backbone),
         plugins=[Ranks(), Handed(device)],
         precision=_LIGHTNINGS.get(settings.trainer.precision, settings.trainer.precision),
         accumulate_grad_batches=settings.trainer.accumulate,
@@ -54,7 +58,7 @@ def make_trainer(settings: Settings, device: torch.device, callbacks: list[L.Cal
     return trainer
 
 
-def make_strategy(name: str, device: torch.device) -> Strategy | str:
+def make_strategy(name: str, device: torch.device, backbone: Backbone) -> Strategy | str:
     """Lightning's strategy for "ddp" or "fsdp"; one process needs neither."""
     if ranks.world() == 1:
         return "auto"
@@ -67,7 +71,17 @@ def make_strategy(name: str, device: torch.device) -> Strategy | str:
             process_group_backend=backend,
         )
     # Buffers are tables and weights of losses, alike on all ranks.
-    return DDPStrategy(process_group_backend=backend, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DDPStrategy(
+        process_group_backend=backend,
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+        bucket_cap_mb=max(BUCKET, math.ceil(block_bytes(backbone) / 2**20)),
+    )
+
+
+def block_bytes(backbone: Backbone) -> int:
+    """Bytes of the largest block's parameters."""
+    return max(sum(p.numel() * p.element_size() for p in block.parameters()) for block in backbone.blocks.children())
 
 
 def shard(module: nn.Module, averages: Sequence[Backbone], backbone: Backbone, mesh: DeviceMesh) -> None:

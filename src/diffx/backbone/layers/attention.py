@@ -1,10 +1,16 @@
 """Multi-head self-attention over the tokens present."""
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diffx.backbone.layers.position import RelativePositionBias, Rotary
+
+BIASED = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Kernels for attention with a bias. cuDNN's is left out: its backward pass can give NaN with one (pytorch#196678)."""
 
 
 class Attention(nn.Module):
@@ -48,7 +54,7 @@ class Attention(nn.Module):
         """x (B, N, D) at places ids (B, N), None for all in order. Queries and keys (B, H, N, d), as the product sees
         them, are appended to `attention` where one is given. values: holds those (B, N, D) of an earlier block, of the
         same tokens, for value_residual; where there is none, this block's own are appended."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
         q, k = self.q_norm(q), self.k_norm(k)
         if self.rotary is not None:
             q, k = self.rotary(q, ids), self.rotary(k, ids)
@@ -61,5 +67,10 @@ class Attention(nn.Module):
             mix = self.value_mix.to(v.dtype)
             v = mix * first + (1 - mix) * v
         bias = None if self.rel_pos_bias is None else self.rel_pos_bias(ids).to(q.dtype)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.proj(out.transpose(1, 2).flatten(2))
+        return self.proj(attend(q, k, v, bias).transpose(1, 2).flatten(2))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """SDPA of queries, keys and values (B, H, N, d), with a bias on the logits that broadcasts to (B, H, N, N)."""
+    with sdpa_kernel(BIASED) if bias is not None and q.is_cuda else nullcontext():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)

@@ -1,6 +1,7 @@
 """Positions: the fixed sin-cos table, rotary tables and the relative position bias, each aware of missing tokens."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffx.tokens import gather
@@ -69,11 +70,14 @@ class RelativePositionBias(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def forward(self, ids: Tensor | None) -> Tensor:
-        index = self.relative_position_index
-        if ids is not None:
-            rows = index[ids]  # (B, n, N)
-            index = rows.gather(2, ids[:, None, :].expand(-1, ids.shape[1], -1))
-        return self.relative_position_bias_table[index].movedim(-1, -3)
+        """The whole bias comes first and tokens take their rows of it: read from the table itself, each of its few rows
+        would get the gradients of thousands of pairs of tokens, which a GPU adds one after the other."""
+        whole = self.relative_position_bias_table[self.relative_position_index]  # (N, N, H)
+        if ids is None:
+            return whole.movedim(-1, -3)
+        rows = F.embedding(ids, whole.transpose(1, 2).flatten(1)).unflatten(-1, (whole.shape[2], -1))  # (B, n, H, N)
+        columns = ids[:, None, None, :].expand(-1, ids.shape[1], rows.shape[2], -1)
+        return rows.gather(3, columns).transpose(1, 2)
 
 
 def add_position(x: Tensor, table: Tensor, ids: Tensor | None) -> Tensor:
