@@ -21,12 +21,13 @@ from diffx.train.module import DiffusionModule
 @dataclass(frozen=True)
 class Rung:
     """One gain: its name, what it changes in the recipe, and where it means something: only on a GPU, only where an
-    encoder runs."""
+    encoder runs. slow: it compiles for minutes and keeps a pool of memory of its own, and comes where asked for."""
 
     name: str
     change: dict[str, Any]
     gpu: bool = False
     encoder: bool = False
+    slow: bool = False
 
 
 PEERS = Recipe("peers", "files", pinned=False, optimizer="loop", ema="loop", log_every=1)
@@ -41,20 +42,21 @@ GAINS = (
     Rung("encoder compiled", {"encoder": "compiled"}, gpu=True, encoder=True),
     Rung("encoder on its own stream", {"encoder": "ahead"}, gpu=True, encoder=True),
     Rung("bfloat16 residual stream", {"stream": "bfloat16"}, gpu=True),
-    Rung("whole step compiled", {"compile": "step"}, gpu=True),
-    Rung("CUDA graphs", {"compile": "graphs"}, gpu=True),
+    Rung("whole step compiled", {"compile": "step"}, gpu=True, slow=True),
+    Rung("CUDA graphs", {"compile": "graphs"}, gpu=True, slow=True),
 )
 TRAINED = "diffx's trainer"
 
 
-def rungs(device: torch.device, precision: str, encoder: bool) -> dict[str, Recipe]:
-    """The recipes that mean something on this device, with or without an encoder, by name, the peers' first."""
+def rungs(device: torch.device, precision: str, encoder: bool, slow: bool = True) -> dict[str, Recipe]:
+    """The recipes that mean something on this device, with or without an encoder, by name, the peers' first. slow: with
+    those that compile for minutes."""
     on_gpu = device.type == "cuda"
     # AdamW's default is a loop on a CPU and one call for all tensors on a GPU.
     recipe = replace(PEERS, precision=precision, optimizer="foreach" if on_gpu else "loop")
     named = {"peers": recipe}
     for gain in GAINS:
-        if (gain.gpu and not on_gpu) or (gain.encoder and not encoder):
+        if (gain.gpu and not on_gpu) or (gain.encoder and not encoder) or (gain.slow and not slow):
             continue
         if gain.change.get("stream") == "bfloat16" and precision == "32-true":
             continue
@@ -72,12 +74,13 @@ def climb(
     steps: int,
     precision: str,
     trainer: bool,
+    slow: bool,
 ) -> list[dict[str, Any]]:
     """Time all rungs in turn. `compiled`: the same source with compiled encoders, from the rung that compiles them on.
-    `trainer`: with the last rung, Lightning's loop around diffx's module."""
+    `trainer`: with the last rung, Lightning's loop around diffx's module. `slow`: as of rungs."""
     release(device)
     variants: dict[str, Callable[[], float]] = {}
-    recipes, pool = rungs(device, precision, bool(source.encoders)), Pool(device)
+    recipes, pool = rungs(device, precision, bool(source.encoders), slow), Pool(device)
     for name, recipe in recipes.items():
         trainee = Trainee(config, recipe, source if recipe.encoder == "inline" else compiled, pool)
         trainee.warm_up()

@@ -37,7 +37,7 @@ from diffx.config.settings import Settings
 PLAIN = "plain"
 BATCH = {
     "cpu": {"tiny": 16, "s": 8, "b": 4, "l": 2, "xl": 2},
-    "cuda": dict.fromkeys(("tiny", "s", "b", "l", "xl"), 256),
+    "cuda": {"tiny": 256, "s": 256, "b": 256, "l": 64, "xl": 64},  # XL at 256 would keep 101 GB of activations
 }
 
 
@@ -61,6 +61,9 @@ def arguments(device: torch.device) -> argparse.ArgumentParser:
         help="live: REPA's encoder runs in the step, with random weights; none: its features come for nothing",
     )
     parser.add_argument("--no-ladder", action="store_true", help="leave out the ladder")
+    parser.add_argument(
+        "--slow", action="store_true", help="with the rungs that compile for minutes: the whole step, CUDA graphs"
+    )
     parser.add_argument(
         "--no-trainer", action="store_true", help="leave out its last rung, which has weights of its own"
     )
@@ -173,7 +176,8 @@ def ladders(asked: argparse.Namespace, root: Path, device: torch.device) -> list
         compiled = source
         if source.encoders:
             compiled = replace(source, encoders=source_of(asked, config, root, device, compiled=True).encoders)
-        climbed = climb(config, source, compiled, device, asked.rounds, asked.steps, precision, not asked.no_trainer)
+        rounds, trainer = asked.rounds, not asked.no_trainer
+        climbed = climb(config, source, compiled, device, rounds, asked.steps, precision, trainer, asked.slow)
         facts = {"backbone": backbone, "precision": precision, "plugins": plugins, "batch_size": config.batch_size}
         rows += [facts | row for row in climbed]
     return rows

@@ -18,6 +18,15 @@ import torch
 from tests import forks
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", help="where the golden tests run, such as cuda; the CPU unless told")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if str(config.getoption("--device", None)).startswith("cuda") and not torch.cuda.is_available():
+        raise pytest.UsageError("--device cuda: torch sees no GPU here; leave --device out.")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)

@@ -4,12 +4,15 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.autograd import DeviceType
 
 from benchmarks.ladder import rungs
 from benchmarks.measure import Ratio, in_turn, peak_flops, speed_ratio
+from benchmarks.profile import own_times
 from tests import forks
 
 ROOT = Path(__file__).parents[2]
@@ -132,6 +135,17 @@ def test_a_gpus_ladder_has_the_rungs_that_mean_nothing_on_a_cpu():
     assert on_gpu["CUDA graphs"].compile == "graphs"
     assert "encoder compiled" not in rungs(torch.device("cuda"), "bf16-mixed", encoder=False)
     assert "bfloat16 residual stream" not in rungs(torch.device("cuda"), "32-true", encoder=True)
+    quick = rungs(torch.device("cuda"), "bf16-mixed", encoder=True, slow=False)
+    assert set(on_gpu) - set(quick) == {"whole step compiled", "CUDA graphs"}
+
+
+def test_a_profile_counts_the_time_of_a_kernel_once():
+    def event(key: str, where: DeviceType) -> SimpleNamespace:
+        return SimpleNamespace(key=key, device_type=where, self_device_time_total=3.0, self_cpu_time_total=1.0)
+
+    events = [event("aten::mm", DeviceType.CPU), event("gemm_kernel", DeviceType.CUDA)]
+    assert own_times(events, torch.device("cuda")) == {"gemm_kernel": 3.0}
+    assert own_times(events[:1], torch.device("cpu")) == {"aten::mm": 1.0}
 
 
 def test_each_rung_changes_something():

@@ -39,8 +39,10 @@ def train_on_rank(rank: int, folder: str, port: int) -> None:
     train(config_of("ddp-then-fsdp", ("repa", "tread"), "trainer.devices=2"))
     train(config_of("ddp-then-fsdp", ("repa", "tread"), "trainer.devices=2", "trainer.strategy=fsdp", "max_steps=5"))
     train(config_of("fsdp-eased", (), "trainer.devices=2", "trainer.strategy=fsdp", *EASED))
+    train(config_of("fsdp-half", ("repa", "tread"), "trainer.devices=2", "trainer.strategy=fsdp", HALF))
 
 
+HALF = "trainer.precision=bf16-mixed"
 EASED = ["trainer.activation_checkpointing=true", "trainer.accumulate=2"]
 
 
@@ -94,6 +96,12 @@ def test_a_sharded_run_goes_on_from_its_checkpoint_as_an_unsharded_one_does(fold
     both = RunDir.of(config_of("fsdp", ("repa",)))
     alone = train(config_of("alone-in-parts", ("repa",), "trainer.accumulate=2"))
     alone = train(config_of("alone-in-parts", ("repa",), "trainer.accumulate=2", "max_steps=5"))
+    assert_close(state(both), state(alone))
+
+
+def test_weights_that_travel_in_bfloat16_change_no_step(folder: Path) -> None:
+    both = RunDir.of(config_of("fsdp-half", ("repa", "tread"), HALF))
+    alone = train(config_of("alone", ("repa", "tread"), HALF, "trainer.accumulate=2"))
     assert_close(state(both), state(alone))
 
 

@@ -150,7 +150,8 @@ class DiffusionModule(L.LightningModule):
     def configure_model(self) -> None:
         """Shard the weights, where they are to be."""
         if self.shard:
-            shard(self, [*self.emas.values()], self.backbone, self.device_mesh["data_parallel"])  # type: ignore[index]
+            mesh = self.device_mesh["data_parallel"]  # type: ignore[index]
+            shard(self, [*self.emas.values()], self.backbone, mesh, self.trainer.precision == "bf16-mixed")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer of all trained parameters, backbone and plugins."""

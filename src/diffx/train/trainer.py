@@ -14,7 +14,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
@@ -25,6 +25,8 @@ from diffx.config.settings import Settings
 from diffx.train.lightning_internals import Handed, WholeEpoch, leave_signals_alone, plain
 
 BUCKET = 25  # MiB of gradients that DDP sums at once, torch's default; a block's where that is more
+GATHERED = 4 * 2**30  # bytes of float32: weights of this size cost less memory gathered than time gathered twice
+TRUE = MixedPrecisionPolicy()
 _LIGHTNINGS: dict[str, Any] = {"tf32": "32-true"}  # which of torch's switches are on is not Lightning's
 
 
@@ -84,14 +86,23 @@ def block_bytes(backbone: Backbone) -> int:
     return max(sum(p.numel() * p.element_size() for p in block.parameters()) for block in backbone.blocks.children())
 
 
-def shard(module: nn.Module, averages: Sequence[Backbone], backbone: Backbone, mesh: DeviceMesh) -> None:
-    """Spread a training module over the ranks of a mesh: every block is a group, each average and the rest another."""
+def shard(
+    module: nn.Module, averages: Sequence[Backbone], backbone: Backbone, mesh: DeviceMesh, half: bool = False
+) -> None:
+    """Spread a training module over the ranks of a mesh: every block is a group, each average and the rest another.
+
+    half: training autocasts to bfloat16, as which the blocks' weights then travel; gradients are summed in float32.
+    Where all blocks together fit beside the rest (GATHERED) they stay gathered until their backward pass.
+    """
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False) if half else TRUE
+    blocks = list(backbone.blocks.children())
+    stay = len(blocks) * block_bytes(backbone) < GATHERED
     for net in averages:
         for block in net.blocks.children():
             fully_shard(block, mesh=mesh)
         fully_shard(net, mesh=mesh)
-    for block in backbone.blocks.children():
-        fully_shard(block, mesh=mesh)
+    for block in blocks:
+        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=not stay)
     fully_shard(module, mesh=mesh)
     register_fsdp_forward_method(module, "training_step")  # walk() calls parts of the backbone, never its forward
 
