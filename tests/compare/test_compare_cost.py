@@ -133,7 +133,7 @@ def cross(root: Path) -> None:
 
 
 def test_a_crossing_of_two_curves_is_found_where_it_is_and_drawn(root: Path):
-    from diffx.compare.shown import figure
+    from diffx.compare.shown.pictures import figure
 
     cross(root)
     found = make_study([root])

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from made_runs import falling, write_run
 from matplotlib.axes import Axes
 
-from diffx.compare.shown import figure
-from diffx.compare.shown.panel import COLOURS, make_panel
+from diffx.compare.shown.pictures import figure
+from diffx.compare.shown.pictures.panel import COLOURS, make_panel
 from diffx.compare.study import make_study
 
 METRIC = "fd_embedded_sup_1k"

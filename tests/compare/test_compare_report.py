@@ -15,8 +15,8 @@ from rich.console import Console
 from diffx.compare import compare
 from diffx.compare.output import say, write_data
 from diffx.compare.points import pool
-from diffx.compare.shown import figure
-from diffx.compare.shown.panel import BASELINE, choose_looks
+from diffx.compare.shown.pictures import figure
+from diffx.compare.shown.pictures.panel import BASELINE, choose_looks
 from diffx.compare.shown.words import write_caption, write_verdict
 from diffx.compare.study import Study, make_study
 from diffx.errors import DiffxError

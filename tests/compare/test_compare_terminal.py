@@ -6,7 +6,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from diffx.compare.shown.table import Table
+from diffx.compare.shown.cell import Table
 from diffx.compare.shown.terminal import Printed
 
 WIDE = Table(

@@ -26,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
             best=given.best,
             protocol=given.protocol,
             cost=given.cost,
+            forecast=given.forecast,
             destination=destination,
         )
     except DiffxError as error:
@@ -48,6 +49,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="compare what diffx.evaluate measured so (curve_NAME.jsonl), such as adm_50k")  # fmt: skip
     add("--cost", default="measured", choices=RULES,
         help="charge each run what it measured (default), or methods of equal FLOPs the same for a step")  # fmt: skip
+    add("--forecast", type=float, metavar="HOURS",
+        help="what every method would measure at this larger budget, with intervals")  # fmt: skip
     add("--best", action="store_true", help="use the best value so far instead of the current one")
     add("--mixed", action="store_true", help="draw runs of two protocols, devices or cost units, marked")
     add("--wandb", action="store_true", help="publish the figure, the tables and a report in W&B")

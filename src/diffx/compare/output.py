@@ -11,11 +11,13 @@ from rich.console import Console
 from diffx.compare.design import Response, find_responses
 from diffx.compare.plain import escape_markdown
 from diffx.compare.runs.read import find_runs
-from diffx.compare.shown import figure, words
+from diffx.compare.shown import words
+from diffx.compare.shown.forecast import forecast_study
 from diffx.compare.shown.page import write_page
+from diffx.compare.shown.pictures import figure
+from diffx.compare.shown.pictures.sweep import draw_sweep
 from diffx.compare.shown.publish import Destination, check_extra, publish
 from diffx.compare.shown.published import find_published, read_published
-from diffx.compare.shown.sweep import draw_sweep
 from diffx.compare.shown.table import make_tables, write_csv
 from diffx.compare.shown.terminal import Printed
 from diffx.compare.study import Study, count_in, make_study
@@ -34,6 +36,7 @@ def compare(
     best: bool = False,
     protocol: str | None = None,
     cost: str = "measured",
+    forecast: float | None = None,
     destination: Destination | None = None,
     console: Console | None = None,
 ) -> Path:
@@ -47,6 +50,7 @@ def compare(
         best: take the best value so far.
         protocol: compare evaluations that diffx.evaluate made under this protocol instead of those of training.
         cost: `measured`, or `normalised`: methods with the same FLOPs of a step are charged the same for it.
+        forecast: hours of a budget beyond the runs, for which to forecast every method.
         destination: where to publish in W&B too.
 
     Returns the folder. Raises DiffxError, with nothing written, when the runs cannot be compared.
@@ -56,6 +60,7 @@ def compare(
         check_extra()
     found = make_study(paths, mixed, baseline, targets, best, protocol=protocol, cost=cost)
     found = replace(found, published=tuple(read_published(find_published())))
+    found = found if forecast is None else forecast_study(found, forecast)
     folder = Path(out) if out is not None else find_common_parent(paths) / "compare"
     write_files(found, folder)
     say(found, folder, console)
@@ -76,6 +81,8 @@ def write_files(study: Study, folder: Path) -> None:
     """All files of the comparison."""
     caption = words.write_caption(study)
     figure.save(figure.draw(study, caption), folder, "compare")
+    if study.forecasts:
+        figure.save(figure.draw(study, words.write_forecast_caption(study), ahead=True), folder, "forecast")
     for axis in list_axes(study):
         other = count_in(study, axis)
         figure.save(figure.draw(other, words.write_caption(other)), folder, f"compare_{FILES[axis]}")
@@ -117,6 +124,11 @@ def write_markdown(study: Study) -> str:
         escape_markdown(words.write_verdict(study)),
         "![the curves](compare.png)",
         escape_markdown(words.write_caption(study)),
+        *(
+            ["![the forecasts](forecast.png)", escape_markdown(words.write_forecast_caption(study))]
+            if study.forecasts
+            else []
+        ),
         *sweeps,
         *(table.markdown() for table in make_tables(study)),
         *write_list("Fair-comparison card", words.write_card(study)),

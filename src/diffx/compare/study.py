@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from diffx.compare.ahead.forecast import Forecast
 from diffx.compare.card import MARK, UNITS, Difference, check_measures, find_differences, find_odd, name_kinship
 from diffx.compare.cost import charge, name_busy, name_equal_work
 from diffx.compare.curve import Curve, Reach, Value, find_cost, read_value
@@ -73,6 +74,8 @@ class Study:
     axis: str = "cost"  # what the results are counted in, one of AXES
     protocol: str | None = None  # the protocol of an evaluation after training, where one was asked for
     cost_rule: str = "measured"  # one of cost.RULES
+    forecasts: tuple[Forecast, ...] = ()  # beyond the runs, of each method and metric, where they were asked for
+    horizon: float = 0.0  # the cost up to which they go
 
     def mark(self, label: str) -> str:
         """A label with the mark of being measured unlike the baseline, where it is."""

@@ -12,9 +12,9 @@ from diffx.compare.card import MARK
 from diffx.compare.plain import write_number, write_value
 from diffx.compare.runs.method import Method, find_varied
 from diffx.compare.runs.metric import name_metric
-from diffx.compare.shown.figure import STYLE, draw_alone
-from diffx.compare.shown.panel import Panel, choose_looks, make_panel
-from diffx.compare.shown.table import Table
+from diffx.compare.shown.cell import Table
+from diffx.compare.shown.pictures.figure import STYLE, draw_alone
+from diffx.compare.shown.pictures.panel import Panel, choose_looks, make_panel
 from diffx.compare.shown.words import write_caption, write_card, write_verdict
 from diffx.compare.study import AXIS_NAMES, Study, count_in
 

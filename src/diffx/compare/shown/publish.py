@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffx.compare.plain import escape_markdown
 from diffx.compare.runs.metric import name_metric
-from diffx.compare.shown.table import Table
+from diffx.compare.shown.cell import Table
 from diffx.compare.shown.words import write_card
 from diffx.compare.study import Study
 from diffx.errors import DiffxError

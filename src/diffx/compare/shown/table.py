@@ -1,22 +1,29 @@
-"""The tables of a comparison as text cells, for the terminal, Markdown and the page; and the CSV, unrounded."""
+"""The tables of a comparison, for the terminal, Markdown and the page; and the CSV, unrounded."""
 
 import csv
 import io
-import math
-import statistics
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 from diffx.compare.cost import cost_method_step, count_method_flops
-from diffx.compare.curve import Reach
 from diffx.compare.design import find_interactions, find_responses
-from diffx.compare.plain import NONE, escape_cell, escape_markdown, is_number, write_number, write_value
+from diffx.compare.plain import NONE, escape_cell, is_number, write_number, write_value
 from diffx.compare.runs.measured import Measured, read_measured
 from diffx.compare.runs.method import Method
 from diffx.compare.runs.metric import name_metric, pick_distances
 from diffx.compare.runs.read import list_leaves
-from diffx.compare.seeds import ENOUGH, Speedup, Spread, find_least_chance, make_spread
+from diffx.compare.seeds import ENOUGH, Spread, find_least_chance, make_spread
+from diffx.compare.shown.cell import (
+    Table,
+    count_lost,
+    take_greatest,
+    take_middle,
+    write_bound,
+    write_reach,
+    write_spread,
+    write_times,
+)
+from diffx.compare.shown.forecast import tabulate_forecasts
 from diffx.compare.study import Result, Study, find_floor
 
 CLOCKS = {"clock": "", "train_parts": "of train: "}  # entries of run.json in seconds, and how their columns begin
@@ -24,34 +31,21 @@ CLOCKS = {"clock": "", "train_parts": "of train: "}  # entries of run.json in se
 COVERAGE = {3: 0.988, 5: 0.986}
 
 
-@dataclass(frozen=True)
-class Table:
-    """Title, header, rows of cells (the first is text, the others numbers) and a line that says how to read it."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-
-    def markdown(self) -> str:
-        """A GitHub-flavoured Markdown table under its title."""
-        head = f"| {' | '.join(map(escape_table, self.header))} |"
-        rule = "|---|" + "---:|" * (len(self.header) - 1)
-        lines = [f"| {' | '.join(map(escape_table, row))} |" for row in self.rows]
-        note = ["", escape_markdown(self.note)] if self.note else []
-        return "\n".join([f"### {escape_markdown(self.title)}", "", head, rule, *lines, *note])
-
-
-def escape_table(cell: str) -> str:
-    return escape_markdown(cell).replace("|", "\\|").replace("\n", "<br>")
-
-
 def make_tables(study: Study) -> list[Table]:
     """All metrics side by side, each one's values and times, what the runs cost, then interactions and sweeps."""
     per_metric = [make(study, result) for result in study.results for make in (tabulate_values, tabulate_times)]
+    ahead = [table for result in study.results for table in tabulate_forecasts(study, result)]
     whole = [tabulate_sizes(study), tabulate_time(study)]
     beside = [*tabulate_others(study), *tabulate_protocols(study)]
-    return [*summarise(study), *per_metric, *beside, *whole, *tabulate_interactions(study), *tabulate_sweeps(study)]
+    return [
+        *summarise(study),
+        *per_metric,
+        *ahead,
+        *beside,
+        *whole,
+        *tabulate_interactions(study),
+        *tabulate_sweeps(study),
+    ]
 
 
 def write_caution(study: Study) -> str:
@@ -331,42 +325,3 @@ def divide_by_baseline(study: Study, method: Method, measure: Callable[[Method],
 def count_hours(facts: dict[str, Any], entry: str, clock: str) -> float | None:
     seconds, count = (facts.get(entry) or {}).get(clock), (facts.get("device") or {}).get("count", 1)
     return None if seconds is None else float(seconds) * (float(count) if is_number(count) else 1.0) / 3600
-
-
-def take_middle(found: Iterable[Any]) -> float | None:
-    known = [float(value) for value in found if value is not None]
-    return statistics.median(known) if known else None
-
-
-def take_greatest(found: Iterable[Any]) -> float | None:
-    return max((float(value) for value in found if value is not None), default=None)
-
-
-def count_lost(method: Method) -> str:
-    """Behind a method's name or number of seeds: how many of them diverged."""
-    return f" ({method.diverged} of {len(method.runs)} diverged)" if method.diverged else ""
-
-
-def write_times(ratio: float | None) -> str:
-    return NONE if ratio is None else f"{ratio:.2f}×"
-
-
-def write_spread(one: Spread | None) -> str:
-    if one is None:
-        return NONE
-    return f"{one.mean:.3g}" if one.count == 1 else f"{one.mean:.3g} [{one.low:.3g} – {one.high:.3g}]"
-
-
-def write_bound(bound: str) -> str:
-    return "" if bound == "=" else f"{bound} "
-
-
-def write_reach(met: Reach, gain: Speedup | None) -> str:
-    cost = f"{write_bound(met.bound)}{write_number(met.cost)}"
-    if gain is None:
-        return cost
-    return f"{cost}\n{write_bound(gain.bound)}{gain.ratio:.3g}×{write_interval(gain.interval)}"
-
-
-def write_interval(ends: tuple[float, float] | None) -> str:
-    return "" if ends is None else f" [{'–'.join('∞' if math.isinf(end) else f'{end:.3g}' for end in ends)}]"

@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.measure import Measurement
 from rich.text import Text
 
-from diffx.compare.shown.table import Table
+from diffx.compare.shown.cell import Table
 
 MANY = 1000  # columns of a terminal wider than any
 

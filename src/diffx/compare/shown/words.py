@@ -10,6 +10,7 @@ from diffx.compare.runs.method import Method, name_together
 from diffx.compare.runs.metric import name_metric
 from diffx.compare.runs.read import list_leaves
 from diffx.compare.seeds import ENOUGH, find_least_chance
+from diffx.compare.shown.forecast import write_forecast
 from diffx.compare.shown.published import place_published
 from diffx.compare.study import Outcome, Result, Study, find_spaces, measure_fall
 
@@ -48,6 +49,16 @@ def write_caption(study: Study) -> str:
     if list_published(study):
         parts.append("Diamonds: published numbers, each under its own protocol.")
     return " ".join([*parts, *count_diverged(study), describe_basis(study)])
+
+
+def write_forecast_caption(study: Study) -> str:
+    """What stands under the picture of forecasts."""
+    return (
+        f"Lines and bands: what was measured. Fans: what each method would be up to {write_number(study.horizon)} "
+        f"{study.cost_name}, 50 % and 95 % of the draws of a saturating power law, bootstrapped over seeds and widened "
+        "by what it misses of these runs' own later evaluations: a forecast, not a measurement. "
+        f"{describe_basis(study)}"
+    )
 
 
 def describe_basis(study: Study) -> str:
@@ -121,7 +132,8 @@ def write_verdict(study: Study) -> str:
             [f"Only {baseline.label} was run: there is nothing to compare it with.", *count_diverged(study)]
         )
     parts = [describe_metric(study, result, baseline) for result in study.results]
-    told = [conclude(study, baseline), *parts, name_disagreement(study), limit_budget(study)]
+    ahead = [write_forecast(study, result) for result in study.results] if study.forecasts else []
+    told = [conclude(study, baseline), *parts, name_disagreement(study), limit_budget(study), *ahead]
     return " ".join(part for part in [*told, *count_diverged(study), limit_trust(study, baseline)] if part)
 
 

@@ -1,21 +1,24 @@
 """One panel of a picture: a metric against an axis, as data; the figure and the page draw the same panels."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
 
 from diffx.compare.points import Crossing, Line, pool
 from diffx.compare.runs.method import Method
 from diffx.compare.runs.metric import find_network, name_metric, pick_distances
 from diffx.compare.seeds import Speedup
+from diffx.compare.shown.cell import write_interval
 from diffx.compare.shown.published import Mark, place_published
-from diffx.compare.shown.table import write_interval
 from diffx.compare.study import Result, Study, find_floor
 
 # Okabe and Ito's colours, told apart with every common colour blindness; their black is left to the baseline.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#7A4FB5")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 BASELINE = "#222222"
+FAN = (0.025, 0.25)  # a forecast's bands hold 95 % and 50 % of its draws
 LONGEST = 42  # letters of a name in a picture
 
 
@@ -45,6 +48,20 @@ class Trace:
 
 
 @dataclass(frozen=True)
+class Fan:
+    """A forecast beyond a line's end: costs, and pairs of least and greatest, the wider one first."""
+
+    x: np.ndarray
+    bands: tuple[tuple[np.ndarray, np.ndarray], ...]
+
+    @property
+    def end(self) -> tuple[float, float]:
+        """The middle of the narrow band at the horizon, where a name is tied."""
+        low, high = self.bands[-1]
+        return float(self.x[-1]), float(np.sqrt(low[-1] * high[-1]))
+
+
+@dataclass(frozen=True)
 class Panel:
     """A metric against an axis. `goal` is the baseline's final value; traces stand by the place of their method."""
 
@@ -57,6 +74,7 @@ class Panel:
     goal_name: str
     start: float | None  # where the baseline met its final value
     marks: tuple[Mark, ...]
+    fans: dict[int, Fan] = field(default_factory=dict)
 
 
 def choose_looks(methods: Sequence[Method], baseline: Method | None) -> dict[str, dict[str, Any]]:
@@ -91,6 +109,18 @@ def make_panel(study: Study, metric: str) -> Panel:
         start=find_start(result, base.label) if result and base else None,
         marks=tuple(place_published(study, metric)),
     )
+
+
+def look_ahead(panel: Panel, study: Study, metric: str) -> Panel:
+    """The panel with the forecasts as fans, and without rings, which belong to what was measured."""
+    by_label = {one.label: one for one in study.forecasts if one.metric == metric}
+    fans = {
+        place: Fan(one.costs, tuple((one.read(low), one.read(1 - low)) for low in FAN))
+        for place, method in enumerate(study.methods)
+        if (one := by_label.get(method.label)) is not None and place in panel.traces
+    }
+    bare = {place: replace(trace, ring=None, crossings=()) for place, trace in panel.traces.items()}
+    return replace(panel, traces=bare, fans=fans, goal=None, goal_name="", marks=())
 
 
 def find_start(result: Result, label: str) -> float | None:

@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from scipy.optimize import isotonic_regression
 
 from diffx.compare.plain import write_number
-from diffx.compare.shown.panel import BASELINE, Panel, Trace, make_panel
+from diffx.compare.shown.pictures.panel import BASELINE, Fan, Panel, Trace, look_ahead, make_panel
 from diffx.compare.study import Study
 from diffx.store.whole_file import replaced
 
@@ -52,9 +52,11 @@ class Name(NamedTuple):
     gid: str
 
 
-def draw(study: Study, caption: str) -> Figure:
-    """The picture of a study. Save it as PNG or SVG with `save`."""
+def draw(study: Study, caption: str, ahead: bool = False) -> Figure:
+    """The picture of a study, of what was measured or with what lies `ahead`. Save it as PNG or SVG with `save`."""
     panels = [make_panel(study, result.metric) for result in study.results]
+    if ahead:
+        panels = [look_ahead(panel, study, one.metric) for panel, one in zip(panels, study.results, strict=True)]
     columns = min(len(panels), 2)
     rows = math.ceil(len(panels) / columns)
     aside = measure_aside(panels)
@@ -107,14 +109,17 @@ def draw_panel(axis: Axes, panel: Panel, scale: str = "log", tidy: bool = True) 
     axis.set_axisbelow(True)
     for place, trace in panel.traces.items():
         draw_trace(axis, trace, f"curve-{place}")
+    for place, fan in panel.fans.items():
+        draw_fan(axis, fan, panel.traces[place].look["color"])
     xs = [
         x
         for trace in panel.traces.values()
         for x in (trace.line.x[0], trace.line.x[-1], *(lost.x[-1] for lost in trace.lost))
-    ]
+    ] + [float(fan.x[-1]) for fan in panel.fans.values()]
     if scale == "log":
         axis.set_xlim(min(xs) * 0.93, max([max(xs) * 1.04, *(mark.x * 1.9 for mark in panel.marks)]))
     lowest = min(float(trace.line.mean.min()) for trace in panel.traces.values())
+    lowest = min([lowest, *(float(fan.bands[0][0].min()) for fan in panel.fans.values())])
     floor = panel.floor if panel.floor is not None and 0 < lowest <= FAR * panel.floor else None
     if floor is not None:
         axis.axhline(floor, color="#888888", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
@@ -149,6 +154,12 @@ def draw_trace(axis: Axes, trace: Trace, gid: str) -> None:
     for met in trace.crossings:
         axis.plot([met.x], [met.y], "s", markersize=4.2, markerfacecolor="white", markeredgewidth=1.1,
                   markeredgecolor=colour, zorder=5, gid=f"{gid}-crossing")  # fmt: skip
+
+
+def draw_fan(axis: Axes, fan: Fan, colour: str) -> None:
+    """A forecast: two bands without a line, since no line was measured."""
+    for low, high in fan.bands:
+        axis.fill_between(fan.x, low, high, color=colour, alpha=0.14, linewidth=0, zorder=1)
 
 
 def draw_rings(axis: Axes, panel: Panel, goal: float) -> None:
@@ -225,7 +236,8 @@ def place_texts(axis: Axes, panel: Panel, texts: Sequence[Name]) -> None:
 
 def name_lines(axis: Axes, panel: Panel, behind: dict[int, str]) -> None:
     """Names right of the panel in the lines' colours, moved apart where lines end together, each tied to its line."""
-    ends = {place: (trace.line.x[-1], trace.line.mean[-1]) for place, trace in panel.traces.items()}
+    ends = {place: panel.fans[place].end if place in panel.fans else (trace.line.x[-1], trace.line.mean[-1])
+            for place, trace in panel.traces.items()}  # fmt: skip
     wanted = {place: float(to_axes(axis, *end)[1]) for place, end in ends.items()}
     heights = spread_heights(wanted, GAP * axis.figure.dpi / 72 / axis.bbox.height)
     for place, trace in panel.traces.items():

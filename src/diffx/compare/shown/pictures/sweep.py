@@ -12,8 +12,8 @@ from matplotlib.patches import Rectangle
 from diffx.compare.design import Response
 from diffx.compare.plain import write_number
 from diffx.compare.runs.metric import name_metric
-from diffx.compare.shown.figure import STYLE
-from diffx.compare.shown.panel import BASELINE, COLOURS
+from diffx.compare.shown.pictures.figure import STYLE
+from diffx.compare.shown.pictures.panel import BASELINE, COLOURS
 from diffx.compare.study import Study
 
 

@@ -1,0 +1,1 @@
+"""What lies beyond the runs: what they will measure at a larger budget, as an interval and never as a promise."""

@@ -1,0 +1,1 @@
+"""Pictures of a study: the curves, sweeps, and what lies beyond the runs."""
