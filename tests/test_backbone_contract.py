@@ -20,4 +20,4 @@ for _name, _family in registered_backbones().items():
 
 
 def test_the_projects_own_backbones_are_registered():
-    assert {"ddt", "dit", "maskdit", "mdt", "reg", "sprint", "sr_dit", "uvit"} <= set(registered_backbones())
+    assert {"ddt", "dit", "dit_dh", "maskdit", "mdt", "reg", "sprint", "sr_dit", "uvit"} <= set(registered_backbones())

@@ -65,12 +65,14 @@ def check_skips(backbone: Backbone, plugins: Plugins, inside: list[tuple[str, ..
 
 
 def check_width(backbone: Backbone, plugins: Plugins) -> None:
-    """Where the stream changes its width, only a plugin that restores by itself may have to do with both sides."""
+    """Where the stream changes its width, only a plugin that restores by itself may have to do with both sides. At a
+    border no block does that, and no span lies across."""
     narrowing = backbone.wide_blocks
     for name, plugin in plugins.items() if backbone.narrows_at else ():
         span = None if plugin.implements("restore") else plugin.span
         across = span is not None and span.saved_at <= narrowing < span.stop
-        if across or max(plugin.reads, default=0) > narrowing or narrowing in (*plugin.wraps, *plugin.attends):
+        inside = across or narrowing in (*plugin.wraps, *plugin.attends)
+        if max(plugin.reads, default=0) > narrowing or (inside and narrowing not in backbone.borders):
             raise DiffxError(
                 f"plugins.{name} has to do with block {narrowing} or what comes behind it, where the stream of "
                 f"{say_backbone(plugins)} has another width; end plugins.{name} before block {narrowing}."

@@ -36,6 +36,7 @@ PAPERS = {  # backbone and training-only parameters in millions, learning rate, 
     "sprint_xl": (677.5, 0.0, 1e-4, 1.0),
     "lightningdit_xl": (675.3, 0.0, 2e-4, None),
     "sr_dit_b": (132.9, 7.3, 1e-4, 1.0),
+    "rae_ddt_xl": (838.7, 0.0, 2e-4, 1.0),
 }
 
 
@@ -43,7 +44,11 @@ def millions(modules) -> float:
     return round(sum(p.numel() for module in modules for p in module.parameters()) / 1e6, 1)
 
 
-LENGTHS = {"lightningdit_xl": (1024, 80_000)}  # batch size and steps, where not 256 and 400,000
+LENGTHS = {  # batch size, steps and the average's decay, where not these
+    "": (256, 400_000, 0.9999),
+    "lightningdit_xl": (1024, 80_000, 0.9999),
+    "rae_ddt_xl": (1024, 100_000, 0.9995),
+}
 
 
 @pytest.mark.parametrize("name", PAPERS)
@@ -56,8 +61,8 @@ def test_a_papers_experiment_has_its_sizes_and_settings(name):
             plugin.objective = instantiate(config.objective)
             plugin.setup(model)
     assert (millions([model]), millions(plugins.values())) == (backbone, training_only)
-    length = LENGTHS.get(name, (256, 400_000))
-    assert (config.experiment, config.ema_decay, config.batch_size, config.max_steps) == (name, 0.9999, *length)
+    length = LENGTHS.get(name, LENGTHS[""])
+    assert (config.experiment, config.batch_size, config.max_steps, config.ema_decay) == (name, *length)
     assert (config.optimizer.lr, config.trainer.gradient_clip_val) == (lr, clip)
     instantiate(config.optimizer, params=[torch.zeros(1, requires_grad=True)])
 

@@ -8,12 +8,14 @@ from diffx.backbone.methods.reg import REGBackbone
 from diffx.backbone.methods.sprint import SparseMiddle, SprintBackbone
 from diffx.backbone.methods.sr_dit import SRDiT
 from diffx.backbone.protocol import Backbone
+from diffx.backbone.rae import DiTDH
 from diffx.backbone.uvit import UViT
 
 __all__ = [
     "DDT",
     "Backbone",
     "DiT",
+    "DiTDH",
     "MDTBackbone",
     "MaskDiTBackbone",
     "REGBackbone",

@@ -30,7 +30,7 @@ class Euler:
     """Euler on `nfe` intervals, so `nfe` forwards (REPA's euler_sampler; SiT's grid of n points has n − 1).
 
     shift: t <- s t / (1 + (s − 1) t) of equal intervals; above 1 they are shorter near the noise
-    (LightningDiT: 1 / 0.3; RAE the one that it trains with, from memory).
+    (LightningDiT: 1 / 0.3; RAE: the one that it trains with).
     """
 
     asks = "velocity"

@@ -41,6 +41,22 @@ class TimestepEmbedder(nn.Module):
         return self.mlp(features.to(self.mlp[2].bias.dtype))  # type: ignore[arg-type]
 
 
+class FourierEmbedder(nn.Module):
+    """Times t (...) -> (..., D): [sin 2πWt | cos 2πWt] at 256 frequencies W, and a two-layer SiLU MLP (RAE). W is drawn
+    once, is not trained, and is part of the weights."""
+
+    def __init__(self, hidden_size: int, frequencies: int = 256) -> None:
+        super().__init__()
+        self.W = nn.Parameter(torch.randn(frequencies), requires_grad=False)
+        layers = (nn.Linear(2 * frequencies, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
+        self.mlp = nn.Sequential(*layers)
+
+    def forward(self, t: Tensor) -> Tensor:
+        angle = 2 * math.pi * t[..., None].float() * self.W.float()
+        features = torch.cat([angle.sin(), angle.cos()], dim=-1)
+        return self.mlp(features.to(self.mlp[2].bias.dtype))  # type: ignore[arg-type]
+
+
 def sinusoids(t: Tensor, count: int, period: float) -> Tensor:
     """[cos ωt | sin ωt] (..., count) in float32, frequencies ω = period^(-i / (count / 2))."""
     half = count // 2
