@@ -4,9 +4,14 @@ SEEDS ?= 1
 BIN = .venv/bin
 export OMP_WAIT_POLICY = passive
 
-.PHONY: demo test lint bench clean
+.PHONY: install demo test lint bench clean
+
+install: .venv/ready
+	@echo 'diffx is in .venv. Type `. .venv/bin/activate`, and then `diffx`, which is `python -m diffx`.'
 
 demo: .venv/ready
+	@echo "make demo: plain DiT, REPA, MDT, TREAD and REPA+TREAD on handwritten digits, seeds 0 to $$(($(SEEDS) - 1)), two"
+	@echo "runs at a time: about $$((($(SEEDS) * 13 + 11) / 2)) minutes on two free CPU cores. Ctrl-C saves; the same command goes on."
 	$(BIN)/python -m diffx -m +experiment=demo 'seed=range($(SEEDS))'
 
 test: lint

@@ -77,8 +77,8 @@ def test_the_report_is_built_without_a_server_and_pools_the_seeds_of_a_method(ro
     assert report.blocks[0].text == "A verdict."
     (runs,) = report.blocks[1].runsets
     assert (report.project, runs.project) == ("p", "efficiency")
-    assert runs.groupby == ["config.card.label"]
-    assert runs.filters == "Config('experiment') in ['demo']"
+    assert runs.groupby == ["config.record.label"]
+    assert runs.filters == "Config('study') in ['demo']"
 
 
 def test_without_the_extra_it_is_named_and_nothing_is_written(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffx.commands.launch import gpu_groups
+from diffx.commands.sweep.processes import gpu_groups
 from diffx.config.compose import compose_config
 from diffx.config.parse import write_settings
 from diffx.processes import children as processes

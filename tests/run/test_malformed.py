@@ -136,7 +136,7 @@ def no_run_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(RunDir, "held", held)
     monkeypatch.setattr("diffx.commands.launch.run_ranks", started)
-    monkeypatch.setattr("diffx.commands.launch.run_all", started)
+    monkeypatch.setattr("diffx.commands.sweep.processes.run_all", started)
     monkeypatch.chdir(tmp_path)
 
 

@@ -23,7 +23,7 @@ def describe_run(settings: Settings, parts: Parts) -> dict[str, Any]:
     names = list(model.plugins)
     return {
         "id": settings.id,
-        "experiment": settings.experiment,
+        "experiment": settings.group,
         "seed": settings.seed,
         "label": settings.label,
         "plugins": names,

@@ -1,16 +1,10 @@
-"""Starting runs from settings: one here, or the runs of a sweep in processes of their own."""
+"""Starting a run from its settings: in this process, or in one for each device."""
 
 import os
-import signal
-import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Lock
 
 import torch
 
@@ -20,7 +14,7 @@ from diffx.config.parse import write_settings
 from diffx.config.settings import Settings
 from diffx.errors import REQUEUE, DiffxError, Stopped
 from diffx.processes import slurm
-from diffx.processes.children import PARENT, SAVED, SENTENCE, Children, Ended, Node, run_command, run_ranks, this_python
+from diffx.processes.children import SAVED, Ended, Node, run_command, run_ranks, this_python
 from diffx.run.folder import RunDir
 
 
@@ -42,10 +36,10 @@ def launch(settings: Settings) -> None:
     look(settings)
     node = slurm.this_node() if slurm.is_task() else Node()
     if nodes == node.nodes:
-        with _settings_file(settings) as file:
+        with settings_file(settings) as file:
             _raise_unless_done(run_ranks(worker(file), devices, node), settings)
     elif slurm.in_job() and not slurm.is_task():
-        with _settings_file(settings, Path(settings.runs_dir)) as file:
+        with settings_file(settings, Path(settings.runs_dir)) as file:
             _raise_unless_done(run_command([*slurm.srun(nodes), *worker(file.absolute())]), settings)
     else:
         raise DiffxError(
@@ -71,51 +65,8 @@ def train_here(settings: Settings) -> None:
     train(settings)
 
 
-def run_all(configs: Sequence[Settings], at_a_time: int | None) -> list[str]:
-    """Run a sweep, `at_a_time` runs at once, each a process; returns a sentence for each that failed.
-
-    None: as many as the GPUs suffice for, or two on a CPU, where each run gets one thread: for small networks that
-    costs the least processor time a step. Signals reach the runs too, which save; no other is started.
-
-    Raises:
-        Stopped: it was interrupted.
-    """
-    places = gpu_groups(configs[0].trainer.devices) or [""]
-    at_a_time = at_a_time or (len(places) if places[0] else min(2, os.cpu_count() or 1))
-    free: SimpleQueue[str] = SimpleQueue()
-    for slot in range(at_a_time):
-        free.put(places[slot % len(places)])
-    talk = Lock()
-
-    with Children() as children, ThreadPoolExecutor(at_a_time) as pool:
-
-        def one(settings: Settings) -> str | None:
-            gpus = free.get()
-            try:
-                return None if children.received else _run_process(settings, gpus, talk, children)
-            finally:
-                free.put(gpus)
-
-        failures = [failure for failure in pool.map(one, configs) if failure]
-    if children.received:
-        requeue = signal.SIGUSR1 in children.received
-        raise Stopped(
-            "The sweep was stopped and its runs saved; type the same command again to go on.", requeue=requeue
-        )
-    return failures
-
-
-def gpu_groups(devices: int) -> list[str]:
-    """The GPUs that this process may use, `devices` to a run, as values of CUDA_VISIBLE_DEVICES."""
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    ids = allowed.split(",") if allowed else [str(i) for i in range(torch.cuda.device_count())]
-    if not torch.cuda.is_available():
-        return []
-    return [",".join(ids[i : i + devices]) for i in range(0, len(ids) - devices + 1, devices)]
-
-
 @contextmanager
-def _settings_file(settings: Settings, folder: Path | None = None) -> Iterator[Path]:
+def settings_file(settings: Settings, folder: Path | None = None) -> Iterator[Path]:
     """The settings as a file, for as long as a process may read it; in `folder` where other nodes see it too."""
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,22 +77,3 @@ def _settings_file(settings: Settings, folder: Path | None = None) -> Iterator[P
 def worker(file: Path) -> list[str]:
     """The command that trains the settings in a file, which this process has written."""
     return this_python("diffx.worker", str(file), "--trust")
-
-
-def _run_process(settings: Settings, gpus: str, talk: Lock, children: Children) -> str | None:
-    """One run in a process, its lines passed on behind its name; a sentence if it failed."""
-    run = RunDir.of(settings)
-    name = f"{settings.label} s{settings.seed}"
-    environment = os.environ | {"PYTHONUNBUFFERED": "1", PARENT: str(os.getpid())}
-    environment |= {"CUDA_VISIBLE_DEVICES": gpus} if gpus else {}
-    settings = replace(settings, trainer=replace(settings.trainer, threads=settings.trainer.threads or 1))
-    with _settings_file(settings) as file:
-        command, output = worker(file), subprocess.PIPE
-        with children.start(command, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True) as process:
-            assert process.stdout is not None
-            last = ""
-            for line in process.stdout:
-                last = line.rstrip() or last
-                with talk:
-                    print(f"[{name}] {line}", end="", flush=True)
-    return None if process.returncode in (0, *SAVED) else f"{run.path}: {last.removeprefix(SENTENCE)}"

@@ -41,7 +41,8 @@ def train_one(overrides: Sequence[str]) -> None:
 def run_sweep(overrides: Sequence[str]) -> None:
     """Check all jobs of a sweep, run them, go on when one fails, and compare what there is."""
     from diffx.assemble.ready import look
-    from diffx.commands.launch import run_all
+    from diffx.commands.sweep.processes import places_of, run_all
+    from diffx.commands.sweep.words import announce, name_jobs
     from diffx.compare import compare
     from diffx.config.compose import compose_config, split_sweep
     from diffx.processes.slurm import another_turn
@@ -56,8 +57,10 @@ def run_sweep(overrides: Sequence[str]) -> None:
         )
     for settings in jobs:
         look(settings)
+    places, named = places_of(jobs[0].trainer.devices, jobs[0].sweep_jobs), name_jobs(jobs)
+    print(announce(named, len(places)), flush=True)
     with another_turn():
-        failed = run_all(jobs, jobs[0].sweep_jobs)
+        failed = run_all(named, places)
     for sentence in failed:
         print(f"failed: {sentence}", file=sys.stderr)
     measured = [path for path in runs if (path / "curve.jsonl").exists()]

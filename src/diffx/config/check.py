@@ -126,10 +126,10 @@ def _check_together(settings: Settings) -> None:
 
 def _check_names(settings: Settings) -> None:
     """Words that stand for folders, channels and decoders."""
-    if Path(settings.experiment).name != settings.experiment or settings.experiment in ("", ".", ".."):
-        raise DiffxError(
-            f"experiment={settings.experiment} names a folder under runs_dir; type a name without slashes."
-        )
+    for key in ("experiment", "study"):
+        name = getattr(settings, key)
+        if name is not None and (Path(name).name != name or name in ("", ".", "..")):
+            raise DiffxError(f"{key}={name} names a folder under runs_dir; type a name without slashes.")
     if not settings.runs_dir.strip():
         raise DiffxError("runs_dir= is no folder; type runs_dir=runs.")
     encoder_spec(settings.data.encoder)

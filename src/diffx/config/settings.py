@@ -104,6 +104,8 @@ class Settings:
     """All of a run. Made by diffx.config.read.settings_of alone, which checks them."""
 
     experiment: str
+    study: str | None = None
+    title: str | None = None
     seed: int = number(0, below=SEEDS)
     batch_size: int = number(32, least=1, below=BATCH)
     max_steps: int = number(1000, least=1, below=STEPS)
@@ -139,6 +141,11 @@ class Settings:
     def name(self) -> str:
         """What files of a run say that they are of: its id and its seed."""
         return f"{self.id}/s{self.seed}"
+
+    @property
+    def group(self) -> str:
+        """What the run's folder lies in, and its group in W&B: the study, or the experiment."""
+        return self.study or self.experiment
 
     @property
     def label(self) -> str:

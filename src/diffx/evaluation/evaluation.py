@@ -2,7 +2,7 @@
 model; it is hashed and stored with every number."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
@@ -38,22 +38,24 @@ class Evaluation:
     def __init__(self, settings: Settings, run: RunDir, parts: Parts) -> None:
         self.settings, self.run, self.parts = settings, run, parts
         self.logger = Sink(None)  # the run's is made after its folder, which everything else is checked before
+        self.watch: Callable[[int, int, int], None] = lambda *_: None  # hears the step, samples drawn, samples wanted
         self.sampling = Sampling(settings, parts.model.objective)
         self.protocol_hash = short_hash(parts.protocol)
 
-    def __call__(self, network: Backbone, step: int, hours: float) -> None:
-        """Measure an average of the weights after `step` steps, which had cost `hours`. Every rank has to call it.
+    def __call__(self, network: Backbone, step: int, hours: float) -> dict[str, float]:
+        """The values of an average of the weights after `step` steps, which had cost `hours`. Every rank has to call
+        it.
 
         Raises:
             Diverged: samples or their measures are not finite.
         """
         drawn = Drawn()
         mine = range(ranks.rank(), self.settings.eval.samples, ranks.world())
-        values = self.parts.metrics(self._samples(network, mine, drawn))
+        values = self.parts.metrics(self._samples(network, mine, drawn, step))
         _refuse_broken(values, sum(ranks.everyones(drawn.broken)), step)
         pictures = ranks.everyones(drawn.first)
         if not ranks.is_first():
-            return
+            return values
         picture = self.run.path / "samples" / f"step_{step:08d}.png"
         with self.run.writing(picture):
             save_grid(torch.stack(_in_turn(pictures)[:SHOWN]), picture)
@@ -61,12 +63,15 @@ class Evaluation:
         print(f"step {step} · " + " · ".join(f"{name} {value:.3g}" for name, value in values.items()), flush=True)
         rising = [name for name, metric in self.parts.metrics.metrics.items() if metric.higher_is_better]
         self.logger.evaluation(values, rising, picture, (cost_unit(self.parts.device), hours), step)
+        return values
 
-    def _samples(self, network: Backbone, indices: range, drawn: "Drawn") -> Iterator[Tensor]:
+    def _samples(self, network: Backbone, indices: range, drawn: "Drawn", step: int) -> Iterator[Tensor]:
         """This rank's samples as uint8 batches on the CPU. Numbers that are not finite become 0 and are counted: every
         rank has to come to the end, where all of them learn of it."""
         wanted = len(indices[: -(-SHOWN // ranks.world())])
-        for x in self.sampling.batches(network, indices, self.parts.device):
+        self.watch(step, 0, len(indices))
+        for number, x in enumerate(self.sampling.batches(network, indices, self.parts.device), start=1):
+            self.watch(step, min(number * self.settings.eval.batch_size, len(indices)), len(indices))
             drawn.broken += int((~x.isfinite()).flatten(1).any(1).sum())
             x = x.nan_to_num(0.0, 0.0, 0.0)
             images = self.sampling.decode(self.parts.data.decode, x, self.parts.protocol["rounding"]).cpu()

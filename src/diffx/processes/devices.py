@@ -119,3 +119,9 @@ def own_device(accelerator: str) -> "torch.device":
 def cost_unit(device: "torch.device") -> str:
     """What training on this device is counted in: "gpu_hours", or "cpu_hours" on a CPU."""
     return "cpu_hours" if device.type == "cpu" else "gpu_hours"
+
+
+def write_cost(hours: float, unit: str) -> str:
+    """A cost in words: "108 CPU-seconds", and from an hour on "52.1 GPU-hours"."""
+    kind = unit.partition("_")[0].upper()
+    return f"{hours:.4g} {kind}-hours" if hours >= 1 else f"{hours * 3600:.3g} {kind}-seconds"

@@ -1,1 +1,1 @@
-"""A run on disk and in W&B: its folder, its name, where its numbers come from, its sink."""
+"""A run on disk, on the screen and in W&B: its folder, its name, where its numbers come from, how far it is."""

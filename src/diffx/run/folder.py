@@ -1,4 +1,4 @@
-"""The run directory runs/<experiment>/<id>/s<seed>/ and the files in it. curve.jsonl is the truth; W&B is a sink."""
+"""The run directory runs/<study>/<id>/s<seed>/ and the files in it. curve.jsonl is the truth; W&B is a sink."""
 
 import json
 import os
@@ -20,7 +20,7 @@ class Named(Protocol):
     @property
     def runs_dir(self) -> str: ...
     @property
-    def experiment(self) -> str: ...
+    def group(self) -> str: ...
     @property
     def id(self) -> str: ...
     @property
@@ -35,7 +35,7 @@ class RunDir:
 
     @classmethod
     def of(cls, run: Named) -> "RunDir":
-        return cls(Path(run.runs_dir) / run.experiment / run.id / f"s{run.seed}")
+        return cls(Path(run.runs_dir) / run.group / run.id / f"s{run.seed}")
 
     @property
     def settings(self) -> Path:

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 # Settings that say where, how long and on what a run goes, not what it is: run ids and comparisons leave them out.
-NAMES = ("seed", "experiment", "runs_dir", "data.source.root", "logger")
+NAMES = ("seed", "experiment", "study", "title", "runs_dir", "data.source.root", "logger")
 WAYS = ("resume", "log_every", "checkpoint_minutes", "checkpoint_share", "max_skipped_steps", "sweep_jobs")
 LENGTH = ("max_steps", "budget")
 HARDWARE = (

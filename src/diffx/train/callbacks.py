@@ -153,11 +153,18 @@ class Evaluations:
     """Calls `evaluate` at log-spaced steps, first · 2^(k / per_doubling), and after the last step."""
 
     def __init__(
-        self, evaluate: Callable[[Backbone, int, float], None], meter: Meter, first: float, per_doubling: float
+        self,
+        evaluate: Callable[[Backbone, int, float], dict[str, float]],
+        meter: Meter,
+        first: float,
+        per_doubling: float,
     ) -> None:
         self.evaluate, self.meter = evaluate, meter
         self.steps = {round(first * 2 ** (k / per_doubling)) for k in range(int(40 * per_doubling))}
         self.done = -1  # the step of the last evaluation
+        self.told: Callable[[int, float, dict[str, float]], None] = lambda *_: (
+            None
+        )  # hears of each, and how long it took
 
     def after_step(self, trainer: L.Trainer, module: DiffusionModule) -> None:
         if trainer.global_step in self.steps:
@@ -167,9 +174,11 @@ class Evaluations:
         """Evaluate, unless this step has been."""
         if self.done == step:
             return
+        begun = time.monotonic()
         with self.meter.section("eval"):
-            self.evaluate(module.whole_ema(), step, self.meter.hours)
+            values = self.evaluate(module.whole_ema(), step, self.meter.hours)
         self.done = step
+        self.told(step, time.monotonic() - begun, values)
 
 
 class Ending(L.Callback):

@@ -22,8 +22,9 @@ from diffx.config.settings import Settings
 from diffx.errors import DiffxError, Diverged, Stopped
 from diffx.evaluation.evaluation import Evaluation
 from diffx.processes.arithmetic import set_tf32
-from diffx.processes.devices import join_processes
+from diffx.processes.devices import join_processes, write_cost
 from diffx.run.folder import RunDir
+from diffx.run.forecast import Forecast
 from diffx.run.sink import Sink, WandbRun, open_sink
 from diffx.train.callbacks import Agreement, Checkpoints, Clock, Ending, Evaluations, Interruption, Stop
 from diffx.train.checkpoint import checkpoint_to_go_on_from
@@ -99,14 +100,16 @@ def _prepare(settings: Settings, run: RunDir, parts: Parts) -> Fit:
     interruption, clock = Interruption(), Clock(meter, budget)
     stop = Stop(clock, interruption, settings.log_every)
     guard = GuardCheck(settings.log_every)
-    progress = Progress(meter, settings.log_every, settings.batch_size, settings.max_steps, budget)
     evaluation = Evaluation(settings, run, parts)
     evaluations = Evaluations(evaluation, meter, settings.eval.first, settings.eval.per_doubling)
+    forecast = Forecast(settings.max_steps, budget, evaluations.steps)
+    progress = Progress(meter, settings.log_every, settings.batch_size, forecast)
+    evaluation.watch, evaluations.told = progress.watch_evaluation, progress.after_evaluation
     minutes, share = settings.checkpoint_minutes, settings.checkpoint_share
     checkpoints = Checkpoints(run, meter, minutes, share, last_is_good=path != run.previous_checkpoint)
     ending = Ending(checkpoints, evaluations, stop)
     module.after = AfterStep(clock, stop, guard, progress, evaluations, checkpoints)
-    acts = [Agreement(run.path), progress, ending, clock]
+    acts = [Agreement(run.path), ending, progress, clock]
     trainer = make_trainer(settings, parts.device, acts, module.backbone)
     loader = make_loader(settings, parts.data, step, meter)
     return Fit(module, trainer, loader, clock, progress, evaluation, evaluations, ending, interruption, path, step)
@@ -150,14 +153,14 @@ def _in_wandb(settings: Settings, run: RunDir, plan: str) -> WandbRun | None:
     if settings.logger.name == "none":
         return None
     return WandbRun(
-        id=f"{settings.experiment}-{settings.name}",
-        name=f"{settings.label} s{settings.seed}",
-        group=settings.experiment,
+        id=f"{settings.group}-{settings.name}",
+        name=f"{settings.title or settings.label} s{settings.seed}",
+        group=settings.group,
         tags=list(settings.plugins) or ["plain"],
         project=settings.logger.project,
         mode=settings.logger.mode,
         folder=run.path,
-        facts={**tree_of(settings), "plan": plan, "record": run.read_record()},
+        facts={**tree_of(settings), "study": settings.group, "plan": plan, "record": run.read_record()},
     )
 
 
@@ -218,4 +221,5 @@ def _close(settings: Settings, run: RunDir, step: int, fit: Fit) -> None:
         message = f"Stopped at step {step} and saved in {run.path}; type the same command again{how} to go on."
         raise Stopped(message, requeue=fit.interruption.received == "SIGUSR1")
     run.write_record(status="complete", finished_with=settings.length, **measured)
-    console.print(f"done: {step} steps, {meter.hours:.4f} {meter.unit.replace('_', '-')}, everything is in {run.path}")
+    cost = write_cost(meter.hours, meter.unit)
+    console.print(f"done: {step} steps, {cost} of training, everything is in {run.path}", soft_wrap=True)

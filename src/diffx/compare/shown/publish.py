@@ -123,8 +123,8 @@ def build_report(study: Study, tables: Sequence[Table], verdict: str, where: Des
         entity=entity,
         project=find_project(study),
         name=name,
-        filters=f"Config('experiment') in {study.experiments}",
-        groupby=["config.card.label"],
+        filters=f"Config('study') in {study.experiments}",
+        groupby=["config.record.label"],
     )
     shown = wr.Runset(entity=entity, project=project, name="comparison", filters=f"Config('comparison') = '{name}'")
     blocks: list[Any] = [
