@@ -1,5 +1,9 @@
 """The contract, run over every registered backbone."""
 
+from functools import partial
+from types import SimpleNamespace
+
+from diffx.backbone import DiT
 from diffx.plugin import Plugin
 from diffx.testing import BackboneContract, make_registered, registered_backbones
 
@@ -17,6 +21,10 @@ for _name, _family in registered_backbones().items():
         (BackboneContract,),
         {"family": _family, "beside": staticmethod(lambda name=_name: beside(name))},
     )
+
+for _name in ("adaln", "post_norm", "cross_attention", "in_context"):
+    _family = SimpleNamespace(tiny=partial(DiT.tiny, conditioning=_name))
+    globals()[f"TestDIT_{_name}"] = type(f"TestDIT_{_name}", (BackboneContract,), {"family": _family})
 
 
 def test_the_projects_own_backbones_are_registered():

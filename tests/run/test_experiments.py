@@ -124,3 +124,12 @@ def test_every_job_of_the_field_plans() -> None:
     planned = [sorted(build_model(compose_config(job), "meta").plugins) for job in jobs]
     assert len({str(names) for names in planned}) == len(jobs) - 1  # iREPA is REPA with other settings
     assert planned[0] == []
+
+
+def test_every_job_of_the_conditioning_study_is_another_network_of_one_size() -> None:
+    configs = [compose_config(job) for job in split_sweep(["+experiment=conditioning"])]
+    nets = [build_model(config, "meta").backbone for config in configs]
+    assert (
+        len({config.id for config in configs}) == len({sum(p.numel() for p in net.parameters()) for net in nets}) == 5
+    )
+    assert {(len(net.blocks), net.hidden_size) for net in nets} == {(6, 128)}

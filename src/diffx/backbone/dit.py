@@ -8,18 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffx.backbone.layers.block import Block, FinalLayer, initialise_linears, zero
+from diffx.backbone.layers.block import initialise_linears, zero
+from diffx.backbone.layers.conditioning import BLOCKS, make_head, zero_modulation
 from diffx.backbone.layers.embedding import LabelEmbedder, PatchEmbed, TimestepEmbedder, join_patches
 from diffx.backbone.layers.modulation import SharedModulation, rows
 from diffx.backbone.layers.position import ROTARY, sincos_table
 from diffx.backbone.protocol import Backbone, Memory
 from diffx.errors import DiffxError
-from diffx.tokens import Tokens
+from diffx.tokens import Tokens, without_extra
 
 NORMS = ("layernorm", "rmsnorm", "scaled_rmsnorm")
 MLPS = ("gelu", "swiglu")
 POSITIONS = ("sincos", "learned", "rope", "sincos_rope")
-CONDITIONINGS = ("adaln_zero", "adaln_single")
+SUMMED = ("adaln_zero", "adaln_single")
+"""The conditionings that every family of DiT's options has; DiT itself has those of BLOCKS."""
 
 
 class DiT(Backbone):
@@ -30,14 +32,12 @@ class DiT(Backbone):
     "rmsnorm" | "scaled_rmsnorm", which has a learned scale beside the modulation's. mlp: "gelu" | "swiglu".
     qk_norm: RMSNorm on queries and keys. LightningDiT (Yao et al. 2025, arXiv 2501.01423) is sincos_rope,
     scaled_rmsnorm and swiglu.
-    conditioning: "adaln_zero", a modulation layer in every block, or "adaln_single", one for all (PixArt).
+    conditioning: how time and label reach the blocks, "adaln_zero" or another of layers/conditioning.py.
     zero_init: modulations and the output start at zero; false for TREAD's published runs, whose code zeroes them and
     then draws all layers anew.
 
     Raises DiffxError when sizes do not fit each other.
     """
-
-    token_times = True
 
     def __init__(
         self,
@@ -59,8 +59,10 @@ class DiT(Backbone):
     ) -> None:
         super().__init__()
         check_sizes(input_size, patch_size, hidden_size, num_heads, depth)
-        check_options(position=position, norm=norm, mlp=mlp, conditioning=conditioning)
-        shared = conditioning == "adaln_single"
+        check_options(tuple(BLOCKS), position=position, norm=norm, mlp=mlp, conditioning=conditioning)
+        self.conditioning = conditioning
+        self.token_times = conditioning not in ("cross_attention", "in_context")
+        self.extra_tokens = 2 if conditioning == "in_context" else 0
         self.shape = (in_channels, input_size, input_size)
         self.patch_size, self.side = patch_size, input_size // patch_size
         self.hidden_size, self.num_heads, self.num_classes = hidden_size, num_heads, num_classes
@@ -70,33 +72,44 @@ class DiT(Backbone):
             "mlp": mlp,
             "qk_norm": qk_norm,
             "rotary": position in ROTARY,
-            "shared_modulation": shared,
         }
+        if self.extra_tokens:
+            self._block_options["extra"] = self.extra_tokens
 
         self.x_embedder = PatchEmbed(patch_size, in_channels, hidden_size)
         self.t_embedder = TimestepEmbedder(hidden_size)
         self.y_embedder = LabelEmbedder(num_classes, hidden_size)
-        self.shared_modulation = SharedModulation(hidden_size) if shared else None
+        self.shared_modulation = SharedModulation(hidden_size) if conditioning == "adaln_single" else None
         if position != "rope":
             self.pos_embed = fresh_position(hidden_size, self.side, trained=position == "learned")
         self.blocks = nn.ModuleList(self.new_block() for _ in range(depth))
         out_channels = 2 * in_channels if learn_sigma else in_channels
-        self.final_layer = FinalLayer(hidden_size, patch_size, out_channels, norm, shared)
+        self.final_layer = make_head(conditioning, hidden_size, patch_size, out_channels, norm)
         initialise(self, zero_init)
 
-    def new_block(self) -> Block:
-        """A block like those of this backbone, freshly initialised (the identity)."""
-        return fresh_block(Block(self.hidden_size, self.num_heads, self.side, **self._block_options))
+    def new_block(self) -> nn.Module:
+        """A block like those of this backbone, freshly initialised (of adaLN-Zero: the identity)."""
+        block = BLOCKS[self.conditioning]
+        return fresh_block(block(self.hidden_size, self.num_heads, self.side, **self._block_options))
 
     def embed(self, x: Tensor, t: Tensor, y: Tensor, memory: Memory) -> tuple[Tokens, Tensor]:
-        """x (B, C, H, W), t (B,) or (B, N), y (B,) -> all tokens (B, N, D) and the conditioning (B, D), or (B, 7D) if
-        shared. With times for each token, each has a conditioning of its own, and the sample's is their mean."""
-        return embed_condition(self, Tokens(embed_patches(self, x)), t, y)
+        """x (B, C, H, W), t (B,) or (B, N), y (B,) -> all tokens (B, N, D) and the conditioning: the sum of both
+        embeddings (B, D), or (B, 7D) if shared, or both side by side (B, 2D) for cross-attention; in context they are
+        the last two tokens, and nothing is beside the stream (B, 0). With times for each token, each has a conditioning
+        of its own, and the sample's is their mean."""
+        tokens = Tokens(embed_patches(self, x))
+        if self.conditioning == "cross_attention":
+            return tokens, torch.cat([self.t_embedder(t), self.y_embedder(y)], dim=-1)
+        if self.conditioning == "in_context":
+            pair = torch.stack([self.t_embedder(t), self.y_embedder(y)], dim=1)
+            return Tokens(torch.cat([tokens.x, pair.to(tokens.x.dtype)], dim=1)), tokens.x.new_zeros(len(x), 0)
+        return embed_condition(self, tokens, t, y)
 
     def run_block(self, depth: int, tokens: Tokens, cond: Tensor, memory: Memory) -> Tokens:
         return run(self.blocks[depth], depth, tokens, cond, memory)
 
     def head(self, tokens: Tokens, cond: Tensor) -> Tensor:
+        tokens = without_extra(tokens, self.extra_tokens)
         patches = self.final_layer(tokens.x, cond if tokens.cond is None else tokens.cond)
         return join_patches(patches, self.side, self.patch_size)
 
@@ -146,10 +159,10 @@ def fresh_position(dim: int, side: int, trained: bool) -> nn.Parameter:
     return nn.Parameter(sincos_table(dim, side)[None].to(torch.empty(0).device), requires_grad=trained)
 
 
-def fresh_block(block: Block) -> Block:
-    """Initialise a block as DiT does: the identity."""
+def fresh_block(block: nn.Module) -> nn.Module:
+    """Initialise a block as DiT does: one of adaLN-Zero is the identity."""
     initialise_linears(block)
-    zero(block.adaLN_modulation)
+    zero_modulation(block)
     return block
 
 
@@ -166,7 +179,7 @@ def initialise(net: Any, zero_init: bool = True) -> None:
     if not zero_init:
         return
     for adaptive in [*net.blocks, net.final_layer]:
-        zero(adaptive.adaLN_modulation)
+        zero_modulation(adaptive)
     if net.shared_modulation is not None:
         zero(net.shared_modulation)
     nn.init.zeros_(net.final_layer.linear.weight)
@@ -190,10 +203,16 @@ def check_sizes(input_size: int, patch_size: int, hidden_size: int, num_heads: i
         raise DiffxError(f"backbone.depth={depth} must be at least 1; type backbone.depth=12.")
 
 
-def check_options(**chosen: str) -> None:
-    """Raises DiffxError for a word that is no option of a block."""
-    choices = {"position": POSITIONS, "norm": NORMS, "mlp": MLPS, "conditioning": CONDITIONINGS}
+def check_options(conditionings: tuple[str, ...] = SUMMED, **chosen: str) -> None:
+    """Raises DiffxError for a word that is no option of a block, or a conditioning that this family has not."""
+    choices = {"position": POSITIONS, "norm": NORMS, "mlp": MLPS, "conditioning": conditionings}
     for name, value in chosen.items():
-        if value not in choices[name]:
-            known = ", ".join(choices[name])
-            raise DiffxError(f"backbone.{name}={value} is not known; type backbone.{name}= one of {known}.")
+        if value in choices[name]:
+            continue
+        known = ", ".join(choices[name])
+        if name == "conditioning" and value in BLOCKS:
+            raise DiffxError(
+                f"backbone.conditioning={value} is for the plain DiT, and this backbone is another one, which a plugin "
+                f"may have brought; type backbone.conditioning= one of {known}."
+            )
+        raise DiffxError(f"backbone.{name}={value} is not known; type backbone.{name}= one of {known}.")

@@ -1,4 +1,4 @@
-"""Multi-head self-attention over the tokens present."""
+"""Multi-head attention over the tokens present, and of them to what conditions them."""
 
 from contextlib import nullcontext
 
@@ -68,6 +68,25 @@ class Attention(nn.Module):
             v = mix * first + (1 - mix) * v
         bias = None if self.rel_pos_bias is None else self.rel_pos_bias(ids).to(q.dtype)
         return self.proj(attend(q, k, v, bias).transpose(1, 2).flatten(2))
+
+
+class CrossAttention(nn.Module):
+    """Tokens attend to a few vectors that are no tokens, such as the embeddings of time and label."""
+
+    def __init__(self, dim: int, heads: int, qk_norm: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q, self.kv = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim)
+        self.q_norm = nn.RMSNorm(dim // heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(dim // heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """x (B, N, D), context (B, M, D) -> (B, N, D)."""
+        q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k, v = self.kv(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        out = attend(self.q_norm(q), self.k_norm(k), v)
+        return self.proj(out.transpose(1, 2).flatten(2))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from diffx.backbone.layers.attention import Attention
-from diffx.backbone.layers.mlp import Mlp, SwiGLU
+from diffx.backbone.layers.mlp import make_mlp
 from diffx.backbone.layers.modulation import BlockTable, HeadTable, modulate, rows
 
 
@@ -52,8 +52,8 @@ class Block(nn.Module):
         self.norm1 = make_norm(norm, dim)
         self.attn = Attention(dim, heads, side, qk_norm, rotary, relative_bias, extra, extent, bias, value_residual)
         self.norm2 = make_norm(norm, dim)
-        self.mlp = (SwiGLU if mlp == "swiglu" else Mlp)(dim, int(dim * mlp_ratio), bias)
-        own = BlockTable(dim) if shared_modulation else _modulation(cond_dim or dim, 6 * dim)
+        self.mlp = make_mlp(mlp, dim, mlp_ratio, bias)
+        own = BlockTable(dim) if shared_modulation else modulation(cond_dim or dim, 6 * dim)
         self.adaLN_modulation: nn.Module = own
         self.skip_linear = nn.Linear(2 * dim, dim) if skip else None
 
@@ -75,7 +75,8 @@ class Block(nn.Module):
         return x + rows(gate_m) * self.mlp(modulate(self.norm2(x), shift_m, scale_m))
 
 
-def _modulation(cond_dim: int, out: int) -> nn.Sequential:
+def modulation(cond_dim: int, out: int) -> nn.Sequential:
+    """The layer that makes shifts, scales and gates (..., out) of a conditioning (..., cond_dim)."""
     return nn.Sequential(nn.SiLU(), nn.Linear(cond_dim, out))
 
 
@@ -94,7 +95,7 @@ class FinalLayer(nn.Module):
         super().__init__()
         self.norm_final = make_norm(norm, dim)
         self.linear = nn.Linear(dim, patch_size * patch_size * out_channels)
-        own = HeadTable(dim) if shared_modulation else _modulation(cond_dim or dim, 2 * dim)
+        own = HeadTable(dim) if shared_modulation else modulation(cond_dim or dim, 2 * dim)
         self.adaLN_modulation: nn.Module = own
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:

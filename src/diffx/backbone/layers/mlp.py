@@ -29,3 +29,8 @@ class SwiGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         gate, value = self.w12(x).chunk(2, dim=-1)
         return self.w3(F.silu(gate) * value)
+
+
+def make_mlp(name: str, dim: int, ratio: float, bias: bool = True) -> nn.Module:
+    """ "gelu" or "swiglu", `ratio` times as wide inside."""
+    return (SwiGLU if name == "swiglu" else Mlp)(dim, int(dim * ratio), bias)

@@ -106,7 +106,7 @@ class MDTBackbone(Backbone):
         self.final_layer = FinalLayer(hidden_size, patch_size, out_channels, norm, shared)
         initialise(self, zero_init)
 
-    def new_block(self, skip: bool = False) -> Block:
+    def new_block(self, skip: bool = False) -> nn.Module:
         """A block like those of this backbone, freshly initialised (the identity)."""
         return fresh_block(Block(self.hidden_size, self.num_heads, self.side, skip=skip, **self._block_options))
 

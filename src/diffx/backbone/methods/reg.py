@@ -107,7 +107,7 @@ class REGBackbone(Backbone):
     def streams(self) -> Mapping[str, Shape]:
         return {"image": self.shape, "class": (self.class_dim,)}
 
-    def new_block(self) -> Block:
+    def new_block(self) -> nn.Module:
         """A block like those of this backbone, freshly initialised (the identity)."""
         return fresh_block(Block(self.hidden_size, self.num_heads, self.side, **self._block_options))
 

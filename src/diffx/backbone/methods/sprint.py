@@ -128,7 +128,7 @@ class SprintBackbone(SparseMiddle):
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, hidden_size), requires_grad=False)
         initialise(self, zero_init)
 
-    def new_block(self) -> Block:
+    def new_block(self) -> nn.Module:
         """A block like those of this backbone, freshly initialised (the identity)."""
         return fresh_block(Block(self.hidden_size, self.num_heads, self.side, **self._block_options))
 

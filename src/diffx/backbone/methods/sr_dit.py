@@ -127,7 +127,7 @@ class SRDiT(SparseMiddle):
     def streams(self) -> Mapping[str, Shape]:
         return {"image": self.shape, "class": (self.class_dim,)}
 
-    def new_block(self, value_residual: bool = False) -> Block:
+    def new_block(self, value_residual: bool = False) -> nn.Module:
         """A block like those of this backbone, freshly initialised (the identity)."""
         options = {**self._block_options, "value_residual": value_residual}
         return fresh_block(Block(self.hidden_size, self.num_heads, self.side, **options))
