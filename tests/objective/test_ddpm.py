@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from torch.distributions import Normal, kl_divergence
 
 from diffx.errors import DiffxError
@@ -161,3 +162,34 @@ def test_a_number_of_steps_that_1000_cannot_be_respaced_to_is_refused(nfe):
 def test_a_min_snr_that_is_not_positive_is_refused():
     with pytest.raises(DiffxError, match="min_snr=0 must be positive"):
         DDPM(min_snr=0)
+
+
+def test_uvits_betas_are_the_squares_of_equally_spaced_roots():
+    """Stable Diffusion's schedule, as diffusers has it."""
+    theirs = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    torch.testing.assert_close(DDPM(betas="sqrt_linear").chain.alpha_bar.float(), theirs.alphas_cumprod)
+
+
+def test_with_a_fixed_variance_the_loss_is_the_noises_squared_error_alone(batch):
+    out, x, noise, t = batch
+    objective = DDPM(variance="fixed")
+    wanted = (out[:, :2] - noise).square().mean((1, 2, 3))
+    for given in (out, out[:, :2]):  # with or without channels for a variance
+        torch.testing.assert_close(objective.loss(given, x, noise, t), wanted)
+        torch.testing.assert_close(objective.errors(given, x, noise, t).mean((1, 2, 3)), wanted)
+
+
+def test_a_step_with_a_fixed_variance_is_as_wide_as_the_posterior_of_its_chain():
+    """diffusers' fixed_small, over 10 of the 1000 steps: the spread that one state's draws have."""
+    objective, x = DDPM(variance="fixed"), torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+    chain = make_chain(objective.chain.alpha_bar[respaced_steps(10)])
+    before, now = chain.alpha_bar[3], chain.alpha_bar[4]
+    posterior = (1 - before) / (1 - now) * (1 - now / before)
+    at = type(chain)(*(entry[4].item() for entry in chain))
+    torch.testing.assert_close(objective.log_variance(x, x, at).squeeze(), posterior.log())
+
+
+@pytest.mark.parametrize(("key", "value"), [("betas", "cosine"), ("variance", "none")])
+def test_an_unknown_schedule_or_variance_is_refused_with_the_known_ones(key, value):
+    with pytest.raises(DiffxError, match=rf"objective.{key}={value} is not known; type objective.{key}= one of"):
+        DDPM(**{key: value})

@@ -34,6 +34,8 @@ PAPERS = {  # backbone and training-only parameters in millions, learning rate, 
     "transcend_xl": (675.1, 8.9, 1e-4, 1.0),
     "maskdit_xl": (730.5, 0.0, 1e-4, None),
     "sprint_xl": (677.5, 0.0, 1e-4, 1.0),
+    "uvit_h": (500.8, 0.0, 2e-4, None),
+    "improved_dit_xl": (674.6, 0.0, 1e-4, None),
     "lightningdit_xl": (675.3, 0.0, 2e-4, None),
     "sr_dit_b": (132.9, 7.3, 1e-4, 1.0),
     "rae_ddt_xl": (838.7, 0.0, 2e-4, 1.0),
@@ -47,6 +49,7 @@ def millions(modules) -> float:
 LENGTHS = {  # batch size, steps and the average's decay, where not these
     "": (256, 400_000, 0.9999),
     "lightningdit_xl": (1024, 80_000, 0.9999),
+    "uvit_h": (1024, 500_000, 0.9999),
     "rae_ddt_xl": (1024, 100_000, 0.9995),
 }
 

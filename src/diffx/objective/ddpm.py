@@ -1,4 +1,4 @@
-"""DDPM with a learned variance: DiT's and MDT's objective (Ho et al. 2020; Nichol & Dhariwal 2021, arXiv 2102.09672).
+"""DDPM, with a learned variance: DiT's and MDT's objective (Ho et al. 2020; Nichol & Dhariwal 2021, arXiv 2102.09672).
 
 Time is a step 0..999, 0 nearest to the data. The network gives 2C channels: the noise, and where the reverse step's
 log variance lies between its two bounds.
@@ -14,7 +14,16 @@ from diffx.errors import DiffxError
 from diffx.objective.times import expand_times
 
 STEPS = 1000
-BETA_START, BETA_END = 1e-4, 0.02
+BETAS = ("linear", "sqrt_linear")
+VARIANCES = ("learned", "fixed")
+
+
+def make_betas(name: str) -> Tensor:
+    """β (1000,) float64: "linear" from 1e-4 to 0.02 (DiT), or "sqrt_linear", whose roots are linear and whose ends are
+    0.00085 and 0.012 (Stable Diffusion, U-ViT)."""
+    if name == "linear":
+        return torch.linspace(1e-4, 0.02, STEPS, dtype=torch.float64, device="cpu")
+    return torch.linspace(0.00085**0.5, 0.012**0.5, STEPS, dtype=torch.float64, device="cpu").square()
 
 
 class Chain(NamedTuple):
@@ -47,22 +56,27 @@ def make_chain(alpha_bar: Tensor) -> Chain:
 
 
 class DDPM:
-    """1000 steps with β linear from 1e-4 to 0.02: the noise's mean squared error plus the variational term.
+    """1000 steps: the noise's mean squared error plus the variational term.
 
     min_snr: γ of the min-SNR weight min(SNR, γ) / SNR on the squared error alone (Hang et al. 2023; MDTv2 has 5), None
-    for none. Needs a backbone with learn_sigma=true.
+    for none. betas: as of make_betas. variance: "learned", which needs a backbone with learn_sigma=true; or "fixed" at
+    its lower bound, without the variational term (L_simple of Ho et al.; U-ViT).
     """
 
     gives = frozenset({"score", "data", "chain"})
     samplers = "ancestral"
     ends = (0.0, 1.0)
 
-    def __init__(self, min_snr: float | None = None) -> None:
+    def __init__(self, min_snr: float | None = None, betas: str = "linear", variance: str = "learned") -> None:
+        for key, value, choices in [("betas", betas, BETAS), ("variance", variance, VARIANCES)]:
+            if value not in choices:
+                raise DiffxError(
+                    f"objective.{key}={value} is not known; type objective.{key}= one of {', '.join(choices)}."
+                )
         if min_snr is not None and not min_snr > 0:
             raise DiffxError(f"objective.min_snr={min_snr} must be positive; type 5, or null for no weight.")
-        self.min_snr = min_snr
-        betas = torch.linspace(BETA_START, BETA_END, STEPS, dtype=torch.float64, device="cpu")
-        self.chain = make_chain((1 - betas).cumprod(0))
+        self.min_snr, self.learned = min_snr, variance == "learned"
+        self.chain = make_chain((1 - make_betas(betas)).cumprod(0))
         self._table = torch.stack(self.chain, dim=1).float()
 
     def times(self, count: int, rng: torch.Generator) -> Tensor:
@@ -85,24 +99,23 @@ class DDPM:
 
     def errors(self, out: Tensor, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """The terms of loss() before the mean over a sample (B, C, H, W)."""
-        predicted, _ = _noise_and_fraction(out, noise)
-        error = (predicted - noise).square()
+        error = (self._noise(out, noise) - noise).square()
         if self.min_snr is not None:
             error = error * self._snr_weight(expand_times(t, error))
-        return error + self._variational_terms(out, x, noise, t)
+        return error + self._variational_terms(out, x, noise, t) if self.learned else error
 
     def loss(self, out: Tensor, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Per sample (B,): the weighted squared error plus the variational term.
+        """Per sample (B,): the weighted squared error plus the variational term of a learned variance.
 
         Raises:
             DiffxError: the network has no channels for the variance.
         """
-        return self.squared_error(out, noise, t) + self.variational_term(out, x, noise, t)
+        error = self.squared_error(out, noise, t)
+        return error + self.variational_term(out, x, noise, t) if self.learned else error
 
     def squared_error(self, out: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Mean squared error of the noise per sample (B,), with the min-SNR weight where one is set."""
-        predicted, _ = _noise_and_fraction(out, noise)
-        error = (predicted - noise).square().flatten(1).mean(1)
+        error = (self._noise(out, noise) - noise).square().flatten(1).mean(1)
         if self.min_snr is None:
             return error
         at = self._at(t, error)
@@ -136,17 +149,27 @@ class DDPM:
 
     def score(self, out: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """∇ log p_t (B, C, H, W)."""
-        return -_noise_and_fraction(out, x_t)[0] / self._at(t, x_t).sigma2.sqrt()
+        return -self._noise(out, x_t) / self._at(t, x_t).sigma2.sqrt()
 
     def data(self, out: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The clean x (B, C, H, W) that the predicted noise stands for."""
-        return self._clean(_noise_and_fraction(out, x_t)[0], x_t, self._at(t, x_t))
+        return self._clean(self._noise(out, x_t), x_t, self._at(t, x_t))
+
+    def log_variance(self, out: Tensor, x: Tensor, at: Chain) -> Tensor:
+        """Log variance (B, C, H, W) of the reverse step from the state x, as the network has it or fixed."""
+        if not self.learned:
+            return torch.ones_like(x) * at.log_low
+        return learned_log_variance(_noise_and_fraction(out, x)[1], at)
 
     def position(self, t: float) -> float:
         return t / STEPS
 
     def sigma(self, t: float) -> float:
         return math.sqrt(self.chain.sigma2[int(t)].item())
+
+    def _noise(self, out: Tensor, x: Tensor) -> Tensor:
+        """The predicted noise, shaped as x: all that the network gives, or its first half."""
+        return _noise_and_fraction(out, x)[0] if self.learned else out[:, : x.shape[1]]
 
     @staticmethod
     def _clean(noise: Tensor, x_t: Tensor, at: Chain) -> Tensor:

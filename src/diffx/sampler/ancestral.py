@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from diffx.errors import DiffxError
-from diffx.objective.ddpm import STEPS, Chain, learned_log_variance, make_chain
+from diffx.objective.ddpm import STEPS, Chain, make_chain
 from diffx.sampler.field import Field, check_fit
 from diffx.sampler.noise import Noise
 
@@ -17,9 +17,11 @@ class HasChain(Protocol):
 
     chain: Chain
 
+    def log_variance(self, out: Tensor, x: Tensor, at: Chain) -> Tensor: ...
+
 
 class Ancestral:
-    """Draws x_{t-1} from p(x_{t-1} | x_t) with the learned variance over `nfe` of the 1000 steps, one forward each.
+    """Draws x_{t-1} from p(x_{t-1} | x_t) with the objective's variance over `nfe` of the 1000 steps, one forward each.
 
     The network is fed the original steps; the chain's β are those that the kept steps' ᾱ imply. Predicted data are not
     clipped (DiT, MDT: clip_denoised false). The last step adds no noise.
@@ -34,16 +36,15 @@ class Ancestral:
 
     def __call__(self, field: Field, x: Tensor, noise: Noise) -> Tensor:
         check_fit(self, field.objective)
-        steps = respaced_steps(self.nfe)
-        chain = make_chain(cast(HasChain, field.objective).chain.alpha_bar[steps])
+        steps, objective = respaced_steps(self.nfe), cast(HasChain, field.objective)
+        chain = make_chain(objective.chain.alpha_bar[steps])
         for k in reversed(range(self.nfe)):
             at = Chain(*(entry[k].item() for entry in chain))  # type: ignore[arg-type]
             out, t = field.output(x, steps[k]), torch.full((len(x),), steps[k], device=x.device)
             mean = at.from_data * field.objective.data(out, x, t) + at.from_state * x
             if k == 0:
                 return mean
-            log_variance = learned_log_variance(out[:, x.shape[1] :], at)
-            x = mean + (log_variance / 2).exp() * noise(x)
+            x = mean + (objective.log_variance(out, x, at) / 2).exp() * noise(x)
         raise AssertionError("nfe is at least 2")
 
 
