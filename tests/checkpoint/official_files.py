@@ -1,51 +1,61 @@
 """Tiny networks in the official layouts: the recorded weights of tests/golden, with the settings that they have."""
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from diffx.checkpoint.architecture import Architecture, parse_architecture
+from diffx.backbone.protocol import pack, unpack
+from diffx.checkpoint.architecture import Architecture
+from tests.golden.recordings import architecture_of, load
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-FAMILIES = {"dit": "dit", "sit": "sit", "repa": "repa", "mdt": "mdt_v1", "mdtv2": "mdt_v2", "tread": "tread"}
-SIZES = ("input_size", "in_channels", "hidden_size", "depth", "num_heads", "num_classes")
+FAMILIES = {
+    "dit": "dit",
+    "sit": "sit",
+    "repa": "repa",
+    "mdt": "mdt_v1",
+    "mdtv2": "mdt_v2",
+    "tread": "tread",
+    "lightningdit": "lightningdit_qknorm",
+    "ddt": "ddt",
+    "improved-dit": "improved_dit",
+    "uvit": "uvit",
+    "reg": "reg",
+    "sr-dit": "speedrun",
+    "sprint": "sprint",
+    "maskdit": "maskdit",
+}
+BACKWARD = ("sit", "lightningdit", "ddt", "improved-dit")  # time runs from noise to data
 
 
 @dataclass(frozen=True)
 class Official:
-    """A tiny file of a family: its weights, recorded inputs and outputs, and how to name it on the command line."""
+    """A tiny file of a family: its weights, recorded inputs and outputs, and what it is."""
 
     family: str
     weights: dict[str, Tensor]
     io: dict[str, Tensor]
-    sizes: dict[str, Any]
+    architecture: Architecture
 
     @property
     def name(self) -> str:
-        return f"{self.family}-s-2"
+        """As it is named on the command line, beside `settings`."""
+        size = next(iter(self.architecture.layout.sizes))
+        return f"{self.family}-{size}-{self.architecture.settings['patch_size']}"
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        return {key: value for key, value in self.architecture.settings.items() if key != "patch_size"}
 
     @property
     def settings(self) -> list[str]:
-        return [f"{key}={value}" for key, value in self.sizes.items()]
-
-    @property
-    def architecture(self) -> Architecture:
-        return parse_architecture(self.name, self.sizes)
+        return [f"{key}={str(value).lower()}" for key, value in self.sizes.items()]
 
 
 def official(family: str) -> Official:
-    folder = GOLDEN / FAMILIES[family]
-    config = json.loads((folder / "case.json").read_text())["config"]
-    sizes = {key: config[key] for key in SIZES}
-    if "decode_layer" in config:
-        sizes["decoder_layers"] = config["decode_layer"]
-    weights, io = load_file(folder / "weights.safetensors"), load_file(folder / "io.safetensors")
-    return Official(family, weights, io, sizes)
+    recording = load(FAMILIES[family])
+    return Official(family, recording.weights, recording.io, architecture_of(recording, family))
 
 
 def assert_agrees(actual: Tensor, recorded: Tensor) -> None:
@@ -55,9 +65,21 @@ def assert_agrees(actual: Tensor, recorded: Tensor) -> None:
 
 
 @torch.no_grad()
-def our_output(official: Official, backbone: torch.nn.Module) -> Tensor:
-    """The imported backbone on the recorded inputs, told in diffx's time and sign."""
+def our_output(official: Official, backbone: Any) -> Tensor:
+    """The imported backbone on the recorded inputs, told in diffx's time and sign; of two streams the image."""
     io = official.io
-    if official.family == "sit":
+    if official.family in BACKWARD:
         return -backbone(io["x"], 1 - io["t"], io["y"])
+    if official.family == "uvit":
+        return backbone(io["x"], io["t"] - 1, io["y"])
+    if official.family == "maskdit":
+        labels = torch.where(io["onehot"].any(1), io["onehot"].argmax(1), io["onehot"].shape[1])
+        return backbone(io["x"], io["sigma"].log() / 4, labels)
+    if "class_token" in io:
+        state = pack({"image": io["x"], "class": io["class_token"]})
+        return unpack(backbone(state, io["t"], io["y"]), backbone.streams)["image"]
     return backbone(io["x"], io["t"].float(), io["y"])
+
+
+def recorded_output(official: Official) -> Tensor:
+    return official.io["network" if official.family == "maskdit" else "out"]

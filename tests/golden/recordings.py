@@ -13,6 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffx.backbone import Backbone, DiT, MDTBackbone
+from diffx.checkpoint.architecture import Architecture, parse_architecture
+from diffx.checkpoint.layouts import LAYOUTS, MDT_V2_GROUPS
+from diffx.checkpoint.official import from_official
 from diffx.planner import make_plan
 from diffx.plugin import Aux, Plugin, Seen
 from diffx.step import walk_with_plugins
@@ -43,7 +46,8 @@ def plain_backbone(recording: Recording, **options: Any) -> Backbone:
     shared = ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads", "num_classes")
     family = MDTBackbone if "decoder_layers" in options else DiT
     backbone = family(**{key: recording.config[key] for key in shared}, **options)
-    state = {renamed(k, recording.config): w for k, w in recording.weights.items() if not k.startswith(TRAINING_ONLY)}
+    state = {k: w for k, w in recording.weights.items() if not k.startswith(TRAINING_ONLY)}
+    state = MDT_V2_GROUPS.read(state, {"depth": 0, "decoder_layers": 0, **recording.config, **options})
     table = state["y_embedder.embedding_table.weight"]
     if len(table) == backbone.num_classes:  # built without label dropout (MDT): the null row that we always have
         state["y_embedder.embedding_table.weight"] = torch.cat([table, torch.zeros_like(table[:1])])
@@ -51,14 +55,48 @@ def plain_backbone(recording: Recording, **options: Any) -> Backbone:
     return backbone.eval()
 
 
-def renamed(key: str, config: dict[str, Any]) -> str:
-    """MDTv2 names its blocks in three groups; ours are one list."""
-    half = (config["depth"] - config.get("decode_layer", 0)) // 2
-    for offset, group in enumerate(("en_inblocks.", "en_outblocks.", "de_blocks.")):
-        if key.startswith(group):
-            index, rest = key.removeprefix(group).split(".", 1)
-            return f"blocks.{int(index) + offset * half}.{rest}"
-    return key
+OURS = {  # their names of sizes
+    "decode_layer": "decoder_layers",
+    "decoder_hidden_size": "decoder_width",
+    "decoder_num_heads": "decoder_heads",
+    "embed_dim": "hidden_size",
+    "context_size": "input_size",
+    "img_size": "input_size",
+    "in_chans": "in_channels",
+    "num_blocks": "depth",
+    "num_groups": "num_heads",
+    "use_qknorm": "qk_norm",
+}
+COMPUTED = {
+    "ddt": lambda c: {"decoder_layers": c["num_blocks"] - c["num_encoder_blocks"]},
+    "uvit": lambda c: {"depth": c["depth"] + 1, "num_classes": c["num_classes"] - 1},
+    "sprint": lambda c: (
+        {"depth": c["encoder_depth"] + c["middle_depth"] + c["decoder_depth"]} | {"dense": c["encoder_depth"]}
+    ),
+    "reg": lambda c: {"class_dim": c["z_dims"][0]},
+    "sr-dit": lambda c: {"class_dim": c["z_dims"][0]},
+}
+
+
+def architecture_of(recording: Recording, family: str) -> Architecture:
+    """The recorded network as one of a family of official files."""
+    name = f"{family}-{next(iter(LAYOUTS[family].sizes))}-{recording.config['patch_size']}"
+    sizes = {OURS.get(key, key): value for key, value in recording.config.items()}
+    sizes |= COMPUTED.get(family, lambda c: {})(recording.config)
+    if "input_size" not in sizes:
+        sizes["input_size"] = recording["x"].shape[-1]
+    known = parse_architecture(name).settings
+    return parse_architecture(name, {k: v for k, v in sizes.items() if k in known and k != "learn_sigma"})
+
+
+def imported(recording: Recording, family: str) -> tuple[Any, dict[str, Tensor]]:
+    """The recorded network by the importer of official files, every key matched, and what only training uses. Its time
+    and velocity are ours."""
+    architecture = architecture_of(recording, family)
+    weights = from_official(recording.weights, architecture, "velocity").weights
+    backbone = architecture.build()
+    backbone.load_state_dict(weights.backbone, strict=True)
+    return backbone.eval(), weights.plugin
 
 
 def walked(

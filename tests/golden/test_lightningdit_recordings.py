@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from recordings import Recording, assert_agrees, load
+from recordings import Recording, assert_agrees, imported, load
 from torch import Tensor
 
 from diffx.backbone import DiT
@@ -17,21 +17,12 @@ def recorded(request: pytest.FixtureRequest) -> Recording:
 
 @pytest.fixture(scope="module")
 def backbone(recorded: Recording) -> DiT:
-    shared = ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads", "num_classes")
-    backbone = DiT(
-        **{key: recorded.config[key] for key in shared},
-        position="sincos_rope",
-        norm="scaled_rmsnorm",
-        mlp="swiglu",
-        qk_norm=recorded.config["use_qknorm"],
-    )
-    backbone.load_state_dict({k: w for k, w in recorded.weights.items() if not k.startswith("feat_rope.")})
-    return backbone.eval()
+    return imported(recorded, "lightningdit")[0]
 
 
 @torch.no_grad()
 def test_the_forward_agrees(recorded, backbone):
-    assert_agrees(backbone(recorded["x"], recorded["t"], recorded["y"]), recorded["out"])
+    assert_agrees(-backbone(recorded["x"], 1 - recorded["t"], recorded["y"]), recorded["out"])
 
 
 @torch.no_grad()
@@ -41,7 +32,7 @@ def test_where_the_squared_error_is_the_recorded_one_the_direction_loss_is_too(r
 
     def terms(their_t: Tensor) -> tuple[Tensor, Tensor]:
         t = 1 - their_t
-        out = -backbone(Interpolant().noised(x, noise, t), their_t, y)
+        out = backbone(Interpolant().noised(x, noise, t), t, y)
         pairs = zip(out, noise - x, strict=True)
         direction = [Direction().loss({}, o[None], {"target": target[None]}) for o, target in pairs]
         return Interpolant().loss(out, x, noise, t), torch.stack(direction)

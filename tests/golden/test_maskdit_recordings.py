@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from recordings import Recording, assert_agrees, load
+from recordings import Recording, assert_agrees, imported, load
 from torch import Tensor
 
 from diffx.backbone import MaskDiTBackbone
@@ -12,19 +12,6 @@ from diffx.step import fed, walk_with_plugins
 from diffx_plugins.maskdit import MaskDiT
 
 
-def laid_out(recording: Recording) -> dict[str, Tensor]:
-    """The recorded weights as ours are laid out: three groups of blocks are one, and labels are rows of a table."""
-    depth, state = recording.config["depth"], {}
-    for key, w in recording.weights.items():
-        key = key.removeprefix("model.").replace("decoder_layer.", f"blocks.{depth}.")
-        if key.startswith("decoder_blocks."):
-            index, rest = key.removeprefix("decoder_blocks.").split(".", 1)
-            key = f"blocks.{depth + 1 + int(index)}.{rest}"
-        state[key] = w.T if key == "y_embedder.embedding_table.weight" else w
-    state.pop("mask_token")
-    return state
-
-
 @pytest.fixture(scope="module")
 def maskdit() -> Recording:
     return load("maskdit")
@@ -32,13 +19,7 @@ def maskdit() -> Recording:
 
 @pytest.fixture(scope="module")
 def backbone(maskdit: Recording) -> MaskDiTBackbone:
-    config = maskdit.config
-    shared = ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads", "num_classes")
-    decoder = {"width": "decoder_hidden_size", "depth": "decoder_depth", "heads": "decoder_num_heads"}
-    sizes = {key: config[key] for key in shared} | {f"decoder_{ours}": config[key] for ours, key in decoder.items()}
-    backbone = MaskDiTBackbone(**sizes)
-    backbone.load_state_dict(laid_out(maskdit), strict=True)
-    return backbone.eval()
+    return imported(maskdit, "maskdit")[0]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +33,7 @@ def plugin(maskdit: Recording, backbone: MaskDiTBackbone, objective: EDM) -> Mas
     plugin = MaskDiT(maskdit.config["mask_ratio"], maskdit.config["mae_loss_coef"])
     plugin.objective = objective
     plugin.setup(backbone)
-    plugin.mask_token.data = maskdit.weights["model.mask_token"]
+    plugin.load_state_dict(imported(maskdit, "maskdit")[1], strict=True)
     return plugin
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from recordings import Recording, assert_agrees, load, part
+from recordings import Recording, assert_agrees, imported, load
 from torch import Tensor, nn
 
 from diffx.backbone import REGBackbone
@@ -12,26 +12,6 @@ from diffx.planner import MAIN, make_view
 from diffx.sampler import EulerMaruyama, Field, Guidance
 from diffx.step import walk_with_plugins
 from diffx_plugins.reg import REG
-
-NAMES = {
-    "cls_projectors2.": "class_embedder.0.",
-    "wg_norm.": "class_embedder.1.",
-    "final_layer.linear_cls.": "class_head.",
-}
-
-
-def network(recording: Recording) -> REGBackbone:
-    shared = ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads", "num_classes")
-    backbone = REGBackbone(**{k: recording.config[k] for k in shared}, class_dim=recording.config["z_dims"][0])
-    state = {}
-    for key, weight in recording.weights.items():
-        for old, new in NAMES.items():
-            if key.startswith(old):
-                key = new + key.removeprefix(old)
-        state[key] = weight[:, 1:] if key == "pos_embed" else weight
-    assert not recording.weights["pos_embed"][:, 0].any()
-    backbone.load_state_dict({k: w for k, w in state.items() if not k.startswith("projectors.")}, strict=True)
-    return backbone.eval()
 
 
 def packed(image: Tensor, class_token: Tensor) -> Tensor:
@@ -49,7 +29,7 @@ def reg() -> Recording:
 
 @pytest.fixture(scope="module")
 def backbone(reg: Recording) -> REGBackbone:
-    return network(reg)
+    return imported(reg, "reg")[0]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +40,7 @@ def plugin(reg: Recording, backbone: REGBackbone) -> REG:
     plugin = REG(depth=reg.config["encoder_depth"], projector_dim=reg.config["projector_dim"])
     plugin.setup(like_dinov2)
     plugin.projector[4] = nn.Linear(reg.config["projector_dim"], dim)
-    plugin.projector.load_state_dict(part(reg.weights, "projectors.0."), strict=True)
+    plugin.load_state_dict(imported(reg, "reg")[1], strict=True)
     plugin._shapes = dict(backbone.streams)
     return plugin
 
@@ -115,7 +95,7 @@ def test_the_denoising_losses_of_both_streams_and_the_alignment_agree(reg, backb
 )
 def test_the_sampler_with_two_streams_ends_at_the_recorded_point(recorded, guidance):
     reg = load("reg_sampler")
-    backbone = network(reg)
+    backbone, _ = imported(reg, "reg")
     field = Field(backbone, Interpolant(), reg["y"], backbone.null_condition(reg["y"]), guidance)
     draws = iter(zip(reg[f"{recorded}.noises"], reg[f"{recorded}.class_noises"], strict=True))
     start = packed(reg["init"], reg["class_init"]).double()

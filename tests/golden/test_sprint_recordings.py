@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from recordings import Recording, assert_agrees, load, part
-from torch import Tensor, nn
+from recordings import Recording, assert_agrees, imported, load
+from torch import nn
 
 from diffx.backbone import SprintBackbone
 from diffx.objective import Interpolant
@@ -16,31 +16,6 @@ from diffx_plugins.sprint.guidance import without_middle
 MASKS = ("random", "structured")
 
 
-def laid_out(recording: Recording) -> dict[str, Tensor]:
-    """The recorded weights as ours are laid out."""
-    config, state = recording.config, {}
-    offsets = {
-        "encoder_blocks.": 0,
-        "middle_blocks.": config["encoder_depth"],
-        "decoder_blocks.": config["encoder_depth"] + config["middle_depth"],
-    }
-    for key, w in recording.weights.items():
-        for group, offset in offsets.items():
-            if key.startswith(group):
-                index, rest = key.removeprefix(group).split(".", 1)
-                key = f"blocks.{int(index) + offset}.{rest}"
-        if key.startswith("projectors."):
-            continue
-        if key == "x_embedder.proj.weight":
-            w = w.unflatten(1, (-1, config["patch_size"], config["patch_size"]))
-        elif key.startswith("final_layer.linear"):
-            w = w.unflatten(0, (-1, config["patch_size"] ** 2)).transpose(0, 1).flatten(0, 1)
-        elif key == "y_embedder.embedding_table.weight":  # built without label dropout: the row that we always have
-            w = torch.cat([w, torch.zeros_like(w[:1])])
-        state[key.replace("renoise_linear", "fuse")] = w
-    return state
-
-
 @pytest.fixture(scope="module")
 def sprint() -> Recording:
     return load("sprint")
@@ -48,19 +23,7 @@ def sprint() -> Recording:
 
 @pytest.fixture(scope="module")
 def backbone(sprint: Recording) -> SprintBackbone:
-    config = sprint.config
-    backbone = SprintBackbone(
-        input_size=config["context_size"],
-        patch_size=config["patch_size"],
-        in_channels=config["in_channels"],
-        hidden_size=config["hidden_size"],
-        depth=config["encoder_depth"] + config["middle_depth"] + config["decoder_depth"],
-        num_heads=config["num_heads"],
-        num_classes=config["num_classes"],
-        dense=config["encoder_depth"],
-    )
-    backbone.load_state_dict(laid_out(sprint), strict=True)
-    return backbone.eval()
+    return imported(sprint, "sprint")[0]
 
 
 @torch.no_grad()
@@ -95,7 +58,7 @@ def test_the_training_losses_and_the_tokens_aligned_inside_the_middle_agree(spri
     width = config["hidden_size"]
     projector = (nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, features))
     plugins["repa"].projectors[0] = nn.Sequential(*projector)
-    plugins["repa"].projectors[0].load_state_dict(part(sprint.weights, "projectors."), strict=True)
+    plugins["repa"].load_state_dict(imported(sprint, "sprint")[1], strict=True)
 
     view = make_view(MAIN, backbone, plugins)
     kept = sprint[f"{mask}.ids_keep"]

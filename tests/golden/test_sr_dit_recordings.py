@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from recordings import Recording, assert_agrees, load, part
+from recordings import Recording, assert_agrees, imported, load
 from torch import Tensor, nn
 
 from diffx.backbone import SRDiT
@@ -13,33 +13,6 @@ from diffx.step import walk_with_plugins
 from diffx_plugins.contrastive import Contrastive
 from diffx_plugins.reg import REG
 from diffx_plugins.sprint import SPRINT
-
-NAMES = {
-    "cls_projectors2.": "class_embedder.0.",
-    "wg_norm.": "class_embedder.1.",
-    "final_layer.linear_cls.": "class_head.",
-    "fusion_proj.": "fuse.",
-}
-
-
-def laid_out(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The recorded weights as ours are laid out; rotary tables are made, not loaded."""
-    state = {}
-    for key, w in weights.items():
-        if key.startswith(("projectors.", "feat_rope.")):
-            continue
-        for old, new in NAMES.items():
-            if key.startswith(old):
-                key = new + key.removeprefix(old)
-        if key == "pos_embed":
-            assert not w[:, 0].any()
-            w = w[:, 1:]
-        elif key == "y_embedder.embedding_table.weight":  # built without label dropout: the row that we always have
-            w = torch.cat([w, torch.zeros_like(w[:1])])
-        elif key.endswith("v1_lambda"):
-            key, w = key.replace("v1_lambda", "value_mix"), w.view(1)
-        state[key] = w
-    return state
 
 
 def packed(image: Tensor, class_token: Tensor) -> Tensor:
@@ -57,11 +30,7 @@ def speedrun() -> Recording:
 
 @pytest.fixture(scope="module")
 def backbone(speedrun: Recording) -> SRDiT:
-    config = speedrun.config
-    shared = ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads", "num_classes")
-    backbone = SRDiT(**{key: config[key] for key in shared}, class_dim=config["z_dims"][0])
-    backbone.load_state_dict(laid_out(speedrun.weights), strict=True)
-    return backbone.eval()
+    return imported(speedrun, "sr-dit")[0]
 
 
 @torch.no_grad()
@@ -80,7 +49,7 @@ def plugins(speedrun: Recording, backbone: SRDiT) -> dict:
     reg = REG(depth=backbone.middle[0], projector_dim=config["projector_dim"])
     reg.setup(SRDiT.tiny(hidden_size=config["hidden_size"], depth=config["depth"]))
     reg.projector[4] = nn.Linear(config["projector_dim"], config["z_dims"][0])
-    reg.projector.load_state_dict(part(speedrun.weights, "projectors.0."), strict=True)
+    reg.load_state_dict(imported(speedrun, "sr-dit")[1], strict=True)
     reg._shapes = dict(backbone.streams)
     sprint = SPRINT(mask="random", path_drop=0.05, path_drop_by="batch", drop_extra=True)
     sprint.setup(backbone)

@@ -1,74 +1,14 @@
 """The architectures whose files diffx reads, by name: "sit-xl-2" is SiT, size XL, patches of 2."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from diffx import backbone as backbones
+from diffx.checkpoint.layouts import LAYOUTS, Layout
 from diffx.errors import DiffxError
 
-SIZES = {
-    "s": {"hidden_size": 384, "depth": 12, "num_heads": 6},
-    "b": {"hidden_size": 768, "depth": 12, "num_heads": 12},
-    "l": {"hidden_size": 1024, "depth": 24, "num_heads": 16},
-    "xl": {"hidden_size": 1152, "depth": 28, "num_heads": 16},
-}
-PLAIN = {  # what a backbone is unless its layout says otherwise
-    "learn_sigma": False,
-    "position": "sincos",
-    "norm": "layernorm",
-    "mlp": "gelu",
-    "qk_norm": False,
-    "conditioning": "adaln_zero",
-}
-DECODER = {"relative_bias": True, "decoder_layers": 2, "skips": False}  # what an MDTBackbone has beside
-IMAGENET = {"input_size": 32, "in_channels": 4, "num_classes": 1000}
-
-VELOCITY = {"_target_": "diffx.objective.Interpolant", "path": "linear", "prediction": "velocity"}
-DDPM = {"_target_": "diffx.objective.DDPM", "min_snr": None}
-EDM = {"_target_": "diffx.objective.EDM"}
-SIDE_INTERPOLATER = {"sideblocks.0.": "side_block.", "mask_token": "mask_token"}
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How one repository lays out its weights.
-
-    backbone: the class of its networks in diffx.backbone.
-    objective: what its networks are trained for, as configuration. options: of the backbone, where not PLAIN. plugin,
-    training_only: whose the weights are that only training uses: official prefix -> prefix in the plugin's state.
-    backward_time: time runs from noise (0) to data (1), as in SiT. dead_variance: half of the output rows may be a
-    variance that nothing uses. grouped_blocks: MDTv2 names its blocks in three groups.
-    """
-
-    objective: Mapping[str, Any]
-    options: Mapping[str, Any] = field(default_factory=dict)
-    backbone: str = "DiT"
-    plugin: str | None = None
-    training_only: Mapping[str, str] = field(default_factory=dict)
-    backward_time: bool = False
-    dead_variance: bool = False
-    grouped_blocks: bool = False
-
-
-MDT_OPTIONS = {"learn_sigma": True, "position": "learned", **DECODER}
-DIT = Layout(DDPM, {"learn_sigma": True})
-LAYOUTS = {
-    "dit": DIT,
-    "fast-dit": DIT,
-    "sit": Layout(VELOCITY, backward_time=True, dead_variance=True),
-    "repa": Layout(VELOCITY, plugin="repa", training_only={"projectors.": "projectors."}),
-    "mdt": Layout(DDPM, MDT_OPTIONS, "MDTBackbone", "mdt", SIDE_INTERPOLATER),
-    "mdtv2": Layout(
-        DDPM | {"min_snr": 5},
-        MDT_OPTIONS | {"decoder_layers": 4, "skips": True},
-        "MDTBackbone",
-        "mdt",
-        SIDE_INTERPOLATER,
-        grouped_blocks=True,
-    ),
-    "tread": Layout(EDM),
-}
+PATCHES = ("1", "2", "4", "8")
 
 
 @dataclass(frozen=True)
@@ -94,14 +34,14 @@ def parse_architecture(name: str, changes: Mapping[str, Any] | None = None) -> A
         DiffxError: no such family, size, patch or setting.
     """
     family, size, patch = (*name.lower().rsplit("-", 2), "", "")[:3]
-    if family not in LAYOUTS or size not in SIZES or patch not in ("1", "2", "4", "8"):
+    if family not in LAYOUTS or patch not in PATCHES or size not in LAYOUTS[family].sizes:
+        sizes = LAYOUTS[family].sizes if family in LAYOUTS else LAYOUTS["dit"].sizes
         raise DiffxError(
             f"--as {name} is not known; it is FAMILY-SIZE-PATCH, for instance sit-xl-2, with one of "
-            f"{', '.join(LAYOUTS)}, one of {', '.join(SIZES)}, and 1, 2, 4 or 8."
+            f"{', '.join(LAYOUTS)}, one of {', '.join(sizes)}, and 1, 2, 4 or 8."
         )
-    settings = {**IMAGENET, "patch_size": int(patch), **SIZES[size], **PLAIN, **LAYOUTS[family].options}
-    if family == "mdtv2" and size == "s":
-        settings["decoder_layers"] = 6
+    layout = LAYOUTS[family]
+    settings = {**layout.latents, "patch_size": int(patch), **layout.sizes[size], **layout.options}
     for key, value in (changes or {}).items():
         if key not in settings:
             raise DiffxError(f"{key} is not a setting of a backbone; there are: {', '.join(settings)}.")
@@ -110,7 +50,7 @@ def parse_architecture(name: str, changes: Mapping[str, Any] | None = None) -> A
     return Architecture(family, settings | dict(changes or {}))
 
 
-def check_layout(settings: Mapping[str, Any], objective: Mapping[str, Any], family: str) -> None:
+def check_layout(backbone: str, settings: Mapping[str, Any], objective: Mapping[str, Any], family: str) -> None:
     """Refuse to write a model in a family's layout that has no place for its options, or is for another objective.
 
     Raises:
@@ -118,22 +58,26 @@ def check_layout(settings: Mapping[str, Any], objective: Mapping[str, Any], fami
     """
     if family not in LAYOUTS:
         raise DiffxError(f"--as {family} is not known; type one of {', '.join(LAYOUTS)}, diffusers.")
-    layout = LAYOUTS[family]
-    wanted = PLAIN | dict(layout.options)
-    if "decoder_layers" in wanted and settings.get("decoder_layers"):
-        wanted["decoder_layers"] = settings["decoder_layers"]  # MDT has had several
-    given = {key: settings.get(key, PLAIN.get(key)) for key in dict.fromkeys([*wanted, *DECODER, *PLAIN])}
+    wrong = _differences(backbone, settings, objective, LAYOUTS[family], family)
+    if wrong:
+        raise DiffxError(f"This model cannot be written as {family}: {'; '.join(wrong)}.")
+
+
+def _differences(
+    backbone: str, settings: Mapping[str, Any], objective: Mapping[str, Any], layout: Layout, family: str
+) -> list[str]:
+    """What keeps a model from being one of this layout, each in words."""
+    if backbone != layout.backbone:
+        return [f"it is a {backbone}, and {family} has a {layout.backbone}"]
     wrong = [
-        f"backbone.{key}={value} "
-        + (f"where {family} has {wanted[key]}" if key in wanted else f"which {family} has not")
-        for key, value in given.items()
-        if value != wanted.get(key)
+        f"backbone.{key}={settings[key]} where {family} has {wanted}"
+        for key, wanted in layout.options.items()
+        if key not in layout.free and settings.get(key, wanted) != wanted
     ]
     ours, trained_for = objective.get("_target_"), layout.objective["_target_"]
     if ours not in (None, trained_for):
         wrong.append(f"objective {ours} where {family} has {trained_for}")
-    if wrong:
-        raise DiffxError(f"This model cannot be written as {family}: {'; '.join(wrong)}.")
+    return wrong
 
 
 def setting_changes(arguments: Sequence[str]) -> dict[str, Any]:

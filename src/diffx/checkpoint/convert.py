@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffx.checkpoint.architecture import LAYOUTS, Architecture, check_layout, parse_architecture, setting_changes
+from diffx.checkpoint.architecture import Architecture, check_layout, parse_architecture, setting_changes
 from diffx.checkpoint.diffusers import write_diffusers
 from diffx.checkpoint.folder import Imported, read_model, write_model
-from diffx.checkpoint.official import TABLE, from_official, to_official
+from diffx.checkpoint.layouts import LAYOUTS
+from diffx.checkpoint.official import from_official, to_official
 from diffx.checkpoint.tensors import read_tensors, write_tensors
 from diffx.errors import DiffxError
 
@@ -25,8 +26,7 @@ def import_file(file: Path, name: str, folder: Path, weights: str = "ema", chang
     objective = dict(architecture.layout.objective)
     if "prediction" in objective:
         objective |= _interpolant_of(read.args)
-    converted, remarks = from_official(read.tensors, architecture, objective.get("prediction", ""))
-    has_null = len(read.tensors[TABLE]) > architecture.settings["num_classes"]
+    converted, has_null, remarks = from_official(read.tensors, architecture, objective.get("prediction", ""))
     source: dict[str, str | bool] = {"family": architecture.family, "file": file.name, "null_label": has_null}
     if architecture.layout.plugin and converted.plugin:
         source["plugin"] = architecture.layout.plugin
@@ -47,9 +47,9 @@ def export_model(source: Path, family: str | None, out: Path) -> list[str]:
     if family is None:
         raise DiffxError(f"Type --as with the layout to write: {', '.join(LAYOUTS)} or diffusers.")
     if family == "diffusers":
-        written = write_diffusers(model.weights.backbone, model.settings, model.objective, out)
+        written = write_diffusers(model, out)
         return [f"wrote {path}" for path in written]
-    check_layout(model.settings, model.objective, family)
+    check_layout(model.backbone, model.settings, model.objective, family)
     architecture = Architecture(family, model.settings)
     prediction = model.objective.get("prediction", "")
     write_tensors(to_official(model.weights, architecture, prediction, model.source.get("null_label", True)), out)

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from diffx.checkpoint.architecture import check_layout
+from diffx.checkpoint.folder import Imported
 from diffx.checkpoint.tensors import refuse_existing, write_tensors
 from diffx.store.whole_file import write_text
 
@@ -35,20 +36,18 @@ INNER = {
 }
 
 
-def write_diffusers(
-    backbone: Mapping[str, Tensor], settings: Mapping[str, Any], objective: Mapping[str, Any], folder: Path
-) -> list[Path]:
+def write_diffusers(model: Imported, folder: Path) -> list[Path]:
     """Write config.json and the weights of a learned-variance DiT into `folder`; returns their paths.
 
     Raises:
         DiffxError: the backbone has options that DiTTransformer2DModel has not, was not trained for ddpm, or the folder
             has a model already.
     """
-    check_layout(settings, objective, "dit")
+    check_layout(model.backbone, model.settings, model.objective, "dit")
     for name in (CONFIG, TENSORS):
         refuse_existing(folder / name)
-    write_tensors(diffusers_tensors(backbone, settings["depth"]), folder / TENSORS)
-    write_text(folder / CONFIG, json.dumps(diffusers_config(settings), indent=2) + "\n")
+    write_tensors(diffusers_tensors(model.weights.backbone, model.settings["depth"]), folder / TENSORS)
+    write_text(folder / CONFIG, json.dumps(diffusers_config(model.settings), indent=2) + "\n")
     return [folder / CONFIG, folder / TENSORS]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffx import backbone as backbones
 from diffx.backbone import Backbone
-from diffx.checkpoint.architecture import LAYOUTS
+from diffx.checkpoint.layouts import LAYOUTS
 from diffx.checkpoint.official import Weights
 from diffx.checkpoint.tensors import describe_mismatch, read_tensors, refuse_existing, write_tensors
 from diffx.errors import DiffxError

@@ -1,21 +1,19 @@
-"""Weights in the official layouts of DiT, SiT, REPA, MDT, TREAD and fast-DiT, to diffx and back.
-
-The blocks of all of them have one set of names; what differs is stated in architecture.Layout.
-"""
+"""Weights in the official layouts of layouts.py, to diffx and back."""
 
 import math
 from collections.abc import Mapping
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from diffx.checkpoint.architecture import Architecture, Layout
-from diffx.checkpoint.tensors import describe_mismatch
+from diffx.checkpoint.architecture import Architecture
+from diffx.checkpoint.layouts import Layout
+from diffx.checkpoint.rules import Tensors
+from diffx.checkpoint.tensors import describe_mismatch, mismatches
 from diffx.errors import DiffxError
 
-Tensors = dict[str, Tensor]
-GROUPS = ("en_inblocks", "en_outblocks", "de_blocks")
 TABLE = "y_embedder.embedding_table.weight"
 TIME = "t_embedder.mlp.0.weight"
 OUTPUT = ("final_layer.linear.weight", "final_layer.linear.bias")
@@ -23,18 +21,24 @@ OUTPUT = ("final_layer.linear.weight", "final_layer.linear.bias")
 
 class Weights(NamedTuple):
     """backbone: the state of a plain backbone. plugin: the state of the layout's plugin, training only.
-    unused: what diffx has no place for, under its official name, so that it can be written back: the output rows of a
-    variance that SiT computes and drops."""
+    unused: what diffx has no place for, so that it can be written back: the output rows of a variance that SiT computes
+    and drops, tables that diffx computes."""
 
     backbone: Tensors
     plugin: Tensors
     unused: Tensors
 
 
-def from_official(
-    tensors: Mapping[str, Tensor], architecture: Architecture, prediction: str = "velocity"
-) -> tuple[Weights, list[str]]:
-    """The weights in diffx's layout, and remarks on what was changed. Half precision becomes float32.
+class Converted(NamedTuple):
+    """null_label: whether the file has a row that stands for no class. remarks: on what was changed, in words."""
+
+    weights: Weights
+    null_label: bool
+    remarks: list[str]
+
+
+def from_official(tensors: Mapping[str, Tensor], architecture: Architecture, prediction: str = "velocity") -> Converted:
+    """The weights in diffx's layout. Half precision becomes float32.
 
     Time that runs backwards is turned in the weights, see `turn_time`; what a network of `prediction` "velocity" gives
     changes its sign with it, in the output layer.
@@ -45,18 +49,20 @@ def from_official(
     layout, settings, remarks = architecture.layout, architecture.settings, []
     full = {key: t.float() if t.is_floating_point() else t for key, t in tensors.items()}
     backbone, plugin = _split(full, layout)
-    backbone = {_ungrouped(key, settings) if layout.grouped_blocks else key: t for key, t in backbone.items()}
-    if TABLE in backbone and len(backbone[TABLE]) == settings["num_classes"]:
+    null_label, doubled = _check(backbone, architecture)
+    unused = {key: backbone.pop(key) for key in layout.made(settings) if key in backbone}
+    for rule in layout.rules:
+        backbone = rule.read(backbone, settings)
+    if not null_label:
         backbone[TABLE] = torch.cat([backbone[TABLE], torch.zeros_like(backbone[TABLE][:1])])
         remarks.append("trained without label dropout: a null label of zeros was added; guidance will not work")
-    unused = _take_dead_variance(backbone, settings) if layout.dead_variance else {}
-    if unused:
+    if doubled:
+        unused |= _take_dead_variance(backbone, settings)
         remarks.append("the output rows of the unused variance were set aside")
-    _check(backbone, architecture)
     if layout.backward_time:
-        backbone |= _turned(backbone, prediction)
+        backbone |= _turned(backbone, layout, prediction)
         remarks.append("time and sign were turned in the weights: 0 is data, velocity is noise minus data")
-    return Weights(backbone, plugin, unused), remarks
+    return Converted(Weights(backbone, plugin, unused), null_label, remarks)
 
 
 def to_official(
@@ -66,33 +72,35 @@ def to_official(
     layout, settings = architecture.layout, architecture.settings
     backbone = dict(weights.backbone)
     if layout.backward_time:
-        backbone |= _turned(backbone, prediction)
-    if weights.unused and layout.dead_variance:
+        backbone |= _turned(backbone, layout, prediction)
+    if layout.dead_variance and weights.unused:
         backbone |= _join_dead_variance(backbone, weights.unused, settings)
     if not null_label:
         backbone[TABLE] = backbone[TABLE][:-1]
-    tensors = {_grouped(key, settings) if layout.grouped_blocks else key: t for key, t in backbone.items()}
+    tensors = _written(backbone, architecture) | {
+        key: weights.unused.get(key, made) for key, made in layout.made(settings).items()
+    }
     for official, ours in layout.training_only.items():
         tensors |= {_moved(key, ours, official): t for key, t in weights.plugin.items() if key.startswith(ours)}
     return tensors
 
 
-def turn_time(weight: Tensor) -> Tensor:
+def turn_time(weight: Tensor, period: float = 10000) -> Tensor:
     """The first layer (D, 256) of a time embedding that sees t where the given one sees 1 − t. Its own inverse.
 
     The features are [cos ωt | sin ωt], and cos ω(1−t) = cos ω cos ωt + sin ω sin ωt, sin ω(1−t) = sin ω cos ωt −
-    cos ω sin ωt: a linear map, so it is exact up to float32's rounding.
+    cos ω sin ωt: a linear map, so it is exact up to float32's rounding. period: the longest of the features.
     """
     half = weight.shape[1] // 2
-    omega = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32) / half).double()
+    omega = torch.exp(-math.log(period) * torch.arange(half, dtype=torch.float32) / half).double()
     cos, sin = weight.double().chunk(2, dim=1)
     turned = [cos * omega.cos() + sin * omega.sin(), cos * omega.sin() - sin * omega.cos()]
     return torch.cat(turned, dim=1).to(weight.dtype)
 
 
-def _turned(backbone: Tensors, prediction: str) -> Tensors:
+def _turned(backbone: Tensors, layout: Layout, prediction: str) -> Tensors:
     output = {key: -backbone[key] for key in OUTPUT} if prediction == "velocity" else {}
-    return {TIME: turn_time(backbone[TIME])} | output
+    return {TIME: turn_time(backbone[TIME], layout.period)} | output
 
 
 def _split(tensors: Tensors, layout: Layout) -> tuple[Tensors, Tensors]:
@@ -111,24 +119,11 @@ def _moved(key: str, old: str, new: str) -> str:
     return new + key.removeprefix(old)
 
 
-def _ungrouped(key: str, settings: Mapping[str, Any]) -> str:
-    """MDTv2's en_inblocks.i, en_outblocks.i, de_blocks.i -> blocks.j."""
-    group, _, rest = key.partition(".")
-    if group not in GROUPS:
-        return key
-    index, _, rest = rest.partition(".")
-    half = (settings["depth"] - settings["decoder_layers"]) // 2
-    return f"blocks.{int(index) + GROUPS.index(group) * half}.{rest}"
-
-
-def _grouped(key: str, settings: Mapping[str, Any]) -> str:
-    """blocks.j -> MDTv2's group and place in it."""
-    if not key.startswith("blocks."):
-        return key
-    _, index, rest = key.split(".", 2)
-    half = (settings["depth"] - settings["decoder_layers"]) // 2
-    group = min(int(index) // half, 2)
-    return f"{GROUPS[group]}.{int(index) - group * half}.{rest}"
+def _written(backbone: Tensors, architecture: Architecture) -> Tensors:
+    """A backbone's state by the rules of the layout alone."""
+    for rule in reversed(architecture.layout.rules):
+        backbone = rule.write(backbone, architecture.settings)
+    return backbone
 
 
 def _by_channel(rows: Tensor, channels: int) -> Tensor:
@@ -137,14 +132,12 @@ def _by_channel(rows: Tensor, channels: int) -> Tensor:
 
 
 def _take_dead_variance(backbone: Tensors, settings: Mapping[str, Any]) -> Tensors:
-    """Remove from the output layer the rows r with r mod 2C >= C, where it has them, and return them."""
-    channels, patch = settings["in_channels"], settings["patch_size"]
-    taken = {}
+    """Remove from the output layer the rows r with r mod 2C >= C, and return them."""
+    channels, taken = settings["in_channels"], {}
     for key in OUTPUT:
-        if key in backbone and len(backbone[key]) == 2 * channels * patch**2:
-            rows = _by_channel(backbone[key], 2 * channels)
-            backbone[key] = rows[:, :channels].flatten(0, 1)
-            taken[key] = rows[:, channels:].flatten(0, 1)
+        rows = _by_channel(backbone[key], 2 * channels)
+        backbone[key] = rows[:, :channels].flatten(0, 1)
+        taken[key] = rows[:, channels:].flatten(0, 1)
     return taken
 
 
@@ -154,14 +147,30 @@ def _join_dead_variance(backbone: Tensors, unused: Tensors, settings: Mapping[st
     return {key: torch.cat(both, dim=1).flatten(0, 1) for key, both in halves.items()}
 
 
-def _check(backbone: Tensors, architecture: Architecture) -> None:
-    """Every name and shape must be the backbone's."""
+def _check(tensors: Tensors, architecture: Architecture) -> tuple[bool, bool]:
+    """Whether a file has a null label and rows of an unused variance. Every name and shape must be what diffx would
+    write, but for tables that it makes."""
+    layout, settings = architecture.layout, architecture.settings
     with torch.device("meta"):
         ours = architecture.build().state_dict()
-    name = {key: key for key in [*ours, *backbone]}
-    if architecture.layout.grouped_blocks:
-        name = {key: _grouped(key, architecture.settings) for key in name}
-    theirs = {name[key]: t for key, t in backbone.items()}
-    difference = describe_mismatch(theirs, {name[key]: t for key, t in ours.items()}, "the file", architecture.family)
+    tables = {key: made for key, made in layout.made(settings).items() if key in tensors}
+    may_lack = (True, False) if len(ours[TABLE]) > settings["num_classes"] else (True,)
+    kinds = product(may_lack, (False, True) if layout.dead_variance else (False,))
+    expected = {
+        (null, doubled): _written(_variant(ours, null, doubled, settings), architecture) | tables
+        for null, doubled in kinds
+    }
+    found = min(expected, key=lambda kind: len(mismatches(tensors, expected[kind], "", "")))
+    difference = describe_mismatch(tensors, expected[found], "the file", architecture.family)
     if difference:
         raise DiffxError(f"The file is of another architecture: {difference}.")
+    return found
+
+
+def _variant(ours: Tensors, null_label: bool, doubled: bool, settings: Mapping[str, Any]) -> Tensors:
+    changed = dict(ours)
+    if not null_label:
+        changed[TABLE] = ours[TABLE][:-1]
+    if doubled:
+        changed |= _join_dead_variance(ours, ours, settings)
+    return changed

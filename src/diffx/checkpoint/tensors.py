@@ -15,6 +15,8 @@ from torch import Tensor
 from diffx.errors import DiffxError
 from diffx.store.sealed import SEAL, facts_of, read_sealed
 
+LIGHTNING = {"ema": "ema_denoiser.", "model": "denoiser."}
+
 
 class TensorFile(NamedTuple):
     """What a file holds: tensors by name, and the settings of the run that wrote it, if it says."""
@@ -24,7 +26,8 @@ class TensorFile(NamedTuple):
 
 
 def read_tensors(path: Path, weights: str = "ema") -> TensorFile:
-    """Read a state dict, or the `weights` ("ema" or "model") of a wrapper {model, ema, opt, args}.
+    """Read a state dict, or the `weights` ("ema" or "model") of a wrapper {model, ema, opt, args}; or those of
+    Lightning's {state_dict}, in which DDT has both, as ema_denoiser. and denoiser. before every name.
 
     "module." before every name is taken off. Beside tensors a pickle may hold an argparse.Namespace of plain values,
     as DiT's and SiT's training scripts write it.
@@ -36,7 +39,9 @@ def read_tensors(path: Path, weights: str = "ema") -> TensorFile:
         raise DiffxError(f"{path} does not exist or is not a file.")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     args: dict[str, Any] = {}
-    if isinstance(content, dict) and any(isinstance(content.get(key), dict) for key in ("ema", "model")):
+    if isinstance(content, dict) and isinstance(state := content.get("state_dict"), dict):
+        content = _of_module(state, LIGHTNING[weights])
+    elif isinstance(content, dict) and any(isinstance(content.get(key), dict) for key in ("ema", "model")):
         args = vars(content["args"]) if isinstance(content.get("args"), argparse.Namespace) else {}
         if not isinstance(content.get(weights), dict):
             there = ", ".join(key for key in ("ema", "model") if key in content)
@@ -46,6 +51,14 @@ def read_tensors(path: Path, weights: str = "ema") -> TensorFile:
         raise DiffxError(f"{path} is not a state dict: a mapping from names to tensors, or {{model, ema, opt, args}}.")
     prefix = "module." if all(key.startswith("module.") for key in content) else ""
     return TensorFile({key.removeprefix(prefix): tensor.detach() for key, tensor in content.items()}, args)
+
+
+def _of_module(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The tensors under a prefix, without it, and those that are under none of LIGHTNING; all, where none is."""
+    if not any(key.startswith(prefix) for key in state):
+        return dict(state)
+    others = tuple(LIGHTNING.values())
+    return {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix) or not k.startswith(others)}
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -76,13 +89,18 @@ def refuse_existing(path: Path) -> None:
 
 def describe_mismatch(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], file: str, model: str) -> str:
     """How many tensors differ in name or shape, and the first three; "" where none does."""
-    lines = [
+    lines = mismatches(theirs, ours, file, model)
+    more = f"; and {len(lines) - 3} more" if len(lines) > 3 else ""
+    return "; ".join(lines[:3]) + more
+
+
+def mismatches(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], file: str, model: str) -> list[str]:
+    """Each tensor that differs in name or shape, in words."""
+    return [
         f"{key} is {_shape(theirs.get(key))} in {file} and {_shape(ours.get(key))} in {model}"
         for key in dict.fromkeys([*ours, *theirs])
         if _shape(theirs.get(key)) != _shape(ours.get(key))
     ]
-    more = f"; and {len(lines) - 3} more" if len(lines) > 3 else ""
-    return "; ".join(lines[:3]) + more
 
 
 def _shape(tensor: Tensor | None) -> str:

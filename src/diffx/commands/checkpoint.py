@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffx.checkpoint.architecture import LAYOUTS
 from diffx.checkpoint.convert import export_model, import_file
+from diffx.checkpoint.layouts import LAYOUTS
 from diffx.commands.frame import finish
 
 

@@ -1,0 +1,235 @@
+"""How each repository lays out its weights: what its networks are in diffx, and the rules by which its files differ."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from diffx.backbone.layers.position import Rotary
+from diffx.checkpoint.rules import (
+    ALTERNATING_AXES,
+    CHANNEL_FIRST,
+    CLASS_FIRST,
+    EXTRA_FIRST,
+    PATCHES_AS_ROWS,
+    Changed,
+    Groups,
+    Infix,
+    Joined,
+    Prefixes,
+    Rule,
+    Settings,
+)
+
+SIZES: Mapping[str, Mapping[str, Any]] = {
+    "s": {"hidden_size": 384, "depth": 12, "num_heads": 6},
+    "b": {"hidden_size": 768, "depth": 12, "num_heads": 12},
+    "l": {"hidden_size": 1024, "depth": 24, "num_heads": 16},
+    "xl": {"hidden_size": 1152, "depth": 28, "num_heads": 16},
+}
+UVIT_SIZES: Mapping[str, Mapping[str, Any]] = {
+    "l": {"hidden_size": 1024, "depth": 21, "num_heads": 16, "conv": True},
+    "h": {"hidden_size": 1152, "depth": 29, "num_heads": 16, "conv": False},
+}
+PLAIN = {  # DiT's options, unless a layout says otherwise
+    "learn_sigma": False,
+    "position": "sincos",
+    "norm": "layernorm",
+    "mlp": "gelu",
+    "qk_norm": False,
+    "conditioning": "adaln_zero",
+}
+SD_VAE = {"input_size": 32, "in_channels": 4, "num_classes": 1000}
+F16 = {"input_size": 16, "in_channels": 32, "num_classes": 1000}
+
+VELOCITY = {"_target_": "diffx.objective.Interpolant", "path": "linear", "prediction": "velocity"}
+DDPM = {"_target_": "diffx.objective.DDPM", "min_snr": None}
+EDM = {"_target_": "diffx.objective.EDM"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One repository's.
+
+    objective: what its networks are trained for, as configuration. backbone: their class in diffx.backbone. options: of
+    it, beside the sizes. free: those of them that files of this layout may have otherwise. sizes: by word. latents: of
+    ImageNet at 256 pixels.
+    rules: in the order of reading. plugin, training_only: whose the weights are that only training uses: official
+    prefix -> prefix in the plugin's state. made: official names -> tensors that diffx computes, from the settings.
+    backward_time: time runs from noise (0) to data (1), as in SiT; period: the longest of the time's features.
+    dead_variance: half of the output rows may be a variance that nothing uses.
+    """
+
+    objective: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=lambda: PLAIN)
+    backbone: str = "DiT"
+    free: tuple[str, ...] = ()
+    sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: SIZES)
+    latents: Mapping[str, int] = field(default_factory=lambda: SD_VAE)
+    rules: tuple[Rule, ...] = ()
+    plugin: str | None = None
+    training_only: Mapping[str, str] = field(default_factory=dict)
+    made: Callable[[Settings], dict[str, Tensor]] = lambda settings: {}
+    backward_time: bool = False
+    period: float = 10000
+    dead_variance: bool = False
+
+
+def _rotary_tables(settings: Settings) -> dict[str, Tensor]:
+    """The grid's cosines and sines (N, d), each for both channels of a pair."""
+    side = settings["input_size"] // settings["patch_size"]
+    tables = Rotary(side, settings["hidden_size"] // settings["num_heads"])
+    parts = {"cos": tables.cos, "sin": tables.sin}
+    return {f"feat_rope.freqs_{name}": part.repeat_interleave(2, dim=1).cpu() for name, part in parts.items()}
+
+
+def _with_decoder(layers: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """The sizes, each with so many layers of decoder."""
+    return {size: {**SIZES[size], "decoder_layers": count} for size, count in layers.items()}
+
+
+MDT_OPTIONS = {**PLAIN, "learn_sigma": True, "position": "learned", "relative_bias": True}
+SIDE_INTERPOLATER = {"sideblocks.0.": "side_block.", "mask_token": "mask_token"}
+DIT = Layout(DDPM, {**PLAIN, "learn_sigma": True})
+
+MDT_V2_GROUPS = Groups(
+    lambda s: {
+        "en_inblocks": 0,
+        "en_outblocks": (s["depth"] - s["decoder_layers"]) // 2,
+        "de_blocks": s["depth"] - s["decoder_layers"],
+    }
+)
+UVIT_GROUPS = Groups(
+    lambda s: {"in_blocks": 0, "mid_block": s["depth"] // 2, "out_blocks": s["depth"] // 2 + 1}, single=("mid_block",)
+)
+UVIT_NAMES = Prefixes(
+    {
+        "patch_embed.": "x_embedder.",
+        "label_emb.weight": "y_embedder.embedding_table.weight",
+        "decoder_pred.": "linear.",
+        "final_layer.": "conv.",
+    }
+)
+MASKDIT_GROUPS = Groups(
+    lambda s: {"blocks": 0, "decoder_layer": s["depth"], "decoder_blocks": s["depth"] + 1}, single=("decoder_layer",)
+)
+SPRINT_GROUPS = Groups(
+    lambda s: {"encoder_blocks": 0, "middle_blocks": s["dense"], "decoder_blocks": s["depth"] - s["dense"]}
+)
+LABELS_AS_COLUMNS = Changed(("y_embedder.embedding_table.weight",), lambda w, s: w.T, lambda w, s: w.T)
+ONE_NUMBER = Changed(("value_mix",), lambda w, s: w.view(1), lambda w, s: w.view(()))
+CLASS_STREAM = {"cls_projectors2.": "class_embedder.0.", "wg_norm.": "class_embedder.1."}
+CLASS_HEAD = {"final_layer.linear_cls.": "class_head."}
+DDT_RULES: tuple[Rule, ...] = (
+    Infix("adaLN_modulation.0.", "adaLN_modulation.1."),
+    PATCHES_AS_ROWS,
+    CHANNEL_FIRST,
+    *ALTERNATING_AXES,
+    Joined((".w1.weight", ".w3.weight"), ".w12.weight"),
+    Infix(".mlp.w2.", ".mlp.w3."),
+)
+
+LAYOUTS = {
+    "dit": DIT,
+    "fast-dit": DIT,
+    "sit": Layout(VELOCITY, backward_time=True, dead_variance=True),
+    "repa": Layout(VELOCITY, plugin="repa", training_only={"projectors.": "projectors."}),
+    "mdt": Layout(
+        DDPM,
+        {**MDT_OPTIONS, "skips": False},
+        "MDTBackbone",
+        sizes=_with_decoder({"s": 2, "b": 2, "l": 2, "xl": 2}),
+        plugin="mdt",
+        training_only=SIDE_INTERPOLATER,
+    ),
+    "mdtv2": Layout(
+        DDPM | {"min_snr": 5},
+        {**MDT_OPTIONS, "skips": True},
+        "MDTBackbone",
+        sizes=_with_decoder({"s": 6, "b": 4, "l": 4, "xl": 4}),
+        rules=(MDT_V2_GROUPS,),
+        plugin="mdt",
+        training_only=SIDE_INTERPOLATER,
+    ),
+    "tread": Layout(EDM),
+    "lightningdit": Layout(
+        VELOCITY | {"times": "lognormal"},
+        {**PLAIN, "position": "sincos_rope", "norm": "scaled_rmsnorm", "mlp": "swiglu"},
+        free=("qk_norm",),
+        latents=F16,
+        made=_rotary_tables,
+        backward_time=True,
+    ),
+    "ddt": Layout(
+        VELOCITY | {"times": "lognormal"},
+        {},
+        "DDT",
+        sizes=_with_decoder({"b": 4, "l": 4, "xl": 6}),
+        rules=DDT_RULES,
+        plugin="repa",
+        training_only={"diffusion_trainer.proj.": "projectors.0."},
+        backward_time=True,
+        period=10,
+    ),
+    "improved-dit": Layout(
+        VELOCITY | {"times": "lognormal"},
+        {},
+        "DDT",
+        sizes=_with_decoder({"b": 0, "l": 0, "xl": 0}),
+        rules=DDT_RULES,
+        backward_time=True,
+        period=10,
+    ),
+    "uvit": Layout(
+        {"_target_": "diffx.objective.DDPM", "betas": "sqrt_linear", "variance": "fixed"},
+        {"learn_sigma": False, "times": "steps"},
+        "UViT",
+        sizes=UVIT_SIZES,
+        rules=(UVIT_GROUPS, EXTRA_FIRST, UVIT_NAMES),
+    ),
+    "reg": Layout(
+        VELOCITY,
+        {**PLAIN, "class_dim": 768},
+        "REGBackbone",
+        free=("qk_norm", "class_dim"),
+        rules=(Prefixes({**CLASS_STREAM, **CLASS_HEAD}), CLASS_FIRST),
+        plugin="reg",
+        training_only={"projectors.0.": "projector."},
+    ),
+    "sr-dit": Layout(
+        VELOCITY,
+        {**PLAIN, "norm": "rmsnorm", "qk_norm": True, "class_dim": 768, "dense": 2, "rotary": True}
+        | {"value_residual": True},
+        "SRDiT",
+        free=("class_dim", "dense"),
+        latents=F16,
+        rules=(
+            Prefixes({**CLASS_STREAM, **CLASS_HEAD, "fusion_proj.": "fuse."}),
+            Infix("v1_lambda", "value_mix"),
+            ONE_NUMBER,
+            CLASS_FIRST,
+        ),
+        plugin="reg",
+        training_only={"projectors.0.": "projector."},
+        made=_rotary_tables,
+    ),
+    "sprint": Layout(
+        VELOCITY | {"times": "lognormal"},
+        {**PLAIN, "position": "rope", "qk_norm": True, "dense": 2},
+        "SprintBackbone",
+        free=("dense",),
+        rules=(SPRINT_GROUPS, Prefixes({"renoise_linear.": "fuse."}), PATCHES_AS_ROWS, CHANNEL_FIRST),
+        plugin="repa",
+        training_only={"projectors.": "projectors.0."},
+    ),
+    "maskdit": Layout(
+        EDM,
+        {**PLAIN, "decoder_width": 512, "decoder_depth": 8, "decoder_heads": 16},
+        "MaskDiTBackbone",
+        free=("decoder_width", "decoder_depth", "decoder_heads"),
+        rules=(Prefixes({"model.": ""}), MASKDIT_GROUPS, LABELS_AS_COLUMNS),
+        plugin="maskdit",
+        training_only={"model.mask_token": "mask_token"},
+    ),
+}
