@@ -4,7 +4,6 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from diffx.assemble.services import make_encoder
 from diffx.errors import DiffxError
 from diffx.frozen.encoder import encoder_spec
-from diffx.frozen.vision import name_takes_size
+from diffx.frozen.vision import untrained
 
 
 def random_encoder(name: str, side: int, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -23,15 +22,10 @@ def random_encoder(name: str, side: int, device: torch.device) -> Callable[[Tens
     Raises:
         DiffxError: the embedded one, which is trained from the data.
     """
-    import timm
-
     model = encoder_spec(name).model
     if model is None:
         raise DiffxError(f"plugins.repa.encoder={name} is none of timm's; type plugins.repa.encoder=dinov2_vitb14.")
-    options: dict[str, Any] = {"img_size": model.patch * side} if name_takes_size(model.name) else {}
-    architecture = model.name.partition(".")[0]
-    network = timm.create_model(architecture, pretrained=False, num_classes=0, **options, **dict(model.arguments))
-    weights = {model.keys + key: value for key, value in network.state_dict().items()}
+    weights = {model.keys + key: value for key, value in untrained(model, side).state_dict().items()}
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, DIFFX_WEIGHTS=folder):
         save_file(weights, Path(folder) / f"{name}.safetensors")
         return make_encoder(name, None, side, device)

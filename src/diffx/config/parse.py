@@ -1,11 +1,11 @@
 """From plain data to typed Settings and back: kinds, ranges and choices, without importing anything that is named."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -17,6 +17,7 @@ from diffx.errors import DiffxError, unknown_key
 from diffx.store.whole_file import write_text
 
 Tree = dict[str, Any]
+Kind = TypeVar("Kind")
 
 
 def parse(config: DictConfig) -> Settings:
@@ -28,6 +29,13 @@ def parse(config: DictConfig) -> Settings:
     """
     settings: Settings = _object(Settings, _with_choices_made(_plain(config)), "")
     return settings
+
+
+def typed(kind: type[Kind], words: Sequence[str]) -> Kind:
+    """An object of a dataclass of settings from words NAME=VALUE. Raises DiffxError as parse() does."""
+    tree = OmegaConf.to_container(OmegaConf.from_dotlist(list(words)))
+    made: Kind = _object(kind, tree, "")
+    return made
 
 
 def yaml_of(settings: Settings) -> str:

@@ -138,6 +138,15 @@ def pretrained(name: str, model: VisionModel, edge: int) -> Any:
     return network
 
 
+def untrained(model: VisionModel, side: int) -> Any:
+    """The timm network for a grid of side² tokens, with random weights: for counting and for benchmarks."""
+    import timm
+
+    options: dict[str, Any] = {"img_size": model.patch * side} if name_takes_size(model.name) else {}
+    architecture = model.name.partition(".")[0]
+    return timm.create_model(architecture, pretrained=False, num_classes=0, **options, **dict(model.arguments))
+
+
 def find_weights(name: str, model: VisionModel) -> Path | None:
     """The weights' file, or None where the Hub can be asked for them. Raises DiffxError where neither is so."""
     file = local_file(name) or _cached(model.name)

@@ -1,0 +1,1 @@
+"""A training on many GPUs, on paper: what a step's parts take there, and what binds."""
