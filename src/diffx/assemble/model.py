@@ -46,12 +46,7 @@ def build_model(settings: Settings, device: torch.device | str = "cpu") -> Train
     """
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(settings.seed)
-        backbone: Backbone = make(settings.backbone)
-        objective: Objective = make(settings.objective)
-        check_fit(make(settings.sampler), objective)
-        guidance = make(settings.guidance)
-        if isinstance(guidance, FitsBackbone):
-            guidance.check_backbone(backbone)
+        backbone, objective = build_network(settings)
         make_optimizer(settings.optimizer, [("any", nn.Parameter(torch.zeros(1)))])
         plugins: dict[str, Plugin] = {}
         for name, node in settings.plugins.items():
@@ -63,6 +58,21 @@ def build_model(settings: Settings, device: torch.device | str = "cpu") -> Train
             set_up(name, plugins[name], backbone, objective)
     around = Surroundings(backbone, settings.data.image_size)
     return TrainingModel(backbone, plugins, objective, phases_of(backbone, plugins, around))
+
+
+def build_network(settings: Settings) -> tuple[Backbone, Objective]:
+    """What samples: a freshly initialised backbone and its objective. No plugin has a part in sampling.
+
+    Raises:
+        DiffxError: settings that no network has, or a sampler or guidance that is not for it.
+    """
+    backbone: Backbone = make(settings.backbone)
+    objective: Objective = make(settings.objective)
+    check_fit(make(settings.sampler), objective)
+    guidance = make(settings.guidance)
+    if isinstance(guidance, FitsBackbone):
+        guidance.check_backbone(backbone)
+    return backbone, objective
 
 
 def make_optimizer(node: Node, named: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:

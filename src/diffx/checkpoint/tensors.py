@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from diffx.errors import DiffxError
-from diffx.store.sealed import SEAL, facts_of, read_sealed
+from diffx.store.sealed import SEAL, facts_of, read_sealed, write_sealed
 
 LIGHTNING = {"ema": "ema_denoiser.", "model": "denoiser."}
 
@@ -62,7 +62,7 @@ def _of_module(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a new file, as safetensors or, for a name that ends in .pt, as torch.save does.
+    """Write a new file, as safetensors with a checksum or, for a name that ends in .pt, as torch.save does.
 
     Raises:
         DiffxError: the file exists, or cannot be written.
@@ -75,7 +75,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         if path.suffix == ".pt":
             torch.save(content, partial)
         else:
-            save_file(content, partial)
+            write_sealed(content, {}, partial)
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)

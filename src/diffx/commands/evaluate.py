@@ -1,16 +1,18 @@
 """python -m diffx.evaluate RUN | FILE.npz | FOLDER: measure samples under a protocol and print the values.
 
-Of a run it draws the samples first, as diffx.sample does, and appends the values to the run's curve. Images of others
-are measured as they are: an .npz with arr_0 (uint8, NxHxWx3), or a folder of pictures.
+Of a run it draws the samples first, as diffx.sample does, and appends the values to the run's curve. So of an imported
+model, or of an official file with --as, whose values go into a file of its folder. Images of others are measured as
+they are: an .npz with arr_0 (uint8, NxHxWx3), or a folder of pictures.
 """
 
 import argparse
+import json
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffx.commands.frame import add_trust, on_all_devices, settings_of_run
+from diffx.commands.frame import add_model, add_trust, drawn_from, on_all_devices
 
 if TYPE_CHECKING:
     from diffx.assemble.parts import Metrics
@@ -23,12 +25,17 @@ READ = 250  # images at a time
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m diffx.evaluate", description=__doc__)
-    parser.add_argument("target", type=Path, help="a run directory, an .npz file or a folder of pictures")
+    parser.add_argument(
+        "target",
+        type=Path,
+        help="a run directory, an imported model, an official file with --as, an .npz file or a folder of pictures",
+    )
     parser.add_argument("settings", nargs="*", help="KEY=VALUE settings of eval, sampler and guidance")
     parser.add_argument("--protocol", help="a file of conf/eval (default: the run's own; adm_50k for images)")
     parser.add_argument("--guidance", type=float, nargs="+", metavar="SCALE", help="measure each of these scales")
     parser.add_argument("--ema", type=float, nargs="+", metavar="DECAY", help="measure each of these averages of a run")
     parser.add_argument("--data", help="what images are compared with, where no file says it: a file of conf/data")
+    add_model(parser)
     add_trust(parser)
     on_all_devices("diffx.evaluate", parser, evaluate, arguments)
 
@@ -37,8 +44,8 @@ def evaluate(chosen: argparse.Namespace) -> None:
     """Measure a run or somebody's images, and print a table."""
     from diffx.errors import DiffxError
 
-    if (chosen.target / "config.yaml").exists():
-        evaluate_run(chosen)
+    if chosen.family is not None or (chosen.target / "config.yaml").exists():
+        evaluate_network(chosen)
     elif chosen.guidance or chosen.ema:
         flag = "--guidance" if chosen.guidance else "--ema"
         raise DiffxError(f"{flag} is for runs, and {chosen.target} is none.")
@@ -48,32 +55,33 @@ def evaluate(chosen: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """One set of samples to measure: its name, all its settings, and the weights that it is drawn from."""
+    """One set of samples to measure: its name, the folder of its network, all settings, and the weights."""
 
     title: str
+    folder: Path
     settings: "Settings"
     weights: Path
 
 
 def cases(chosen: argparse.Namespace) -> list[Case]:
     """Every average that is asked for with every guidance scale. Raises DiffxError before anything is drawn."""
-    from diffx.config.protocol import with_ema, with_protocol
-    from diffx.run.folder import RunDir
+    from diffx.config.protocol import with_protocol
 
-    own, run, found = settings_of_run(chosen.target, chosen), RunDir(chosen.target), []
+    found = []
     for decay, scale in product(chosen.ema or [None], chosen.guidance or [None]):
-        settings, weights = with_ema(own, run, decay)
+        folder, settings, weights = drawn_from(chosen.target, chosen, decay)
         changes = [*chosen.settings, *([] if scale is None else [f"guidance.scale={scale}"])]
         title = chosen.protocol or "evaluation"
         title += "" if decay is None else f"_ema_{decay:g}"
         title += "" if scale is None else f"_guidance_{scale:g}"
-        found.append(Case(title, with_protocol(settings, chosen.protocol, changes), weights))
+        found.append(Case(title, folder, with_protocol(settings, chosen.protocol, changes), weights))
     return found
 
 
-def evaluate_run(chosen: argparse.Namespace) -> None:
-    """Draw a run's samples in each of the cases, measure them, and append the values to its curve or to others."""
+def evaluate_network(chosen: argparse.Namespace) -> None:
+    """Draw the samples of a run or an imported model in each of the cases, measure them, and keep the values."""
     from diffx import ranks
+    from diffx.checkpoint.imported import is_model
     from diffx.config.protocol import protocol
     from diffx.config.target import make
     from diffx.evaluation.sample_set import SampleSet
@@ -81,21 +89,37 @@ def evaluate_run(chosen: argparse.Namespace) -> None:
     from diffx.processes.devices import pick_device
     from diffx.run.folder import RunDir
 
-    asked, run = cases(chosen), RunDir(chosen.target)
-    whole_record(run)
-    settings = asked[0].settings
+    asked = cases(chosen)
+    folder, settings = asked[0].folder, asked[0].settings
+    run = None if is_model(folder) else RunDir(folder)
+    if run is not None:
+        whole_record(run)
     data, device = make(settings.data.source), pick_device(settings.trainer.accelerator)
     # Before hours of sampling, since weights may be missing; and once, since no case changes them.
     metrics = make(settings.eval.metrics, data=data, device=device)
     for case in asked:
-        file = run.path / "samples" / f"{case.title}.npz"
+        file = folder / "samples" / f"{case.title}.npz"
         out = SampleSet(case.weights, case.settings, case.settings.eval.samples, file).draw()
         values = metrics(NpzImages(out).batches(READ, ranks.rank(), ranks.world()))
         if ranks.is_first():
             facts = protocol(case.settings, data.identity, metrics.identity)
-            curve = append_point(run, case.title, case.settings, facts, values)
-            print_table(f"{run.path} · {case.title}", values)
-            print(f"appended to {curve}; the samples are in {out}")
+            print_table(f"{folder} · {case.title}", values)
+            if run is None:
+                print(f"wrote {write_values(folder, case.title, facts, values)}; the samples are in {out}")
+            else:
+                curve = append_point(run, case.title, case.settings, facts, values)
+                print(f"appended to {curve}; the samples are in {out}")
+
+
+def write_values(folder: Path, title: str, facts: dict[str, Any], values: dict[str, float]) -> Path:
+    """Values of an imported model with their protocol, as values_TITLE.json in its folder."""
+    from diffx.run.name import short_hash
+    from diffx.store.whole_file import write_text
+
+    file = folder / f"values_{title}.json"
+    measured = {"values": values, "protocol": short_hash(facts), "protocol_facts": facts}
+    write_text(file, json.dumps(measured, indent=1) + "\n")
+    return file
 
 
 def evaluate_images(path: Path, name: str, changes: list[str], data: str | None) -> None:

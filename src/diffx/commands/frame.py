@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from diffx.errors import DiffxError, Stopped
 from diffx.processes.devices import process_group, refuse_too_many, runs_here, start_processes
@@ -57,6 +57,50 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trust", action="store_true", help=help)
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """What commands are told that also take an official file, or what was imported from one."""
+    help = "of an official file: what it is, such as dit-xl-2 (docs/checkpoints.md)"
+    parser.add_argument("--as", dest="family", metavar="FAMILY-SIZE-PATCH", help=help)
+    help = "of an official file: which, where it has both"
+    parser.add_argument("--weights", choices=["ema", "model"], default="ema", help=help)
+    help = "of an imported model: the autoencoder of its latents (default stabilityai/sd-vae-ft-ema)"
+    parser.add_argument("--decoder", metavar="NAME", help=help)
+
+
+class Drawn(NamedTuple):
+    """What samples are drawn from: a run or an imported model, its settings, and the file of its weights."""
+
+    folder: Path
+    settings: "Settings"
+    weights: Path
+
+
+def drawn_from(target: Path, chosen: argparse.Namespace, ema: float | None = None) -> Drawn:
+    """A run's average, an imported model, or with --as an official file, which is imported beside itself; settings
+    backbone.KEY=VALUE are then of the import, and taken out of chosen.settings.
+
+    Raises:
+        DiffxError: it is none of them, or its settings do not fit.
+    """
+    from diffx import ranks
+    from diffx.checkpoint.folder import BACKBONE
+    from diffx.checkpoint.imported import import_once, is_model, settings_of_model
+    from diffx.config.protocol import with_ema
+    from diffx.run.folder import RunDir
+
+    if chosen.family is not None:
+        sizes = [typed for typed in chosen.settings if typed.startswith("backbone.")]
+        changes = [typed.removeprefix("backbone.") for typed in sizes]
+        target = ranks.firsts(lambda: import_once(target, chosen.family, chosen.weights, changes))
+        chosen.settings = [typed for typed in chosen.settings if typed not in sizes]
+    if not is_model(target):
+        settings, weights = with_ema(settings_of_run(target, chosen), RunDir(target), ema)
+        return Drawn(target, settings, weights)
+    if ema is not None:
+        raise DiffxError(f"--ema {ema:g} is for runs, and {target} is an imported model; leave it out.")
+    return Drawn(target, settings_of_model(target, chosen.data, chosen.decoder), target / BACKBONE)
+
+
 def settings_of_run(run: Path, chosen: argparse.Namespace) -> "Settings":
     """The settings in a run's folder, whoever made it, unless the user trusts it. Raises DiffxError where it has none
     or they name what they may not."""
@@ -64,7 +108,8 @@ def settings_of_run(run: Path, chosen: argparse.Namespace) -> "Settings":
 
     file = run / "config.yaml"
     if not file.exists():
-        raise DiffxError(f"{run} is no run directory: it has no config.yaml; type runs/EXPERIMENT/ID/sSEED.")
+        also = "; of an official file type also --as FAMILY-SIZE-PATCH" if run.is_file() else ""
+        raise DiffxError(f"{run} is no run directory: it has no config.yaml; type runs/EXPERIMENT/ID/sSEED{also}.")
     return (read_trusted_settings if chosen.trust else read_settings)(file)
 
 

@@ -1,18 +1,20 @@
 """python -m diffx.sample RUN: draw samples from a run's EMA weights, as a PNG grid and a uint8 .npz, on all GPUs.
 
-Sample i depends on the seed and i alone. A set that was cut off goes on when the same command is typed again.
+RUN may also be an imported model, or an official file with --as: diffx.sample DiT-XL-2-256x256.pt --as dit-xl-2
+--protocol dit_cfg. Sample i depends on the seed and i alone. A set that was cut off goes on when the same command is
+typed again.
 """
 
 import argparse
 from pathlib import Path
 
-from diffx.commands.frame import add_trust, on_all_devices, settings_of_run
+from diffx.commands.frame import add_model, add_trust, drawn_from, on_all_devices
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m diffx.sample", description=__doc__)
-    parser.add_argument("run", type=Path, help="a run directory, with config.yaml and checkpoints/ema.safetensors")
+    parser.add_argument("run", type=Path, help="a run directory, an imported model, or an official file with --as")
     parser.add_argument("settings", nargs="*", help="KEY=VALUE settings of eval, sampler and guidance")
     parser.add_argument("--protocol", help="a file of conf/eval: its sampler, guidance, labels and number of samples")
     parser.add_argument("-n", "--count", type=int, help="how many samples (default 100, or the protocol's number)")
@@ -22,6 +24,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--ema", type=float, metavar="DECAY", help="one of more_ema_decays, instead of ema_decay")
     parser.add_argument("--label", type=int, help="one label for all samples, instead of eval.labels")
     parser.add_argument("--seed", type=int, help="seed of noise and labels, instead of eval.seed")
+    parser.add_argument("--data", help="of an imported model: a prepared data set, whose autoencoder decodes")
+    add_model(parser)
     add_trust(parser)
     on_all_devices("diffx.sample", parser, sample, arguments)
 
@@ -29,19 +33,18 @@ def main(arguments: list[str] | None = None) -> None:
 def sample(chosen: argparse.Namespace) -> None:
     """Draw, decode, write, and say where."""
     from diffx import ranks
-    from diffx.config.protocol import with_ema, with_protocol
+    from diffx.config.protocol import with_protocol
     from diffx.errors import DiffxError
     from diffx.evaluation.sample_set import SampleSet
-    from diffx.run.folder import RunDir
 
     flags = {"sampler.nfe": chosen.nfe, "guidance.scale": chosen.guidance, "eval.seed": chosen.seed}
     changes = [f"{key}={value}" for key, value in flags.items() if value is not None]
-    own, weights = with_ema(settings_of_run(chosen.run, chosen), RunDir(chosen.run), chosen.ema)
+    folder, own, weights = drawn_from(chosen.run, chosen, chosen.ema)
     settings = with_protocol(own, chosen.protocol, [*chosen.settings, *changes])
     count = chosen.count if chosen.count is not None else settings.eval.samples if chosen.protocol else 100
     if count < 1:
         raise DiffxError(f"--count {count}: type a number of at least 1.")
-    out = (chosen.out or chosen.run / "samples" / (chosen.protocol or "samples")).with_suffix(".npz")
+    out = (chosen.out or folder / "samples" / (chosen.protocol or "samples")).with_suffix(".npz")
     SampleSet(weights, settings, count, out, chosen.label).draw()
     if ranks.is_first():
         print(f"{count} samples: {out} (arr_0, uint8, NxHxWxC) and {out.with_suffix('.png')}")

@@ -9,8 +9,9 @@ from diffx.data.batches import StepBatches
 from diffx.data.digits import Digits
 from diffx.data.latents import Latents
 from diffx.data.shapes import Shapes
+from diffx.data.space import LatentSpace
 
-__all__ = ["Data", "Digits", "LabelledReference", "Latents", "Shapes", "StepBatches"]
+__all__ = ["Data", "Digits", "LabelledReference", "LatentSpace", "Latents", "Shapes", "StepBatches"]
 
 
 class Data(Protocol):

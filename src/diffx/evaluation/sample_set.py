@@ -15,7 +15,7 @@ from rich.progress import track
 from torch import Tensor
 
 from diffx import ranks
-from diffx.assemble.model import build_model
+from diffx.assemble.model import build_network
 from diffx.checkpoint.native import load_backbone
 from diffx.config.protocol import protocol
 from diffx.config.settings import Settings
@@ -104,10 +104,11 @@ class SampleSet:
         if not missing:
             return
         device = pick_device(self.settings.trainer.accelerator)
-        model = build_model(self.settings)
-        load_backbone(model.backbone, self.weights)
-        backbone, decode = model.backbone.to(device), decoder(self.settings)
-        sampling = Sampling(self.settings, model.objective, self.label)
+        with torch.random.fork_rng(devices=[]):
+            network, objective = build_network(self.settings)
+        load_backbone(network, self.weights)
+        backbone, decode = network.to(device), decoder(self.settings)
+        sampling = Sampling(self.settings, objective, self.label)
         for start in track(missing, f"sampling in {len(missing)} batches") if ranks.is_first() else missing:
             indices = range(start, min(start + self.settings.eval.batch_size, self.count))
             (x,) = sampling.batches(backbone, indices, device)

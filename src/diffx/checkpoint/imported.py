@@ -1,0 +1,95 @@
+"""What an imported model is sampled and measured under: settings, as a run has them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from diffx.checkpoint.convert import import_file
+from diffx.checkpoint.folder import BACKBONE, CONFIG, PLACE, Imported, read_model
+from diffx.config.compose import compose_config
+from diffx.config.settings import Settings
+from diffx.config.target import Node
+from diffx.errors import DiffxError
+
+SAMPLERS = {"diffx.objective.DDPM": "ancestral", "diffx.objective.EDM": "edm"}
+SD_VAE = "stabilityai/sd-vae-ft-ema"
+EMA_DECAY = 0.9999  # of every official repository here
+
+
+def is_model(path: Path) -> bool:
+    """Whether a folder is one that `diffx.checkpoint import` wrote."""
+    return (path / CONFIG).is_file() and (path / BACKBONE).is_file()
+
+
+def beside(file: Path) -> Path:
+    """The folder that an official file is imported into when it is sampled: of its name, without the suffix."""
+    return file.with_suffix("")
+
+
+def import_once(file: Path, name: str, weights: str, changes: list[str]) -> Path:
+    """The folder of an official file, imported the first time.
+
+    Raises:
+        DiffxError: it cannot be imported, or its folder is that of another file or of something else.
+    """
+    folder = beside(file)
+    if not is_model(folder):
+        import_file(file, name, folder, weights, changes)
+        return folder
+    family = str(read_model(folder).source.get("family"))
+    if not name.lower().startswith(f"{family}-") or file.stat().st_mtime > (folder / BACKBONE).stat().st_mtime:
+        raise DiffxError(
+            f"{folder} holds what was imported from an earlier {file.name}, as {family}; move it away to import anew, "
+            f"or type {folder} in place of the file."
+        )
+    return folder
+
+
+def settings_of_model(folder: Path, data: str | None = None, decoder: str | None = None) -> Settings:
+    """Settings of a run with this network; its sampler is one for its objective.
+
+    data: a data set that is prepared, which decodes; None decodes with `decoder`, by default DiT's and SiT's.
+
+    Raises:
+        DiffxError: no model, a data set of other sizes, or latents whose autoencoder nobody knows.
+    """
+    model = read_model(folder)
+    objective = dict(model.objective)
+    target = str(objective.pop("_target_"))
+    size, channels = model.settings["input_size"], model.settings["in_channels"]
+    chosen = [f"data={data or ('imagenet512' if size == 64 else 'imagenet256')}", "eval=curve"]
+    if target in SAMPLERS:
+        chosen += [f"sampler={SAMPLERS[target]}"]
+    if target == "diffx.objective.EDM":
+        chosen += ["sampler.nfe=49"]  # EDM's takes an odd number
+    settings = compose_config(chosen)
+    network = Node(PLACE + model.backbone, model.settings)
+    settings = replace(settings, backbone=network, objective=Node(target, objective), ema_decay=EMA_DECAY)
+    if data is None:
+        return _without_data(settings, model, decoder)
+    if (settings.data.channels, settings.data.size) != (channels, size):
+        raise DiffxError(
+            f"data={data} has latents of {settings.data.channels}x{settings.data.size}x{settings.data.size} and "
+            f"{folder} takes {channels}x{size}x{size}; type another --data."
+        )
+    return settings
+
+
+def _without_data(settings: Settings, model: Imported, decoder: str | None) -> Settings:
+    """The settings with an autoencoder in place of prepared latents."""
+    size, channels, classes = (model.settings[key] for key in ("input_size", "in_channels", "num_classes"))
+    if decoder is None and channels != 4:
+        raise DiffxError(
+            f"This network makes latents of {channels} channels, which the autoencoder that it was trained with "
+            "decodes; type --decoder and its folder in diffusers' layout."
+        )
+    name = decoder or SD_VAE
+    space = {"decoder": name, "shape": [channels, size, size], "num_classes": classes}
+    changed = replace(
+        settings.data,
+        channels=channels,
+        size=size,
+        num_classes=classes,
+        decoder=name,
+        source=Node("diffx.data.LatentSpace", space),
+    )
+    return replace(settings, data=changed)
