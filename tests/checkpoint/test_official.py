@@ -1,6 +1,7 @@
 """Importing the official layouts and writing them again."""
 
 import argparse
+import json
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,34 @@ def test_a_sit_checkpoint_becomes_a_repa_one_whose_time_runs_the_other_way(sit, 
     assert_agrees(our_output(sit, open_backbone(tmp_path / "again")), sit.io["out"])
 
 
+def test_a_file_for_repas_own_sampling_has_the_weights_under_ema_and_the_projectors(tmp_path):
+    repa = official("repa")
+    export_model(imported(repa, tmp_path), "repa", tmp_path / "again.pt")
+    written = torch.load(tmp_path / "again.pt", weights_only=True)
+    assert written.keys() == {"ema"}
+    assert written["ema"].keys() == repa.weights.keys()
+    assert torch.equal(written["ema"]["projectors.0.4.weight"], repa.weights["projectors.0.4.weight"])
+
+
+def test_a_run_that_repa_trained_is_written_with_its_projectors_and_another_is_said_to_have_none(tmp_path):
+    """A run's average is the backbone's; its plugin's weights are in the last checkpoint."""
+    repa = official("repa")
+    weights = from_official(repa.weights, repa.architecture).weights
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    facts = {"backbone": {"_target_": "diffx.backbone.DiT", **repa.architecture.settings}}
+    facts["objective"] = dict(repa.architecture.layout.objective)
+    (run / "config.yaml").write_text(json.dumps(facts))
+    save_file(weights.backbone, run / "checkpoints" / "ema.safetensors")
+    assert any("plugins.repa did not train" in line for line in export_model(run, "repa", tmp_path / "bare.pt"))
+    state = {f"plugins.repa.{key}": tensor for key, tensor in weights.plugin.items()}
+    torch.save({"state_dict": state | {"backbone.any": torch.ones(1)}}, run / "checkpoints" / "last.ckpt")
+    export_model(run, "repa", tmp_path / "whole.pt")
+    written = torch.load(tmp_path / "whole.pt", weights_only=True)["ema"]
+    assert written.keys() == repa.weights.keys()
+    assert all(torch.equal(written[key], tensor) for key, tensor in repa.weights.items())
+
+
 @pytest.mark.parametrize("which", ["ema", "model"])
 def test_a_training_scripts_wrapper_gives_the_weights_asked_for(dit, tmp_path, which):
     other = {key: torch.zeros_like(tensor) for key, tensor in dit.weights.items()}
@@ -165,9 +194,10 @@ def test_a_class_token_with_a_position_of_its_own_is_refused():
 def test_a_lightningdit_with_qk_norm_is_one_still_and_one_without_its_norms_is_none(tmp_path):
     file = official("lightningdit")
     assert file.architecture.settings["qk_norm"]
-    check_layout("DiT", file.architecture.settings, {}, "lightningdit")
+    layout = file.architecture.layout
+    check_layout("DiT", file.architecture.settings, {}, layout, "lightningdit")
     with pytest.raises(DiffxError, match=r"norm=layernorm where lightningdit has scaled_rmsnorm"):
-        check_layout("DiT", {**file.architecture.settings, "norm": "layernorm"}, {}, "lightningdit")
+        check_layout("DiT", {**file.architecture.settings, "norm": "layernorm"}, {}, layout, "lightningdit")
 
 
 def test_safetensors_are_read_too(dit, tmp_path):

@@ -50,17 +50,26 @@ def parse_architecture(name: str, changes: Mapping[str, Any] | None = None) -> A
     return Architecture(family, settings | dict(changes or {}))
 
 
-def check_layout(backbone: str, settings: Mapping[str, Any], objective: Mapping[str, Any], family: str) -> None:
-    """Refuse to write a model in a family's layout that has no place for its options, or is for another objective.
-
-    Raises:
-        DiffxError: says each setting that does not fit, or that there is no such family.
-    """
+def known_layout(family: str) -> Layout:
+    """Raises DiffxError where there is no such family."""
     if family not in LAYOUTS:
         raise DiffxError(f"--as {family} is not known; type one of {', '.join(LAYOUTS)}, diffusers.")
-    wrong = _differences(backbone, settings, objective, LAYOUTS[family], family)
+    return LAYOUTS[family]
+
+
+def check_layout(
+    backbone: str, settings: Mapping[str, Any], objective: Mapping[str, Any], layout: Layout, typed: str
+) -> None:
+    """Refuse to write a model in a layout that has no place for its options, or is for another objective.
+
+    typed: what the user called the layout.
+
+    Raises:
+        DiffxError: says each setting that does not fit.
+    """
+    wrong = _differences(backbone, settings, objective, layout, typed)
     if wrong:
-        raise DiffxError(f"This model cannot be written as {family}: {'; '.join(wrong)}.")
+        raise DiffxError(f"This model cannot be written as {typed}: {'; '.join(wrong)}.")
 
 
 def _differences(

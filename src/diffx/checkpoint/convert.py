@@ -3,12 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffx.checkpoint.architecture import Architecture, check_layout, parse_architecture, setting_changes
-from diffx.checkpoint.diffusers import write_diffusers
-from diffx.checkpoint.folder import Imported, read_model, write_model
+from diffx.checkpoint.architecture import (
+    Architecture,
+    check_layout,
+    known_layout,
+    parse_architecture,
+    setting_changes,
+)
+from diffx.checkpoint.diffusers import write_flow, write_transformer
+from diffx.checkpoint.folder import Imported, read_model, trained_plugin, write_model
 from diffx.checkpoint.layouts import LAYOUTS
 from diffx.checkpoint.official import from_official, to_official
-from diffx.checkpoint.tensors import read_tensors, write_tensors
+from diffx.checkpoint.tensors import read_tensors, write_as_ema, write_tensors
 from diffx.errors import DiffxError
 
 PATHS = {"linear": "linear", "gvp": "cosine", "cosine": "cosine", "vp": "vp"}
@@ -47,13 +53,20 @@ def export_model(source: Path, family: str | None, out: Path) -> list[str]:
     if family is None:
         raise DiffxError(f"Type --as with the layout to write: {', '.join(LAYOUTS)} or diffusers.")
     if family == "diffusers":
-        written = write_diffusers(model, out)
-        return [f"wrote {path}" for path in written]
-    check_layout(model.backbone, model.settings, model.objective, family)
+        flow = model.objective.get("_target_") == LAYOUTS["repa"].objective["_target_"]
+        return [f"wrote {path}" for path in (write_flow if flow else write_transformer)(model, out)]
+    layout = known_layout(family)
+    check_layout(model.backbone, model.settings, model.objective, layout, family)
+    weights, remarks = model.weights, []
+    if layout.plugin and not weights.plugin:
+        weights = weights._replace(plugin=trained_plugin(source, layout.plugin))
+        if not weights.plugin:
+            remarks.append(f"without what only training uses, since plugins.{layout.plugin} did not train this model")
     architecture = Architecture(family, model.settings)
     prediction = model.objective.get("prediction", "")
-    write_tensors(to_official(model.weights, architecture, prediction, model.source.get("null_label", True)), out)
-    return [f"wrote {out}"]
+    tensors = to_official(weights, architecture, prediction, model.source.get("null_label", True))
+    (write_as_ema if layout.under_ema and out.suffix == ".pt" else write_tensors)(tensors, out)
+    return [*remarks, f"wrote {out}"]
 
 
 def _interpolant_of(args: dict[str, str]) -> dict[str, str]:

@@ -15,9 +15,11 @@ from torch import Tensor
 from diffx import backbone as backbones
 from diffx.backbone import Backbone
 from diffx.checkpoint.layouts import LAYOUTS
+from diffx.checkpoint.native import read_checkpoint
 from diffx.checkpoint.official import Weights
 from diffx.checkpoint.tensors import describe_mismatch, read_tensors, refuse_existing, write_tensors
 from diffx.errors import DiffxError
+from diffx.run.folder import RunDir
 from diffx.store.whole_file import write_text
 
 BACKBONE, PLUGIN, UNUSED, CONFIG = "backbone.safetensors", "plugin.safetensors", "unused.safetensors", "config.yaml"
@@ -83,6 +85,15 @@ def read_model(folder: Path) -> Imported:
     tensors = [read_tensors(p).tensors if p.exists() else {} for p in (folder / PLUGIN, folder / UNUSED)]
     weights = Weights(read_tensors(weights_file).tensors, *tensors)
     return Imported(weights, name, settings, dict(config.get("objective", {})), dict(config.get("source", {})))
+
+
+def trained_plugin(run: Path, name: str) -> dict[str, Tensor]:
+    """The weights of a run's plugin from its last checkpoint; none where it has no such plugin, or none is kept."""
+    checkpoint, prefix = RunDir(run).last_checkpoint, f"plugins.{name}."
+    if not checkpoint.is_file():
+        return {}
+    state: dict[str, Tensor] = read_checkpoint(checkpoint)["state_dict"]
+    return {key.removeprefix(prefix): tensor.clone() for key, tensor in state.items() if key.startswith(prefix)}
 
 
 def open_backbone(folder: Path) -> Backbone:

@@ -58,7 +58,8 @@ class Layout:
     rules: in the order of reading. plugin, training_only: whose the weights are that only training uses: official
     prefix -> prefix in the plugin's state. made: official names -> tensors that diffx computes, from the settings.
     backward_time: time runs from noise (0) to data (1), as in SiT; period: the longest of the time's features.
-    dead_variance: half of the output rows may be a variance that nothing uses.
+    dead_variance: half of the output rows may be a variance that nothing uses. under_ema: the repository's own code
+    looks for the weights under this key of a .pt file, and for those that only training uses.
     """
 
     objective: Mapping[str, Any]
@@ -74,6 +75,7 @@ class Layout:
     backward_time: bool = False
     period: float = 10000
     dead_variance: bool = False
+    under_ema: bool = False
 
 
 def _rotary_tables(settings: Settings) -> dict[str, Tensor]:
@@ -134,7 +136,7 @@ LAYOUTS = {
     "dit": DIT,
     "fast-dit": DIT,
     "sit": Layout(VELOCITY, backward_time=True, dead_variance=True),
-    "repa": Layout(VELOCITY, plugin="repa", training_only={"projectors.": "projectors."}),
+    "repa": Layout(VELOCITY, plugin="repa", training_only={"projectors.": "projectors."}, under_ema=True),
     "mdt": Layout(
         DDPM,
         {**MDT_OPTIONS, "skips": False},
@@ -195,6 +197,7 @@ LAYOUTS = {
         free=("qk_norm", "class_dim"),
         rules=(Prefixes({**CLASS_STREAM, **CLASS_HEAD}), CLASS_FIRST),
         plugin="reg",
+        under_ema=True,
         training_only={"projectors.0.": "projector."},
     ),
     "sr-dit": Layout(

@@ -3,7 +3,7 @@
 import argparse
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,15 +67,25 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     Raises:
         DiffxError: the file exists, or cannot be written.
     """
+    content = {key: tensor.contiguous() for key, tensor in tensors.items()}
+    if path.suffix == ".pt":
+        _write_new(path, lambda partial: torch.save(content, partial))
+    else:
+        _write_new(path, lambda partial: write_sealed(content, {}, partial))
+
+
+def write_as_ema(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a new .pt file of {ema: tensors}, as training scripts of REPA's kind leave them."""
+    content = {"ema": {key: tensor.contiguous() for key, tensor in tensors.items()}}
+    _write_new(path, lambda partial: torch.save(content, partial))
+
+
+def _write_new(path: Path, write: Callable[[Path], None]) -> None:
     refuse_existing(path)
     partial = path.with_name(f".{path.name}.partial")
-    content = {key: tensor.contiguous() for key, tensor in tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".pt":
-            torch.save(content, partial)
-        else:
-            write_sealed(content, {}, partial)
+        write(partial)
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)

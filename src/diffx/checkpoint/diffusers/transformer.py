@@ -1,4 +1,4 @@
-"""DiT as a folder of Hugging Face diffusers: DiTTransformer2DModel, for DiTPipeline.
+"""DiT as diffusers has it: DiTTransformer2DModel, which DiTPipeline takes.
 
 diffusers computes the time features with frequencies 10000^(-i/127), DiT (and diffx) with 10000^(-i/128), and no
 weights make up for that. So a model differs a little from DiT as diffusers loads it; after `use_official_frequencies`
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from diffx.checkpoint.architecture import check_layout
 from diffx.checkpoint.folder import Imported
+from diffx.checkpoint.layouts import LAYOUTS
 from diffx.checkpoint.tensors import refuse_existing, write_tensors
 from diffx.store.whole_file import write_text
 
@@ -36,14 +37,14 @@ INNER = {
 }
 
 
-def write_diffusers(model: Imported, folder: Path) -> list[Path]:
+def write_transformer(model: Imported, folder: Path) -> list[Path]:
     """Write config.json and the weights of a learned-variance DiT into `folder`; returns their paths.
 
     Raises:
         DiffxError: the backbone has options that DiTTransformer2DModel has not, was not trained for ddpm, or the folder
             has a model already.
     """
-    check_layout(model.backbone, model.settings, model.objective, "dit")
+    check_layout(model.backbone, model.settings, model.objective, LAYOUTS["dit"], "diffusers")
     for name in (CONFIG, TENSORS):
         refuse_existing(folder / name)
     write_tensors(diffusers_tensors(model.weights.backbone, model.settings["depth"]), folder / TENSORS)
@@ -65,7 +66,7 @@ def diffusers_config(settings: Mapping[str, Any]) -> dict[str, Any]:
         "num_attention_heads": settings["num_heads"],
         "num_embeds_ada_norm": settings["num_classes"],
         "num_layers": settings["depth"],
-        "out_channels": 2 * settings["in_channels"],
+        "out_channels": settings["in_channels"] * (2 if settings.get("learn_sigma") else 1),
         "patch_size": settings["patch_size"],
         "sample_size": settings["input_size"],
     }
