@@ -66,7 +66,7 @@ def test_inside_a_route_each_token_meets_the_features_of_its_place():
 def test_the_features_are_what_passes_the_middle_of_the_decoder_while_it_decodes(latents):
     root, folder = latents
     autoencoder, raw, passed = load_autoencoder(str(folder)), torch.randn(3, 4, 8, 8), []
-    autoencoder._network.decoder.mid_block.register_forward_hook(lambda layer, given, out: passed.append(out))
+    autoencoder.network.net.decoder.mid_block.register_forward_hook(lambda layer, given, out: passed.append(out))
     autoencoder.decode(raw)
     assert torch.equal(autoencoder.features(raw), passed[0])
     data = assemble(compose_config(overrides(root, "plugins.sra2.width=8"))).data

@@ -56,7 +56,7 @@ def count_flops(
     Raises:
         DiffxError: a plugin fails in it; the sentence names it.
     """
-    on_meta = _without_storage({"backbone": backbone, **{f"plugins/{name}": p for name, p in plugins.items()}})
+    on_meta = without_storage({"backbone": backbone, **{f"plugins/{name}": p for name, p in plugins.items()}})
     net, members = on_meta["backbone"], {name: on_meta[f"plugins/{name}"] for name in plugins}
     try:
         counts = [_count(net, members, objective, fixed) for fixed in _fixed_counts(plan)]
@@ -128,7 +128,7 @@ def _on_meta(service: Callable[..., Any]) -> Callable[..., Any]:
     return teach
 
 
-def _without_storage(modules: Mapping[str, Any]) -> dict[str, Any]:
+def without_storage(modules: Mapping[str, Any]) -> dict[str, Any]:
     """Copies of modules whose parameters and buffers are on meta; nothing is copied that has a size."""
     owned = nn.ModuleDict(dict(modules))
     tensors = [*owned.parameters(), *owned.buffers()]

@@ -65,9 +65,9 @@ def _facts(backbone: Backbone, plugins: Mapping[str, Plugin], flops: Flops) -> l
     if plugins:
         facts[0] += f" · plugins {_millions(nn.ModuleDict(dict(plugins)))}, training only"
     facts.append(f"forward {flops.relative:.2f}x the plain backbone's FLOPs")
-    facts.append(f"{_operations(flops.train)} per image (forward and backward)")
+    facts.append(f"{operations(flops.train)} per image (forward and backward)")
     if flops.encoder:
-        facts[-1] += f", {_operations(flops.encoder)} of it in encoders"
+        facts[-1] += f", {operations(flops.encoder)} of it in encoders"
     return facts
 
 
@@ -75,5 +75,6 @@ def _millions(module: nn.Module) -> str:
     return f"{sum(p.numel() for p in module.parameters()) / 1e6:.1f}M"
 
 
-def _operations(count: int) -> str:
+def operations(count: int) -> str:
+    """In words."""
     return f"{count / 1e12:.2f} TFLOP" if count >= 1e11 else f"{count / 1e9:.2f} GFLOP"

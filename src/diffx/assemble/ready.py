@@ -15,6 +15,7 @@ from diffx.config.settings import Settings
 from diffx.config.target import make, target_of
 from diffx.data import Data, StepBatches
 from diffx.errors import DiffxError
+from diffx.frozen.autoencoder import SPECS as AUTOENCODERS
 from diffx.processes.devices import check_devices, cost_unit, pick_device
 
 NUMBER, STATES = 4, 2  # bytes of a float32; numbers that AdamW keeps of a parameter
@@ -40,6 +41,7 @@ def look(settings: Settings) -> Ready:
     device = pick_device(settings.trainer.accelerator)
     _check_device(settings, device)
     data: Data = make(settings.data.source)
+    _check_autoencoder(settings, data)
     _check_shape(settings, sketch, data)
     find_services(data.provide(sketch.plan.needs, sketch.backbone.side))
     data.decode(torch.zeros(1, *data.shape))  # a decoder without weights must refuse now, not at the first evaluation
@@ -65,6 +67,15 @@ def _check_device(settings: Settings, device: torch.device) -> None:
             f"trainer.precision={settings.trainer.precision} is for GPUs; type trainer.precision=bf16-mixed or 32-true."
         )
     precision_of(settings)
+
+
+def _check_autoencoder(settings: Settings, data: Data) -> None:
+    made_by = getattr(data, "autoencoder", None)  # of latents alone
+    if settings.autoencoder and made_by in AUTOENCODERS and made_by != settings.autoencoder:
+        raise DiffxError(
+            f"data={settings.data.name} holds latents of {made_by}, and autoencoder={settings.autoencoder}; type "
+            f"autoencoder={made_by}, or another data.source.root."
+        )
 
 
 def _check_shape(settings: Settings, sketch: TrainingModel, data: Data) -> None:

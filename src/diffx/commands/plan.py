@@ -15,10 +15,14 @@ def main() -> None:
 def print_plan(overrides: Sequence[str]) -> None:
     """Print the plan of one configuration; needs no data and no weights."""
     from diffx.assemble.flops import count_flops
+    from diffx.assemble.latents import describe_autoencoder
     from diffx.assemble.model import build_model
     from diffx.assemble.plan_table import plan_table
     from diffx.config.compose import compose_config
 
-    model = build_model(compose_config(overrides), "meta")
+    settings = compose_config(overrides)
+    model = build_model(settings, "meta")
     flops = count_flops(model.backbone, model.plugins, model.objective, model.plan, {})
     print(plan_table(model.backbone, model.plugins, model.plan, flops))
+    if settings.autoencoder:
+        print(describe_autoencoder(settings.autoencoder, settings.data.image_size))

@@ -1,4 +1,4 @@
-"""python -m diffx.prepare images | latents | features | import-repa | verify"""
+"""python -m diffx.prepare images | latents | features | import-repa | check | verify"""
 
 import argparse
 import sys
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     images.set_defaults(run=_images)
     latents = commands.add_parser("latents", help="an autoencoder's posterior of every image")
     latents.add_argument("root", type=Path)
-    latents.add_argument("--autoencoder", required=True, help="folder in diffusers' layout, or name on the Hub")
+    latents.add_argument("--autoencoder", required=True, help="a name of conf/autoencoder or of the Hub, or a folder")
     latents.set_defaults(run=_latents)
     features = commands.add_parser("features", help="a vision encoder's tokens of every image (optional cache)")
     features.add_argument("root", type=Path)
@@ -65,6 +65,11 @@ def parser() -> argparse.ArgumentParser:
     repa.add_argument("--shard-size", type=int, default=SHARD)
     _add_limits(repa)
     repa.set_defaults(run=_import_repa)
+    quality = commands.add_parser("check", help="how well the autoencoder gives back the prepared images: PSNR and FD")
+    quality.add_argument("root", type=Path)
+    quality.add_argument("--decoder", help="another autoencoder of the same latents, as of conf/autoencoder")
+    quality.add_argument("--count", type=int, default=256, metavar="N", help="of so many images, evenly spaced (256)")
+    quality.set_defaults(run=_check)
     check = commands.add_parser("verify", help="find and name missing, doubled and corrupt samples")
     check.add_argument("root", type=Path)
     check.set_defaults(run=_verify)
@@ -122,6 +127,13 @@ def _print_made(manifest: dict[str, Any] | None) -> int:
         print(f"  refused {clean_text(key, LONGEST)}: {clean_text(reason, LONGEST)}")
     if len(refused) > SHOWN:
         print(f"  and {len(refused) - SHOWN} more; all are in manifest.json")
+    return 0
+
+
+def _check(asked: argparse.Namespace) -> int:
+    from diffx.prepare.reconstruction import check_reconstruction
+
+    print(check_reconstruction(asked.root, asked.decoder, asked.count))
     return 0
 
 

@@ -11,6 +11,7 @@ from diffx.config.parse import nodes_of
 from diffx.config.settings import SEEDS, Settings
 from diffx.config.target import Node, target_of
 from diffx.errors import DiffxError, unknown_key
+from diffx.frozen.autoencoder import SPECS as AUTOENCODERS
 from diffx.frozen.encoder import encoder_spec
 
 # What arguments of classes may be at least and at most, where nonsense would otherwise be taken, or never come back. A
@@ -117,11 +118,28 @@ def _check_together(settings: Settings) -> None:
             "type optimizer.fused=false."
         )
     _check_names(settings)
+    _check_autoencoder(settings)
     more = settings.more_ema_decays
     if len({settings.ema_decay, *more}) < 1 + len(more):
         raise DiffxError(f"ema_decay={settings.ema_decay} and more_ema_decays={list(more)} name an average twice.")
     if settings.budget and not settings.budget.hours:
         raise DiffxError("budget={} says nothing; type 'budget={cpu_hours: 1}', gpu_hours, or budget=null.")
+
+
+def _check_autoencoder(settings: Settings) -> None:
+    """Refuse data of another shape than the autoencoder's latents."""
+    name, data = settings.autoencoder, settings.data
+    if name is None:
+        return
+    if name not in AUTOENCODERS:
+        raise DiffxError(f"autoencoder={name} is not known; type one of {', '.join(AUTOENCODERS)}.")
+    spec = AUTOENCODERS[name]
+    side = data.image_size // (spec.stride or 1)
+    if (data.channels, data.size) != (spec.channels, side):
+        raise DiffxError(
+            f"data.channels={data.channels} data.size={data.size}, and autoencoder={name} makes {spec.channels} "
+            f"channels of {side}x{side} from images of {data.image_size} pixels; leave data.channels and data.size out."
+        )
 
 
 def _check_names(settings: Settings) -> None:
@@ -142,8 +160,11 @@ def _check_names(settings: Settings) -> None:
             f"guidance.channels={channels}, and data={settings.data.name} has {settings.data.channels}; type a number "
             f"from 1 to {most}, or null for all of them."
         )
-    if "decoder" not in settings.data.source.arguments and settings.data.decoder != "pixels":
+    source = settings.data.source
+    own = getattr(target_of(source), "decoder", "pixels")
+    if "decoder" not in source.arguments and settings.data.decoder != own:
+        made = "of pixels, which nothing decodes" if own == "pixels" else "by an autoencoder of its own"
         raise DiffxError(
-            f"data.decoder={settings.data.decoder}, and data={settings.data.name} is made of pixels, which nothing "
-            "decodes; type data.decoder=pixels."
+            f"data.decoder={settings.data.decoder}, and data={settings.data.name} is made {made}; type "
+            f"data.decoder={own}."
         )

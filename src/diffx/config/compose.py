@@ -23,6 +23,7 @@ from diffx.config.read import settings_of
 from diffx.config.settings import Settings
 from diffx.errors import DiffxError, unknown_key
 
+OmegaConf.register_new_resolver("quotient", lambda whole, part: int(whole) // int(part), replace=True)
 VERSION_BASE = "1.3"
 MOST_JOBS = 10_000  # of a sweep: each is composed and looked at before the first begins
 

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from diffx.config.settings import Settings
 from diffx.config.target import MOVED, Node
 from diffx.errors import DiffxError, unknown_key
+from diffx.objective.times import dimension_shift
 from diffx.store.whole_file import write_text
 
 Tree = dict[str, Any]
@@ -81,7 +82,7 @@ def _plain(config: DictConfig) -> Tree:
 
 
 def _with_choices_made(tree: Tree) -> Tree:
-    """What "auto" means on this machine, and no plugins as no plugins."""
+    """What "auto" means on this machine and for this data, and no plugins as no plugins."""
     trainer = tree.get("trainer")
     if isinstance(trainer, dict):
         gpus = torch.cuda.device_count() if trainer.get("accelerator") != "cpu" and torch.cuda.is_available() else 0
@@ -89,8 +90,18 @@ def _with_choices_made(tree: Tree) -> Tree:
         tree["trainer"] = {key: meant.get(key, value) if value == "auto" else value for key, value in trainer.items()}
         if tree.get("compile") == "auto":
             tree["compile"] = "blocks" if gpus else "none"
+    for name in ("objective", "sampler"):
+        node, data = tree.get(name), tree.get("data")
+        if isinstance(node, dict) and node.get("shift") == "auto" and isinstance(data, dict):
+            tree[name] = {**node, "shift": _dimension_shift(data)}
     tree["plugins"] = tree.get("plugins") or {}
     return tree
+
+
+def _dimension_shift(data: Tree) -> float:
+    """What objective.shift=auto means; sizes that are none are refused where they are read."""
+    channels, size = data.get("channels"), data.get("size")
+    return dimension_shift(channels, size, size) if isinstance(channels, int) and isinstance(size, int) else 1.0
 
 
 def _object(kind: type, tree: Any, path: str) -> Any:

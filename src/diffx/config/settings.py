@@ -106,6 +106,7 @@ class Settings:
     experiment: str
     study: str | None = None
     title: str | None = None
+    autoencoder: str | None = None
     seed: int = number(0, below=SEEDS)
     batch_size: int = number(32, least=1, below=BATCH)
     max_steps: int = number(1000, least=1, below=STEPS)

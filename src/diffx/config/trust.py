@@ -20,7 +20,7 @@ ROOMS = {
     "objective": ("diffx.objective",),
     "sampler": ("diffx.sampler",),
     "guidance": ("diffx.sampler", "diffx.evaluation.autoguidance"),
-    "data.source": ("diffx.data",),
+    "data.source": ("diffx.data", "diffx.embedded"),
     "eval.metrics": ("diffx.metrics",),
 }
 GROUPS = {"backbone": "diffx.backbones", "plugins": "diffx.plugins", "guidance": "diffx.plugins"}

@@ -60,6 +60,7 @@ class Latents:
         self._images: Shards | None = None
         self._features: dict[str, list[Shards]] = {}
         facts = self._latents[0].manifest
+        self.autoencoder: str = facts["facts"]["autoencoder"]
         self._posterior: bool = facts["facts"]["posterior"]
         channels, *size = self._latents[0].shape
         self.shape = (channels // 2 if self._posterior else channels, *size)
@@ -149,8 +150,20 @@ class Latents:
         if self._autoencoder is None:
             from diffx.frozen.autoencoder import load_autoencoder
 
-            self._autoencoder = load_autoencoder(self.decoder or self._latents[0].manifest["facts"]["autoencoder"])
+            self._autoencoder = load_autoencoder(self.decoder or self.autoencoder)
+            self._check_decoder(self._autoencoder)
         return self._autoencoder.to(device)
+
+    def _check_decoder(self, decoder: "Autoencoder") -> None:
+        """Refuse an autoencoder of another latent space: two of one space (SD-VAE's two) scale alike."""
+        facts = self._latents[0].manifest["facts"]
+        same = decoder.network.channels == self.shape[0] and decoder.posterior == self._posterior
+        if not same or not _alike([*decoder.shift, *decoder.scale], [*facts["shift"], *facts["scale"]]):
+            raise DiffxError(
+                f"{self.root / 'latents'} holds latents of {self.autoencoder}, of {self.shape[0]} channels, and "
+                f"{decoder.name}, of {decoder.network.channels}, has another latent space (or other statistics), so "
+                "that it would decode noise; leave data.source.decoder out, or prepare the latents with it."
+            )
 
     def _raw(self, x: Tensor) -> Tensor:
         """Latents as the autoencoder has them, from scaled ones."""
@@ -226,3 +239,7 @@ class Latents:
         if num_classes is not None and num_classes < present:
             raise DiffxError(f"{self.root} has labels up to {present - 1}; type data.num_classes={present} or more.")
         return num_classes or present
+
+
+def _alike(ours: list[float], theirs: list[float]) -> bool:
+    return len(ours) == len(theirs) and all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(ours, theirs, strict=True))

@@ -1,1 +1,1 @@
-"""The small networks of the embedded data: a teacher for REPA and two feature networks for distances."""
+"""The small networks of the embedded data: a teacher for REPA, two feature networks for distances, an autoencoder."""

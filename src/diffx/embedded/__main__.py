@@ -1,6 +1,6 @@
 """python -m diffx.embedded [FOLDER]: train the networks that diffx ships and write them with their record.
 
-Four minutes of one core. Another processor may train other last bits: distances compare between machines because all
+Five minutes of one core. Another processor may train other last bits: distances compare between machines because all
 use the same files, not because all could make them.
 """
 
@@ -25,6 +25,7 @@ def main(folder: Path) -> None:
     for data in (Digits(), Shapes()):
         for recipe in (networks.ENCODER, networks.SUPERVISED, networks.SELF_SUPERVISED):
             record[f"{data.name}-{recipe.role}"] = _write(recipe, data, folder)
+    record["shapes-autoencoder"] = _write(networks.AUTOENCODER, Shapes(), folder)
     (folder / "record.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -1,4 +1,5 @@
-"""The three small networks: an encoder for REPA's tokens, and two that turn images into features for distances."""
+"""The small networks: an encoder for REPA's tokens, two that turn images into features for distances, and an
+autoencoder."""
 
 from itertools import pairwise
 
@@ -99,6 +100,71 @@ def restorer(channels: int, size: int) -> FeatureNetwork:
         nn.Linear(48 * side * side, FEATURE_DIM),
     )
     return FeatureNetwork(trunk)
+
+
+class SmallAutoencoder(nn.Module):
+    """A variational autoencoder of images x (B, C, H, W) in [-1, 1]: 4 channels at a quarter of the size (f4d4).
+
+    shift, scale: of its latents over the training images, by channel: a diffusion model sees (raw - shift)·scale.
+    """
+
+    posterior, channels, stride, dtype = True, 4, 4, "float16"
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        narrow, wide, latent = 24, 48, self.channels
+        self.encoder = nn.Sequential(
+            nn.Conv2d(channels, narrow, 4, 2, 1),
+            Residual(narrow),
+            nn.Conv2d(narrow, wide, 4, 2, 1),
+            Residual(wide),
+            Residual(wide),
+            nn.Conv2d(wide, 2 * latent, 1),
+        )
+        self.first = nn.Sequential(nn.Conv2d(latent, wide, 3, 1, 1), Residual(wide), Residual(wide))
+        self.rest = nn.Sequential(
+            nn.Conv2d(wide, 4 * narrow, 3, 1, 1),
+            nn.PixelShuffle(2),
+            Residual(narrow),
+            nn.Conv2d(narrow, 4 * channels, 3, 1, 1),
+            nn.PixelShuffle(2),
+        )
+        self.register_buffer("shift", torch.zeros(latent))
+        self.register_buffer("scale", torch.ones(latent))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Mean and standard deviation of the posterior (B, 8, H/4, W/4)."""
+        mean, log_variance = self.encoder(x).chunk(2, dim=1)
+        return torch.cat([mean, (0.5 * log_variance.clamp(-30, 20)).exp()], dim=1)
+
+    def middle(self, raw: Tensor) -> Tensor:
+        """What the decoder's first half makes of latents: (B, 48, H/4, W/4)."""
+        return self.first(raw)
+
+    def decode(self, raw: Tensor) -> Tensor:
+        """Latents (B, 4, H/4, W/4) to values (B, C, H, W)."""
+        return self.rest(self.first(raw))
+
+    @torch.no_grad()
+    def standardise(self, images: Tensor) -> None:
+        """Set shift and scale from these images."""
+        means = torch.cat([self.encode(signed(part))[:, : self.channels] for part in images.split(512)])
+        self.shift, self.scale = means.mean((0, 2, 3)), 1 / means.std((0, 2, 3)).clamp_min(1e-3)
+
+
+class Residual(nn.Module):
+    """x + two convolutions of it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        first, second = (nn.Conv2d(width, width, 3, 1, 1) for _ in range(2))
+        norms = [nn.GroupNorm(8, width) for _ in range(2)]
+        self.inner = nn.Sequential(norms[0], nn.SiLU(), first, norms[1], nn.SiLU(), second)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inner(x)
 
 
 def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:

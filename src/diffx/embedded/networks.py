@@ -1,8 +1,9 @@
-"""The small networks of the embedded data: an encoder for REPA and two feature networks for Fréchet distances.
+"""The small networks of the embedded data: an encoder for REPA, two feature networks for Fréchet distances, and an
+autoencoder for shapes_latent.
 
 For digits and shapes as they are by default the weights come with diffx, so that a distance is the same ruler
-everywhere. For any other data they are trained once from its own training images, seeded, and cached. The three differ
-in method, architecture and seed, so that no metric is the teacher: the encoder learns by VICReg, one feature network
+everywhere. For any other data they are trained once from its own training images, seeded, and cached. All differ in
+method, architecture and seed, so that no metric is the teacher: the encoder learns by VICReg, one feature network
 classifies, the other restores damaged images. A distance in their features is not FID, and is called fd_embedded
 wherever it stands.
 """
@@ -19,13 +20,30 @@ from torch import Tensor, nn
 
 from diffx.data import LabelledReference
 from diffx.embedded import shipped, training
-from diffx.embedded.architecture import FEATURE_DIM, FeatureNetwork, TokenEncoder, classifier, restorer
+from diffx.embedded.architecture import (
+    FEATURE_DIM,
+    FeatureNetwork,
+    SmallAutoencoder,
+    TokenEncoder,
+    classifier,
+    restorer,
+)
 from diffx.features.linear_probe import linear_probe
 from diffx.pixels.values import signed
 from diffx.store import cache
 from diffx.store.digest import digest
 
-__all__ = ["ENCODER", "FEATURE_DIM", "SELF_SUPERVISED", "SUPERVISED", "encoder", "self_supervised", "supervised"]
+__all__ = [
+    "AUTOENCODER",
+    "ENCODER",
+    "FEATURE_DIM",
+    "SELF_SUPERVISED",
+    "SUPERVISED",
+    "autoencoder",
+    "encoder",
+    "self_supervised",
+    "supervised",
+]
 
 VERSION = 4  # of the recipes: a change makes all networks anew, and asks for new ones to be shipped
 IMAGES = 16384  # of a larger data set, the first so many are enough
@@ -65,6 +83,13 @@ SELF_SUPERVISED = Recipe(
     train=lambda network, images, labels, classes: training.restore(network, images),
     features=lambda network, images: network(images),
 )
+AUTOENCODER = Recipe(
+    "autoencoder",
+    4,
+    build=lambda data: SmallAutoencoder(data.shape[0]),
+    train=lambda network, images, labels, classes: training.reconstruct(network, images),
+    features=lambda network, images: network.encode(signed(images))[:, : network.channels].flatten(1),
+)
 
 
 def encoder(data: LabelledReference) -> TokenEncoder:
@@ -82,6 +107,11 @@ def self_supervised(data: LabelledReference) -> FeatureNetwork:
     return _made(SELF_SUPERVISED, data)
 
 
+def autoencoder(data: LabelledReference) -> SmallAutoencoder:
+    """A variational autoencoder of this data, for training on its latents."""
+    return _made(AUTOENCODER, data)
+
+
 def train(recipe: Recipe[Network], data: LabelledReference) -> tuple[Network, dict[str, Any]]:
     """The network of `recipe`, trained for this data, and how good it is; one line says so."""
     with _seeded(recipe.seed), torch.enable_grad():
@@ -89,12 +119,23 @@ def train(recipe: Recipe[Network], data: LabelledReference) -> tuple[Network, di
         batch = data.batch(torch.arange(min(IMAGES, len(data))))
         recipe.train(network, batch["image"], batch["y"], data.num_classes)
     network.eval().requires_grad_(False)
-    if isinstance(network, FeatureNetwork):
+    if isinstance(network, FeatureNetwork | SmallAutoencoder):
         network.standardise(batch["image"])
     accuracy = quality(recipe, network, data)
+    notes = {"linear_probe_accuracy": accuracy}
     said = f"embedded {recipe.role} of {data.name}: a linear probe classifies {accuracy:.1%} of held-out images"
+    if isinstance(network, SmallAutoencoder):
+        notes["psnr"] = reconstruction(network, data)
+        said += f", which come back at {notes['psnr']:.1f} dB (PSNR)"
     print(said, flush=True)
-    return network, {"linear_probe_accuracy": accuracy}
+    return network, notes
+
+
+def reconstruction(network: SmallAutoencoder, data: LabelledReference) -> float:
+    """PSNR in dB, of the mean squared error over 1,000 held-out images decoded from their posterior's mean."""
+    x = signed(data.reference()[:1000])
+    decoded = network.decode(network.encode(x)[:, : network.channels]).clamp(-1, 1)
+    return float(10 * torch.log10(4 / (decoded - x).square().mean()))
 
 
 def quality(recipe: Recipe[Network], network: Network, data: LabelledReference) -> float:

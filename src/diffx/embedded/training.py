@@ -1,4 +1,4 @@
-"""How the three networks learn: VICReg, classification, restoration; 400 steps each."""
+"""How the small networks learn: VICReg, classification, restoration, reconstruction; 400 steps each."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from rich.progress import track
 from torch import Tensor, nn
 
-from diffx.embedded.architecture import ENCODER_DIM, FEATURE_DIM, FeatureNetwork, TokenEncoder
+from diffx.embedded.architecture import ENCODER_DIM, FEATURE_DIM, FeatureNetwork, SmallAutoencoder, TokenEncoder
 from diffx.pixels.values import signed
 
 STEPS, BATCH = 400, 128
@@ -47,6 +47,19 @@ def restore(network: FeatureNetwork, images: Tensor) -> None:
         return F.mse_loss(decoder(network.trunk(damaged)).view_as(x), x)
 
     _steps("restorer", images, [*network.parameters(), *decoder.parameters()], loss)
+
+
+def reconstruct(network: SmallAutoencoder, images: Tensor) -> None:
+    """Absolute and squared error of what comes back, and 1e-4 of the posterior's divergence from a normal."""
+
+    def loss(chosen: Tensor) -> Tensor:
+        x = signed(images[chosen])
+        mean, std = network.encode(x).chunk(2, dim=1)
+        decoded = network.decode(mean + std * torch.randn_like(mean))
+        divergence = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).mean()
+        return F.l1_loss(decoded, x) + F.mse_loss(decoded, x) + 1e-4 * divergence
+
+    _steps("autoencoder", images, list(network.parameters()), loss)
 
 
 def _steps(role: str, images: Tensor, parameters: Sequence[nn.Parameter], loss: Callable[[Tensor], Tensor]) -> None:

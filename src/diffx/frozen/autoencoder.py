@@ -1,23 +1,98 @@
-"""Frozen autoencoders of diffusers: images to latents and back."""
+"""Autoencoders, frozen: images to latents and back, whatever layout their weights come in."""
 
-import json
 import math
 import os
-import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffx.errors import DiffxError
-from diffx.frozen.hub import hub_answers
+from diffx.frozen import autoencoder_diffusers, autoencoder_ldm, autoencoder_rae
+from diffx.frozen.latent_statistics import Scaling, read_statistics
 from diffx.pixels.values import signed
 from diffx.store.weights import weights_folder
 
-STATISTICS = "channel_statistics.json"
 CHUNK = 16
 """Images at a time: at 256 px SD-VAE's decoder holds 130 MB for each."""
+
+
+class Network(Protocol):
+    """What stands behind an Autoencoder: a module whose parts keep gradients.
+
+    posterior: encode() gives mean and standard deviation (B, 2C, h, w), else latents alone (B, C, h, w).
+    channels, stride: C, and how many pixels of the image a place of the latents stands for. dtype: of stored latents.
+    """
+
+    posterior: bool
+    channels: int
+    stride: int
+    dtype: str
+
+    def encode(self, x: Tensor) -> Tensor: ...
+    def decode(self, raw: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class AutoencoderSpec:
+    """What is known of an autoencoder without loading it.
+
+    source: a folder, or a name on the Hub, with `subfolder` there. channels, stride: of its latents; None is whatever
+    it has. layout: "diffusers" (config.json and .safetensors), "ldm" (a checkpoint of CompVis' latent diffusion, as
+    LightningDiT's VA-VAE), "rae" (a decoder's config.json, model.pt and stat.pt), "pixels"; "" is what the folder
+    holds. statistics: its latents are normalised by a file beside the weights, which has to be there. architecture:
+    arguments of the network, so that its operations can be counted without weights. encoder, layers: of an RAE.
+    """
+
+    source: str
+    channels: int | None = None
+    stride: int | None = None
+    layout: str = ""
+    subfolder: str = ""
+    statistics: bool = False
+    architecture: Mapping[str, Any] = field(default_factory=dict)
+    encoder: str = ""
+    layers: tuple[int, ...] = ()
+
+
+def _kl(channels: int, **more: Any) -> dict[str, Any]:
+    return {**autoencoder_diffusers.SD, "latent_channels": channels, **more}
+
+
+_SIXTEEN = _kl(16, use_quant_conv=False, use_post_quant_conv=False)
+_F16 = autoencoder_ldm.VAVAE
+RAE_FOLDER = "nyu-visionx/RAE-collections"
+
+SPECS = {
+    "sd_vae_mse": AutoencoderSpec("stabilityai/sd-vae-ft-mse", 4, 8, "diffusers", architecture=_kl(4)),
+    "sd_vae_ema": AutoencoderSpec("stabilityai/sd-vae-ft-ema", 4, 8, "diffusers", architecture=_kl(4)),
+    "sd3_vae": AutoencoderSpec(
+        "stabilityai/stable-diffusion-3-medium-diffusers", 16, 8, "diffusers", "vae", architecture=_SIXTEEN
+    ),
+    "flux_vae": AutoencoderSpec("black-forest-labs/FLUX.1-schnell", 16, 8, "diffusers", "vae", architecture=_SIXTEEN),
+    "dc_ae": AutoencoderSpec("mit-han-lab/dc-ae-f32c32-in-1.0-diffusers", 32, 32, "diffusers"),
+    "va_vae": AutoencoderSpec(
+        "hustvl/vavae-imagenet256-f16d32-dinov2", 32, 16, "ldm", statistics=True, architecture=_F16
+    ),
+    "e2e_vae": AutoencoderSpec("REPA-E/e2e-vae", 4, 8, statistics=True, architecture=_kl(4)),
+    "e2e_vavae": AutoencoderSpec("REPA-E/e2e-vavae", 32, 16, statistics=True, architecture=_F16),
+    "rae_dinov2_b": AutoencoderSpec(
+        RAE_FOLDER, 768, 16, "rae", architecture=autoencoder_rae.VIT_XL, encoder="dinov2_vitb14_reg"
+    ),
+    "rae2_dinov3_l": AutoencoderSpec(
+        RAE_FOLDER,
+        1024,
+        16,
+        "rae",
+        architecture=autoencoder_rae.VIT_XL,
+        encoder="dinov3_vitl16",
+        layers=(6, 9, 12, 15, 18, 21, 24),
+    ),
+    "pixels": AutoencoderSpec("pixels", 3, 1, "pixels"),
+}
 
 
 class Autoencoder:
@@ -26,28 +101,29 @@ class Autoencoder:
     A diffusion model trains on (raw - shift)·scale.
 
     Attributes:
-        name: on the Hub, or an absolute folder.
-        posterior: encode() gives mean and standard deviation (AutoencoderKL), else latents alone (AutoencoderDC).
+        name: one of SPECS, or on the Hub, or an absolute folder.
+        posterior: encode() gives mean and standard deviation (AutoencoderKL), else latents alone.
         shift, scale: one number, or one per channel.
     """
 
-    def __init__(self, name: str, network: Any, posterior: bool, shift: list[float], scale: list[float]) -> None:
-        self.name, self.posterior, self.shift, self.scale = name, posterior, shift, scale
-        self._network = network.eval().requires_grad_(False)
+    def __init__(self, name: str, network: Any, scaling: Scaling) -> None:
+        self.name, (self.shift, self.scale) = name, scaling
+        self.posterior, self.dtype = network.posterior, network.dtype
+        self.network = network.eval().requires_grad_(False)
 
     def to(self, device: torch.device | str) -> "Autoencoder":
-        self._network.to(device)
+        self.network.to(device)
         return self
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
         """Raw latents (B, 2C, h, w): mean and standard deviation of the posterior; or (B, C, h, w) without one."""
-        return torch.cat([self._encode(signed(part)) for part in image.split(CHUNK)])
+        return torch.cat([self.network.encode(signed(part)) for part in image.split(CHUNK)])
 
     @torch.no_grad()
     def decode(self, raw: Tensor) -> Tensor:
         """Raw latents (B, C, h, w) to values (B, 3, R, R) that are in [-1, 1] but for overshoot."""
-        return torch.cat([self._network.decode(part).sample for part in raw.split(CHUNK)])
+        return torch.cat([self.network.decode(part) for part in raw.split(CHUNK)])
 
     @torch.no_grad()
     def features(self, raw: Tensor) -> Tensor:
@@ -56,95 +132,120 @@ class Autoencoder:
         Raises:
             DiffxError: this kind of autoencoder has no middle.
         """
-        decoder = self._network.decoder
-        if not hasattr(decoder, "mid_block"):
+        if not hasattr(self.network, "middle"):
             raise DiffxError(f"autoencoder {self.name} has no middle block to take features from; take another data=.")
-        after = getattr(self._network, "post_quant_conv", None)
-        parts = raw.split(CHUNK) if after is None else [after(part) for part in raw.split(CHUNK)]
-        return torch.cat([decoder.mid_block(decoder.conv_in(part), None) for part in parts])
-
-    def _encode(self, x: Tensor) -> Tensor:
-        if not self.posterior:
-            return self._network.encode(x).latent
-        posterior = self._network.encode(x).latent_dist
-        return torch.cat([posterior.mean, posterior.std], dim=1)
+        return torch.cat([self.network.middle(part) for part in raw.split(CHUNK)])
 
 
 def load_autoencoder(name: str) -> Autoencoder:
-    """The autoencoder in folder `name`, else in the weights folder ($DIFFX_WEIGHTS) by that name, else of the Hugging
-    Face cache, else downloaded. All are in diffusers' layout: config.json and a .safetensors file.
+    """Autoencoder `name`: one of SPECS, a folder, or a name on the Hub. Weights are in folder `name`, else in the
+    weights folder ($DIFFX_WEIGHTS) by that name or by that of its source, else, in diffusers' layout, in the Hugging
+    Face cache, else downloaded.
 
-    Scaling is config.json's (scaling_factor, shift_factor, latents_mean, latents_std). A file channel_statistics.json,
-    {"mean": [...], "std": [...]} over raw latents, replaces it: shift = mean, scale = 1/std.
+    Scaling is config.json's (scaling_factor, shift_factor, latents_mean, latents_std), or that of a file of statistics
+    beside the weights: channel_statistics.json, or the authors' own (see latent_statistics).
 
     Raises:
-        DiffxError: not found, unreadable, or a class that is not supported.
+        DiffxError: not found, unreadable, without its statistics, or another network than is known of that name.
     """
-    place = _place(name)
-    # diffusers would take a folder that is not there for the name of a repository.
-    if name.startswith((".", "/", "~")) and not os.path.isdir(place):
+    spec = SPECS.get(name, AutoencoderSpec(name))
+    if spec.layout == "pixels":
+        return Autoencoder(name, Pixels(), ([127.5], [1 / 127.5]))
+    place = _place(name, spec)
+    network, scaling = _load(name, spec, place)
+    statistics = read_statistics(Path(place)) if os.path.isdir(place) else None
+    if spec.statistics and statistics is None:
+        raise DiffxError(
+            f"autoencoder={name} needs the statistics of its latents, and there are none in {place}; put the authors' "
+            "latents_stats.pt there, or channel_statistics.json."
+        )
+    shift, scale = statistics or scaling
+    _check(name, spec, place, network, shift, scale)
+    known = name if name in SPECS else os.path.abspath(place) if os.path.isdir(place) else name
+    return Autoencoder(known, network, (shift, scale))
+
+
+def _load(name: str, spec: AutoencoderSpec, place: str) -> tuple[Network, Scaling]:
+    """The network in a folder or on the Hub, and how its own configuration scales latents."""
+    layout = spec.layout or layout_of(Path(place)) or "diffusers"
+    found = layout_of(Path(place)) if os.path.isdir(place) else layout
+    if found != layout:
+        holds = f"holds the layout {found}" if found else "holds no autoencoder"
+        raise DiffxError(f"autoencoder={name} comes in the layout {layout}, and {place} {holds}; put its files there.")
+    if layout == "ldm":
+        return autoencoder_ldm.load(Path(place)), ([0.0], [1.0])
+    if layout == "rae":
+        return autoencoder_rae.load(Path(place), spec.encoder, spec.layers), ([0.0], [1.0])
+    return autoencoder_diffusers.load(name, place, spec.subfolder)
+
+
+def layout_of(place: Path) -> str:
+    """What a folder holds: diffusers, rae or ldm; "" is nothing that is known."""
+    if (place / "config.json").is_file():
+        return "rae" if autoencoder_rae.is_rae(place) else "diffusers"
+    return "ldm" if autoencoder_ldm.checkpoints(place) else ""
+
+
+def _place(name: str, spec: AutoencoderSpec) -> str:
+    """The folder of autoencoder `name`; of layouts that diffusers reads, a name on the Hugging Face Hub.
+
+    Raises:
+        DiffxError: there is none, and no Hub has it.
+    """
+    own, folder = Path(spec.source).expanduser(), weights_folder()
+    places = [folder / name, folder / spec.source, folder / own.name]
+    if name not in SPECS:
+        places = [own, *places[1:]]
+    found = next((str(place) for place in places if layout_of(place)), str(own))
+    if spec.source.startswith((".", "/", "~")) and not os.path.isdir(found):
+        # diffusers would take a folder that is not there for the name of a repository.
         raise DiffxError(f"autoencoder={name} is not a folder; type where it is, or a name on the Hub.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of huggingface_hub, about an argument that diffusers passes
-            config, network = _load(place)
-    except DiffxError:
-        raise
-    except Exception as error:
-        # diffusers and huggingface_hub raise many unrelated types, all of which mean "not to be had here".
-        if os.path.isdir(place):
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise DiffxError(f"autoencoder={name} cannot be loaded: {reason}") from error
-        raise DiffxError(_missing(name)) from error
-    shift, scale = _scaling(config, Path(place) / STATISTICS)
+    if spec.layout in ("ldm", "rae") and not os.path.isdir(found):
+        raise DiffxError(
+            f"autoencoder {name}: it is not here; put the files of {spec.source} in {folder / name} (DIFFX_WEIGHTS "
+            "sets the folder; docs/prepare.md lists them)."
+        )
+    return found
+
+
+def _check(name: str, spec: AutoencoderSpec, place: str, network: Network, shift: Any, scale: Any) -> None:
+    """Refuse another network than is known of that name, and statistics that do not fit it."""
     if not all(map(math.isfinite, [*shift, *scale])) or not all(scale):
         raise DiffxError(
             f"autoencoder={name} scales by {scale} and shifts by {shift}, which leaves no latents; mend it."
         )
-    name = os.path.abspath(place) if os.path.isdir(place) else name
-    return Autoencoder(name, network, config["_class_name"] == "AutoencoderKL", shift, scale)
-
-
-def _load(place: str) -> tuple[dict[str, Any], Any]:
-    """config.json and the network of a folder, or of a repository on the Hub."""
-    from diffusers import AutoencoderDC, AutoencoderKL
-
-    local = os.path.isdir(place) or not hub_answers()
-    config = AutoencoderKL.load_config(place, local_files_only=local)
-    classes = {"AutoencoderKL": AutoencoderKL, "AutoencoderDC": AutoencoderDC}
-    if config.get("_class_name") not in classes:
+    wanted, found = (spec.channels, spec.stride), (network.channels, network.stride)
+    if spec.channels and wanted != found:
         raise DiffxError(
-            f"autoencoder={place} is a {config.get('_class_name')}; type one that is {' or '.join(classes)}."
+            f"autoencoder={name} makes {wanted[0]} channels of {wanted[1]} pixels each, and the network in {place} "
+            f"makes {found[0]} of {found[1]}: it is another; put the files of {spec.source} there."
         )
-    return config, classes[config["_class_name"]].from_pretrained(
-        place, use_safetensors=True, low_cpu_mem_usage=False, local_files_only=local
-    )
+    for numbers in (shift, scale):
+        if len(numbers) not in (1, network.channels):
+            raise DiffxError(
+                f"autoencoder={name} has {network.channels} channels, and its statistics are of {len(numbers)}; put "
+                f"those of its own latents in {place}."
+            )
 
 
-def _place(name: str) -> str:
-    """The folder that `name` means, or `name` itself for the Hugging Face Hub."""
-    own = Path(name).expanduser()
-    places = [own, weights_folder() / name, weights_folder() / own.name]
-    return next((str(place) for place in places if (place / "config.json").is_file()), str(own))
+def sketch(name: str) -> Any:
+    """Autoencoder `name` of SPECS without weights, on whatever device is current; None where its architecture is not
+    known without them."""
+    spec = SPECS[name]
+    if spec.layout == "pixels":
+        return Pixels()
+    if spec.encoder:
+        return autoencoder_rae.sketch(spec.architecture, spec.encoder, spec.layers)
+    return autoencoder_diffusers.KL.of(spec.architecture) if spec.architecture else None
 
 
-def _scaling(config: dict[str, Any], statistics: Path) -> tuple[list[float], list[float]]:
-    """Shift and scale, each one number or one per channel."""
-    if statistics.is_file():
-        try:
-            found = json.loads(statistics.read_text())
-            return [float(m) for m in found["mean"]], [1 / float(s) for s in found["std"]]
-        except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-            raise DiffxError(f'{statistics} has to be {{"mean": [...], "std": [...]}}, std positive.') from error
-    factor = float(config.get("scaling_factor") or 1.0)
-    if config.get("latents_mean") and config.get("latents_std"):
-        return [float(m) for m in config["latents_mean"]], [factor / float(s) for s in config["latents_std"]]
-    return [float(config.get("shift_factor") or 0.0)], [factor]
+class Pixels(nn.Module):
+    """No autoencoder: "latents" are the image's levels, stored as they are."""
 
+    posterior, channels, stride, dtype = False, 3, 1, "uint8"
 
-def _missing(name: str) -> str:
-    return (
-        f"autoencoder {name}: it is not here. Either put its folder (config.json, .safetensors) at "
-        f"{weights_folder() / name} (DIFFX_WEIGHTS sets the folder), or copy a Hugging Face cache that holds it here "
-        f"and set HF_HOME, or run `hf download {name}` once where there is a network."
-    )
+    def encode(self, x: Tensor) -> Tensor:
+        return ((x + 1) * 127.5).round()
+
+    def decode(self, raw: Tensor) -> Tensor:
+        return raw / 127.5 - 1

@@ -37,6 +37,7 @@ class EmbeddedMetrics:
     )
 
     def __init__(self, data: LabelledReference, device: torch.device | str = "cpu") -> None:
+        data = getattr(data, "images", data)  # of latents, the images
         networks = {"embedded_sup": embedded.supervised(data), "embedded_ssl": embedded.self_supervised(data)}
         weights = [tensor for network in networks.values() for tensor in network.state_dict().values()]
         self.identity = f"embedded {data.identity} {checksum(weights)}"

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffx.assemble.latents import autoencoder_line
 from diffx.assemble.services import make_encoder
 from diffx.data.shards import Shards, open_shards, read_note
 from diffx.errors import DiffxError
@@ -22,7 +23,8 @@ Network = Callable[[Tensor], Tensor]
 
 
 def prepare_latents(root: Path, autoencoder: str, flip: bool = False, batch_size: int = 32) -> dict[str, Any] | None:
-    """Write root/latents, and root/latents-flipped with `flip`: raw moments in float16, mean and standard deviation.
+    """Write root/latents, and root/latents-flipped with `flip`: raw moments in float16, mean and standard deviation (of
+    pixels the levels, uint8). Prints what the autoencoder costs and asks for.
 
     Returns the last manifest once every process is done.
 
@@ -38,7 +40,9 @@ def prepare_latents(root: Path, autoencoder: str, flip: bool = False, batch_size
         "shift": network.shift,
         "scale": network.scale,
     }
-    return _encode_all(root / "latents", images, network.encode, device, facts, flip, batch_size, network.posterior)
+    print(autoencoder_line(network.name, network.network, images.shape[-1]), flush=True)
+    encode, posterior = network.encode, network.posterior
+    return _encode_all(root / "latents", images, encode, device, facts, flip, batch_size, posterior, network.dtype)
 
 
 def prepare_features(
@@ -74,6 +78,7 @@ def _encode_all(
     flip: bool,
     batch_size: int,
     posterior: bool | None = None,
+    dtype: str = "float16",
 ) -> dict[str, Any] | None:
     """Fill `folder` (and its -flipped twin) with network(images), shard by shard as the images are cut."""
     notes = [read_note(images.folder, shard) or {} for shard in range(len(images.manifest["shards"]))]
@@ -90,14 +95,14 @@ def _encode_all(
                 image = torch.from_numpy(images.read(starts[shard] + rows)).to(device)
                 out = network(image.flip(-1) if mirrored else image).cpu().numpy()
                 for row, array in zip(rows, out, strict=True):
-                    put(_row(keys[row], labels[row], array))
+                    put(_row(keys[row], labels[row], array, dtype))
 
         job = Job(
             folder=folder.with_name(f"{folder.name}-flipped") if mirrored else folder,
             facts={**facts, "flipped": mirrored, "images": images.manifest["checksum"]},
             shards=[(note["keys"], note["labels"]) for note in notes],
             shape=tuple(probe.shape[1:]),
-            dtype="float16",
+            dtype=dtype,
             make=make,
             unit=unit,
             posterior=posterior,
@@ -106,12 +111,12 @@ def _encode_all(
     return manifest
 
 
-def _row(key: str, label: int, array: Array) -> Row:
+def _row(key: str, label: int, array: Array, dtype: str) -> Row:
     with np.errstate(over="ignore"):
-        half = array.astype(np.float16)
-    if not np.isfinite(half).all():
-        return Row(key, label, None, "not finite in float16")
-    return Row(key, label, half)
+        stored = array.astype(dtype)
+    if not np.isfinite(stored).all():
+        return Row(key, label, None, f"not finite in {dtype}")
+    return Row(key, label, stored)
 
 
 def _images(root: Path) -> Shards:
