@@ -23,6 +23,11 @@ PARTNERS = {
     "plugins=[haste]": ["data=imagenet256", "backbone=s"],
     "plugins=[sra2]": ["data=imagenet256"],
 }
+PARTNERS |= {
+    f"autoencoder={file.stem}": ["data=imagenet256", f"backbone.patch_size={16 if file.stem == 'pixels' else 1}"]
+    for file in (ROOT / "conf/autoencoder").glob("*.yaml")
+}
+PARTNERS["end_to_end=repa_e"] = ["data=shapes_latent", "plugins=[repa]"]
 COMPOSED_ONLY = ["guidance=autoguidance", "guidance=contrastive"]  # they need what a run has written
 
 

@@ -15,6 +15,7 @@ from diffx.assemble.services import stand_ins
 from diffx.backbone import Backbone
 from diffx.backbone.protocol import state_shape
 from diffx.backbone.teacher import NetworkTeacher
+from diffx.end_to_end import EndToEnd
 from diffx.errors import DiffxError, describe_error, name_culprit
 from diffx.objective import Objective
 from diffx.planner import Plan, View
@@ -30,13 +31,15 @@ class Flops(NamedTuple):
     """Floating-point operations per image; a multiply-add counts two.
 
     plain: forward of the plain network of this size (Backbone.reference). forward: forward of all passes with the
-    plugins. train: forward and backward of a step, teachers included. encoder: the teachers' share of it.
+    plugins. train: forward and backward of a step, teachers included. encoder: the teachers' share of it. autoencoder:
+    the share of one that is trained with the network.
     """
 
     plain: int
     forward: int
     train: int
     encoder: int
+    autoencoder: int = 0
 
     @property
     def relative(self) -> float:
@@ -94,6 +97,28 @@ def _forward_flops(net: Any, objective: Objective) -> int:
     with torch.device("meta"), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
         net(torch.zeros(1, *state_shape(net)), torch.zeros(1), torch.zeros(1, dtype=torch.long))
     return counter.get_total_flops()
+
+
+def count_end_to_end(
+    end_to_end: EndToEnd,
+    backbone: Backbone,
+    plugins: Mapping[str, Plugin],
+    objective: Objective,
+    plan: Plan,
+    image_size: int,
+) -> int:
+    """What training the autoencoder adds to a step, per image: its passes, its losses, and the frozen network's."""
+    prefixed = {f"plugins/{name}": plugin for name, plugin in plugins.items()}
+    on_meta = without_storage({"end_to_end": end_to_end, "backbone": backbone, **prefixed})
+    members = {name: on_meta[f"plugins/{name}"] for name in plugins}
+    net, component = on_meta["backbone"], on_meta["end_to_end"]
+    draws = tree_map_only(Tensor, lambda t: t.to("meta"), _fake_draws(net, members, objective, _fixed_counts(plan)[0]))
+    image = torch.zeros(1, 3, 1, 1, dtype=torch.uint8, device="meta").expand(IMAGES, -1, image_size, image_size)
+    batch = {"image": image, "y": torch.zeros(IMAGES, dtype=torch.long, device="meta")}
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        _, encoded = component.encode(batch, Streams(0, 0))
+        component.losses(encoded, draws, net, members, objective)["total"].backward()
+    return counter.get_total_flops() // IMAGES
 
 
 def _fixed_counts(plan: Plan) -> list[Plan]:

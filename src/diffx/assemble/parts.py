@@ -10,6 +10,7 @@ from torchmetrics import Metric
 
 from diffx import ranks
 from diffx.assemble.attention import attention_kernels
+from diffx.assemble.end_to_end import make_end_to_end, with_end_to_end
 from diffx.assemble.flops import Flops, count_flops, flops_of
 from diffx.assemble.model import TrainingModel, build_model
 from diffx.assemble.ready import look
@@ -18,6 +19,7 @@ from diffx.config.protocol import protocol
 from diffx.config.settings import Settings
 from diffx.config.target import make
 from diffx.data import Data
+from diffx.end_to_end import EndToEnd
 
 
 class Metrics(Protocol):
@@ -34,8 +36,8 @@ class Metrics(Protocol):
 
 @dataclass(frozen=True)
 class Parts:
-    """The model, its data, teachers and metrics, what a step costs, which kernels attention takes, and the protocol
-    under which it is measured."""
+    """The model, its data, teachers and metrics, what a step costs, which kernels attention takes, the protocol under
+    which it is measured, and the autoencoder, where it is trained too."""
 
     model: TrainingModel
     data: Data
@@ -45,6 +47,7 @@ class Parts:
     attention: list[str]
     device: torch.device
     protocol: dict[str, Any]
+    end_to_end: EndToEnd | None = None
 
 
 def assemble(settings: Settings) -> Parts:
@@ -59,7 +62,9 @@ def assemble(settings: Settings) -> Parts:
     batch = settings.batch_size // (ranks.world() * settings.trainer.accumulate)
     kernels = attention_kernels(sketch.backbone, batch, settings.trainer.precision, device)
     measured = protocol(settings, data.identity, metrics.identity)
-    return Parts(model, data, metrics, services, flops, kernels, device, measured)
+    if end_to_end := make_end_to_end(settings, model, data):
+        flops = with_end_to_end(flops, end_to_end, model, settings.data.image_size)
+    return Parts(model, data, metrics, services, flops, kernels, device, measured, end_to_end)
 
 
 def _teacher_flops(services: dict[str, Service], data: Data) -> dict[str, int]:

@@ -68,6 +68,8 @@ def _facts(backbone: Backbone, plugins: Mapping[str, Plugin], flops: Flops) -> l
     facts.append(f"{operations(flops.train)} per image (forward and backward)")
     if flops.encoder:
         facts[-1] += f", {operations(flops.encoder)} of it in encoders"
+    if flops.autoencoder:
+        facts.append(f"{operations(flops.autoencoder)} of it in the autoencoder, which is trained too")
     return facts
 
 

@@ -30,6 +30,7 @@ def describe_run(settings: Settings, parts: Parts) -> dict[str, Any]:
         "parameters": {
             "backbone": _count(model.backbone),
             "training_only": sum(_count(plugin) for plugin in model.plugins.values()),
+            **({"end_to_end": _count(parts.end_to_end)} if parts.end_to_end else {}),
         },
         "flops": {
             "forward_per_image": flops.forward,

@@ -14,6 +14,7 @@ def main() -> None:
 
 def print_plan(overrides: Sequence[str]) -> None:
     """Print the plan of one configuration; needs no data and no weights."""
+    from diffx.assemble.end_to_end import sketch_end_to_end, with_end_to_end
     from diffx.assemble.flops import count_flops
     from diffx.assemble.latents import describe_autoencoder
     from diffx.assemble.model import build_model
@@ -23,6 +24,9 @@ def print_plan(overrides: Sequence[str]) -> None:
     settings = compose_config(overrides)
     model = build_model(settings, "meta")
     flops = count_flops(model.backbone, model.plugins, model.objective, model.plan, {})
+    if settings.end_to_end:
+        component = sketch_end_to_end(settings, model)
+        flops = with_end_to_end(flops, component, model, settings.data.image_size)
     print(plan_table(model.backbone, model.plugins, model.plan, flops))
     if settings.autoencoder:
         print(describe_autoencoder(settings.autoencoder, settings.data.image_size))

@@ -119,6 +119,7 @@ def _check_together(settings: Settings) -> None:
         )
     _check_names(settings)
     _check_autoencoder(settings)
+    _check_end_to_end(settings)
     more = settings.more_ema_decays
     if len({settings.ema_decay, *more}) < 1 + len(more):
         raise DiffxError(f"ema_decay={settings.ema_decay} and more_ema_decays={list(more)} name an average twice.")
@@ -139,6 +140,27 @@ def _check_autoencoder(settings: Settings) -> None:
         raise DiffxError(
             f"data.channels={data.channels} data.size={data.size}, and autoencoder={name} makes {spec.channels} "
             f"channels of {side}x{side} from images of {data.image_size} pixels; leave data.channels and data.size out."
+        )
+
+
+def _check_end_to_end(settings: Settings) -> None:
+    """Refuse what an autoencoder cannot be trained under together with the network."""
+    if settings.end_to_end is None:
+        return
+    if settings.data.decoder == "pixels":
+        raise DiffxError(
+            f"end_to_end trains the autoencoder behind latents, and data={settings.data.name} is made of pixels; type "
+            "data=shapes_latent, or data=imagenet256."
+        )
+    if settings.trainer.strategy == "fsdp":
+        raise DiffxError(
+            "trainer.strategy=fsdp shards the network that end_to_end holds still in one of its two passes, which has "
+            "not been made to work; type trainer.strategy=ddp."
+        )
+    if settings.trainer.activation_checkpointing:
+        raise DiffxError(
+            "trainer.activation_checkpointing runs blocks again in the backward pass, when the pass that end_to_end "
+            "holds them still for is over; type trainer.activation_checkpointing=false."
         )
 
 

@@ -84,6 +84,8 @@ def settings_of_composed(config: DictConfig) -> Settings:
         if name not in _plugin_files():
             raise DiffxError(unknown_key(f"plugins.{name}", [f"plugins.{known}" for known in _plugin_files()]))
         del config.plugins[name]
+    if "_target_" not in (config.get("end_to_end") or {}):
+        config.end_to_end = None  # an experiment's settings of what `end_to_end=none` has taken away
     _check_one_backbone(config)
     return settings_of(config)
 

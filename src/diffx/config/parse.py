@@ -124,8 +124,10 @@ def _value(hint: Any, entry: "Field[Any]", value: Any, name: str) -> Any:
     """One setting, of the kind and in the range that it was declared with."""
     kinds = set(get_args(hint)) if isinstance(hint, UnionType) else {hint}
     nested = next((kind for kind in kinds if is_dataclass(kind)), None)
-    if hint is Node:
+    if hint is Node or (Node in kinds and value):
         return _node(value, name)
+    if Node in kinds:
+        return None
     if get_origin(hint) is Mapping:
         return {str(key): _node(inner, f"{name}.{key}") for key, inner in _mapping(value, name).items()}
     if get_origin(hint) is tuple:

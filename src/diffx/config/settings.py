@@ -107,6 +107,7 @@ class Settings:
     study: str | None = None
     title: str | None = None
     autoencoder: str | None = None
+    end_to_end: Node | None = None
     seed: int = number(0, below=SEEDS)
     batch_size: int = number(32, least=1, below=BATCH)
     max_steps: int = number(1000, least=1, below=STEPS)
@@ -150,8 +151,8 @@ class Settings:
 
     @property
     def label(self) -> str:
-        """The plugins in one word."""
-        return "+".join(self.plugins) or "plain"
+        """The plugins in one word, and whether the autoencoder is trained with the network."""
+        return "+".join([*self.plugins, *(["end_to_end"] if self.end_to_end else [])]) or "plain"
 
     @property
     def length(self) -> dict[str, Any]:

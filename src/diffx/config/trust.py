@@ -23,7 +23,12 @@ ROOMS = {
     "data.source": ("diffx.data", "diffx.embedded"),
     "eval.metrics": ("diffx.metrics",),
 }
-GROUPS = {"backbone": "diffx.backbones", "plugins": "diffx.plugins", "guidance": "diffx.plugins"}
+GROUPS = {
+    "backbone": "diffx.backbones",
+    "plugins": "diffx.plugins",
+    "guidance": "diffx.plugins",
+    "end_to_end": "diffx.end_to_end",
+}
 OPTIMIZERS = {
     "diffx.optimizer": ("MuonAdamW",),
     "torch.optim": ("Adafactor", "Adam", "AdamW", "Muon", "RAdam", "SGD"),

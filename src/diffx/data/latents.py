@@ -146,6 +146,12 @@ class Latents:
         """
         return self._opened(x.device).features(self._raw(x))
 
+    def latent_space(self) -> "Autoencoder":
+        """The autoencoder that made the latents. Raises DiffxError where its weights cannot be found."""
+        from diffx.frozen.autoencoder import load_autoencoder
+
+        return load_autoencoder(self.autoencoder)
+
     def _opened(self, device: torch.device) -> "Autoencoder":
         if self._autoencoder is None:
             from diffx.frozen.autoencoder import load_autoencoder

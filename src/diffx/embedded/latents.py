@@ -85,6 +85,10 @@ class ShapesLatent:
         """What the first half of the decoder makes of scaled latents: (B, 48, H/4, W/4)."""
         return self._autoencoder.to(x.device).features(self._raw(x))
 
+    def latent_space(self) -> Autoencoder:
+        """The autoencoder that makes the latents."""
+        return self._autoencoder
+
     @cached_property
     def _autoencoder(self) -> Autoencoder:
         network = networks.autoencoder(self.images)
@@ -120,4 +124,6 @@ class ShapesLatent:
             for part in torch.arange(len(self)).split(ENCODED_AT_ONCE):
                 rows[part.numpy()] = network.encode(signed(self.images.batch(part)["image"])).numpy()
         rows.flush()
-        return {}
+        psnr = networks.reconstruction(network, self.images)
+        print(f"{self.name}: {len(self)} images encoded; held-out ones are decoded at {psnr:.1f} dB (PSNR)", flush=True)
+        return {"psnr": psnr}

@@ -47,6 +47,8 @@ def probe_blocks(settings: Settings, weights: Path, times: list[float], encoder:
         raise DiffxError(
             f"--t {wrong[0]:g} is no noise level; type numbers between 0 (data) and 1 (noise), as in --t 0.5."
         )
+    if settings.end_to_end:
+        raise DiffxError("This run's latents are of an autoencoder of its own, which a probe lacks; probe another.")
     model, device = build_model(settings), pick_device(settings.trainer.accelerator)
     if len(model.backbone.streams) > 1:
         beside = ", ".join(name for name in model.backbone.streams if name != "image")

@@ -40,6 +40,7 @@ class Evaluation:
         self.logger = Sink(None)  # the run's is made after its folder, which everything else is checked before
         self.watch: Callable[[int, int, int], None] = lambda *_: None  # hears the step, samples drawn, samples wanted
         self.sampling = Sampling(settings, parts.model.objective)
+        self.decode = parts.end_to_end.decode if parts.end_to_end else parts.data.decode
         self.protocol_hash = short_hash(parts.protocol)
 
     def __call__(self, network: Backbone, step: int, hours: float) -> dict[str, float]:
@@ -74,7 +75,7 @@ class Evaluation:
             self.watch(step, min(number * self.settings.eval.batch_size, len(indices)), len(indices))
             drawn.broken += int((~x.isfinite()).flatten(1).any(1).sum())
             x = x.nan_to_num(0.0, 0.0, 0.0)
-            images = self.sampling.decode(self.parts.data.decode, x, self.parts.protocol["rounding"]).cpu()
+            images = self.sampling.decode(self.decode, x, self.parts.protocol["rounding"]).cpu()
             drawn.first += images[: wanted - len(drawn.first)].unbind()
             yield images
 

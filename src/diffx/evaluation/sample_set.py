@@ -15,6 +15,7 @@ from rich.progress import track
 from torch import Tensor
 
 from diffx import ranks
+from diffx.assemble.end_to_end import trained_decoder
 from diffx.assemble.model import build_network
 from diffx.checkpoint.native import load_backbone
 from diffx.config.protocol import protocol
@@ -26,6 +27,7 @@ from diffx.pixels.files import write_npz
 from diffx.pixels.grid import save_grid
 from diffx.pixels.values import to_uint8
 from diffx.processes.devices import pick_device
+from diffx.run.folder import AUTOENCODER
 from diffx.store.digest import digest
 from diffx.store.whole_file import replaced, write_text
 
@@ -73,10 +75,13 @@ class SampleSet:
         """All that determines the samples."""
         if not self.weights.exists():
             raise DiffxError(f"{self.weights} does not exist: the run has no checkpoint yet. Train it first.")
-        with self.weights.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = _sha256(self.weights)
         made = protocol(self.settings, "", "") | {"samples": self.count, "label": self.label}
-        return {"protocol": made, "weights": sha256, "batch_size": self.settings.eval.batch_size}
+        facts = {"protocol": made, "weights": sha256, "batch_size": self.settings.eval.batch_size}
+        trained = self.weights.with_name(AUTOENCODER)
+        if self.settings.end_to_end and trained.exists():
+            facts["autoencoder"] = _sha256(trained)
+        return facts
 
     def _is_whole(self, key: str) -> bool:
         try:
@@ -107,7 +112,7 @@ class SampleSet:
         with torch.random.fork_rng(devices=[]):
             network, objective = build_network(self.settings)
         load_backbone(network, self.weights)
-        backbone, decode = network.to(device), decoder(self.settings)
+        backbone, decode = network.to(device), decoder(self.settings, self.weights)
         sampling = Sampling(self.settings, objective, self.label)
         for start in track(missing, f"sampling in {len(missing)} batches") if ranks.is_first() else missing:
             indices = range(start, min(start + self.settings.eval.batch_size, self.count))
@@ -125,8 +130,11 @@ class SampleSet:
         shutil.rmtree(folder)
 
 
-def decoder(settings: Settings) -> Callable[..., Tensor]:
-    """From x and a rounding to uint8 images. Latents need their folder, which knows its autoencoder and scale."""
+def decoder(settings: Settings, weights: Path) -> Callable[..., Tensor]:
+    """From x and a rounding to uint8 images. Latents need their folder, which knows its autoencoder and scale; one that
+    was trained with the network is beside its weights."""
+    if settings.end_to_end:
+        return trained_decoder(settings, weights.with_name(AUTOENCODER))
     if settings.data.decoder == "pixels":
         return to_uint8
     decode: Callable[..., Tensor] = make(settings.data.source).decode
@@ -141,6 +149,11 @@ def refuse_non_finite(x: Tensor, start: int) -> None:
             f"{bad} of the {len(x)} samples from number {start} on hold NaN or infinity: the weights diverged, or the "
             "guidance scale is too high."
         )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _save(file: Path, images: Tensor) -> None:

@@ -13,6 +13,9 @@ from filelock import FileLock, Timeout
 from diffx.errors import DiffxError
 from diffx.store.whole_file import write_text
 
+AUTOENCODER = "autoencoder.safetensors"
+"""Beside a run's weights, where it has trained the autoencoder too."""
+
 
 class Named(Protocol):
     """What names a run's folder: the settings of a run have it."""
@@ -52,6 +55,11 @@ class RunDir:
     @property
     def ema_weights(self) -> Path:
         return self.path / "checkpoints" / "ema.safetensors"
+
+    @property
+    def autoencoder_weights(self) -> Path:
+        """Of the autoencoder, where it is trained too."""
+        return self.ema_weights.with_name(AUTOENCODER)
 
     def more_ema_weights(self, decay: float) -> Path:
         """Of one of more_ema_decays."""

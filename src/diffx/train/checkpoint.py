@@ -79,9 +79,10 @@ def copy_checkpoint(trainer: L.Trainer, run: RunDir, keep_last: bool = True) -> 
     assert isinstance(module, DiffusionModule)
     state = taken_checkpoint(trainer)
     averages = {decay: module.whole_ema(decay).state_dict() for decay in module.decays}
+    autoencoder = module.end_to_end.decoder_state() if module.end_to_end is not None else None
     if not trainer.is_global_zero:
         return lambda: None
-    state, averages = _copied((state, averages))
+    state, averages, autoencoder = _copied((state, averages, autoencoder))
     facts = {"run": module.run, "step": str(trainer.global_step)}
     paths = {decay: run.more_ema_weights(decay) for decay in module.decays} | {module.decays[0]: run.ema_weights}
 
@@ -89,6 +90,8 @@ def copy_checkpoint(trainer: L.Trainer, run: RunDir, keep_last: bool = True) -> 
         try:
             for decay, weights in averages.items():
                 _put(paths[decay], partial(write_sealed, weights, facts))
+            if autoencoder is not None:
+                _put(run.autoencoder_weights, partial(write_sealed, autoencoder, facts))
             last = run.last_checkpoint
             _put(last, partial(write_archive, state, facts), run.previous_checkpoint if keep_last else None)
         except (OSError, SafetensorError, RuntimeError) as error:

@@ -133,6 +133,7 @@ def make_module(settings: Settings, parts: Parts, meter: Meter) -> DiffusionModu
         compile=settings.compile,
         activation_checkpointing=settings.trainer.activation_checkpointing,
         shard=settings.trainer.strategy == "fsdp" and ranks.world() > 1,
+        end_to_end=parts.end_to_end,
     )
 
 

@@ -23,6 +23,7 @@ from diffx import step
 from diffx.assemble.model import BATCH_KEYS, TrainingModel, set_up
 from diffx.backbone import Backbone
 from diffx.backbone.teacher import NetworkTeacher
+from diffx.end_to_end import EndToEnd, clip_, clip_group
 from diffx.objective import Interpolant, Objective
 from diffx.planner import Phase, make_phases, phase_at
 from diffx.plugin import Batch, Plugin
@@ -65,6 +66,7 @@ class DiffusionModule(L.LightningModule):
         compile: none | blocks (each block by itself) | step (all of the losses as one graph).
         activation_checkpointing: blocks keep their inputs alone and run a second time in the backward pass.
         shard: over all ranks (FSDP2), each block by itself; the rest, plugins included, is one group.
+        end_to_end: an autoencoder that is trained with the network, whose latents of the batch's images it then sees.
 
     Attributes:
         after: what follows every optimizer step; by itself, a look at the guard every 20.
@@ -86,11 +88,13 @@ class DiffusionModule(L.LightningModule):
         compile: str = "none",
         activation_checkpointing: bool = False,
         shard: bool = False,
+        end_to_end: EndToEnd | None = None,
     ) -> None:
         super().__init__()
         self.backbone = model.backbone
         self.plugins = nn.ModuleDict(model.plugins)
         self._plugins = model.plugins  # the same objects, typed
+        self.end_to_end = end_to_end
         self.ema = average_of(model.backbone)
         self.more_ema = nn.ModuleDict({key_of(decay): average_of(model.backbone) for decay in more_ema_decays})
         self.decays = [ema_decay, *more_ema_decays]
@@ -170,6 +174,10 @@ class DiffusionModule(L.LightningModule):
         plugins = {name: self._plugins[name] for name in phase.plugins}
         for plugin in plugins.values():
             plugin.follow_schedule(self.global_step)
+        streams = Streams(self.seed, self.global_step, self.global_rank * accumulate + part, self.device)
+        encoded = None
+        if self.end_to_end is not None:
+            batch, encoded = self.end_to_end.encode(batch, streams)
         draws = step.draw(
             self.backbone,
             phase.plan,
@@ -177,10 +185,13 @@ class DiffusionModule(L.LightningModule):
             self.objective,
             batch,
             self._services,
-            Streams(self.seed, self.global_step, self.global_rank * accumulate + part, self.device),
+            streams,
             self.label_dropout,
         )
         terms = self._losses(self.backbone, phase.plan, plugins, self.objective, draws)
+        if self.end_to_end is not None:
+            own = self.end_to_end.losses(encoded, draws, self.backbone, plugins, self.objective)
+            terms = {**terms, **own, "total": terms["total"] + own["total"]}
         earlier = self.terms if part else {}
         self.terms = {name: earlier.get(name, 0) + value.detach() / accumulate for name, value in terms.items()}
         return terms["total"] + self._idle(phase)
@@ -197,7 +208,8 @@ class DiffusionModule(L.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradients by their norm over all parameters; one that is not finite makes this step do nothing."""
+        """Clip the gradients by their norm over all parameters, those of an autoencoder and its discriminator by their
+        own; one that is not finite makes this step do nothing."""
         named = [(name, p.grad) for name, p in self._trained if p.grad is not None]
         gradients = [local(gradient) for _, gradient in named]
         norms = torch.stack(torch._foreach_norm(gradients))
@@ -205,10 +217,16 @@ class DiffusionModule(L.LightningModule):
             squares = norms.square()
             dist.all_reduce(squares)
             norms = squares.sqrt()
-        self.gradient_norm = torch.linalg.vector_norm(norms)
         bad = self.guard.see([name for name, _ in named], norms, self.terms)
-        if gradient_clip_val:
-            torch._foreach_mul_(gradients, (gradient_clip_val / (self.gradient_norm + 1e-6)).clamp(max=1.0))
+        groups = [clip_group(name) for name, _ in named]
+        for group in dict.fromkeys(groups):
+            chosen = [i for i, other in enumerate(groups) if other == group]
+            norm = torch.linalg.vector_norm(norms if len(chosen) == len(groups) else norms[chosen])
+            limit = self.end_to_end.clip if self.end_to_end is not None and group else gradient_clip_val
+            if not group:
+                self.gradient_norm = norm
+            if limit:
+                clip_([gradients[i] for i in chosen], norm, limit)
         _skip_if(bad, optimizer)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -216,6 +234,8 @@ class DiffusionModule(L.LightningModule):
         super().optimizer_step(*args, **kwargs)
         for decay, ema in self.emas.items():
             update_ema_unless(self.guard.bad, ema, self.backbone, decay)
+        if self.end_to_end is not None:
+            self.end_to_end.follow(self.guard.bad, self.decays[0])
 
     def on_train_batch_end(self, *args: Any) -> None:
         """What follows an optimizer step. Lightning calls this after every micro-batch."""

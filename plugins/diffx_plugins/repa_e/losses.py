@@ -1,0 +1,111 @@
+"""What keeps an autoencoder an autoencoder: a discriminator of patches, and LPIPS."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import torchmetrics
+import torchvision
+from torch import Tensor, nn
+
+from diffx.errors import DiffxError
+from diffx.store.weights import local_file, read_weights, weights_folder
+
+VGG = "vgg16"
+TAPS = (3, 8, 15, 22, 29)  # the last ReLU of each of VGG's five stages
+
+
+class PatchDiscriminator(nn.Module):
+    """Images (B, 3, R, R) to a map of logits, one for each patch (Isola et al. 2017), GroupNorm in place of BatchNorm,
+    so that no statistics have to be shared among ranks.
+
+    width: channels of the first of `layers` strided convolutions; the following have twice as many, at most 8·width.
+    """
+
+    def __init__(self, channels: int, width: int = 64, layers: int = 3) -> None:
+        super().__init__()
+        parts: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        before = width
+        for i in range(1, layers + 1):
+            after, stride = width * min(2**i, 8), 2 if i < layers else 1
+            parts += [nn.Conv2d(before, after, 4, stride, 1), nn.GroupNorm(8, after), nn.LeakyReLU(0.2)]
+            before = after
+        self.layers = nn.Sequential(*parts, nn.Conv2d(before, 1, 4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+def hinge(real: Tensor, made: Tensor) -> Tensor:
+    """The discriminator's loss, from its logits."""
+    return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + made).mean())
+
+
+def divergence(mean: Tensor, std: Tensor) -> Tensor:
+    """KL of a diagonal posterior (B, C, h, w) from the standard normal, summed over a latent, mean over the batch."""
+    return 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).flatten(1).sum(1).mean()
+
+
+class LPIPS(nn.Module):
+    """LPIPS (Zhang et al. 2018) in VGG-16's features: images in [-1, 1] (B, 3, R, R), twice, to distances (B,).
+
+    Between corresponding features, each scaled to length 1 over its channels: weighted squared differences, mean over
+    places, summed over five layers. Frozen; of random weights until load().
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = torchvision.models.vgg16().features[: TAPS[-1] + 1]
+        for layer in self.features:
+            if isinstance(layer, nn.ReLU):
+                layer.inplace = False
+        widths = [self.features[depth - 1].out_channels for depth in TAPS]
+        self.weights = nn.ParameterList(torch.zeros(1, width, 1, 1) for width in widths)
+        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1))
+        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1))
+        self.eval().requires_grad_(False)
+
+    def load(self, vgg: Mapping[str, Tensor], linear: Mapping[str, Tensor]) -> "LPIPS":
+        """VGG-16 under torchvision's names, and the five layers' weights under LPIPS' own."""
+        own = {key.removeprefix("features."): w for key, w in vgg.items() if key.startswith("features.")}
+        self.features.load_state_dict(own)
+        self.weights.load_state_dict({str(i): linear[f"lin{i}.model.1.weight"] for i in range(len(TAPS))})
+        return self
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        total = a.new_zeros(len(a))
+        for weight, one, other in zip(self.weights, self._taps(a), self._taps(b), strict=True):
+            total = total + (weight * (one - other).square()).sum(1).mean((1, 2))
+        return total
+
+    def _taps(self, x: Tensor) -> list[Tensor]:
+        x, found = (x - self.shift) / self.scale, []
+        for depth, layer in enumerate(self.features):
+            x = layer(x)
+            if depth in TAPS:
+                features = x.float()  # in autocast too
+                found.append(features / (features.square().sum(1, keepdim=True) + 1e-8).sqrt())
+        return found
+
+
+def load_lpips() -> LPIPS:
+    """LPIPS with VGG-16 from $DIFFX_WEIGHTS/vgg16.pth (torchvision's), and the layers' weights that torchmetrics has.
+
+    Raises:
+        DiffxError: VGG-16 is not there, or its file is another network's.
+    """
+    file = local_file(VGG)
+    if file is None:
+        raise DiffxError(
+            f"end_to_end.perceptual needs VGG-16, which is not here; put torchvision's vgg16-397923af.pth at "
+            f"{weights_folder() / VGG}.pth (DIFFX_WEIGHTS sets the folder), or type end_to_end.perceptual=0."
+        )
+    folder = Path(torchmetrics.__file__).parent / "functional/image/lpips_models"
+    try:
+        return LPIPS().load(read_weights(file), read_weights(folder / "vgg.pth"))
+    except (KeyError, RuntimeError) as error:
+        raise DiffxError(f"{file} does not hold the weights of torchvision's VGG-16.") from error
