@@ -248,6 +248,14 @@ def test_it_needs_a_plugin_that_only_reads():
         REPAE("layersync", perceptual=0, align=-0.0).setup(backbone, {"layersync": _span(layersync)})
 
 
+def test_the_plugin_may_not_stop_before_the_autoencoder_does():
+    repa, backbone = REPA(2, encoder="embedded", projector_dim=16), tiny_backbone()
+    repa.setup(backbone)
+    repa.stop = 10
+    with pytest.raises(DiffxError, match=r"type plugins\.repa\.stop=null"):
+        REPAE(perceptual=0).setup(backbone, {"repa": repa})
+
+
 def _span(plugin):
     plugin.span = Span(1, 2, 0.5)
     return plugin

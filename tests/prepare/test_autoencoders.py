@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffx.assemble.latents import autoencoder_flops, describe_autoencoder
 from diffx.commands.prepare import main
-from diffx.config.compose import compose_config
+from diffx.config.compose import compose_config, config_dir
 from diffx.data.latents import Latents
 from diffx.errors import DiffxError
 from diffx.frozen import autoencoder as autoencoders
@@ -401,3 +401,8 @@ def test_data_of_another_shape_than_the_autoencoders_is_refused():
 def test_the_plan_prints_what_an_autoencoder_costs_beside_the_backbone():
     said = describe_autoencoder("sd_vae_mse", 256)
     assert "0.27 TFLOP an image to encode and 0.62 TFLOP to decode, where a forward of DiT-XL/2 takes 0.24" in said
+
+
+def test_every_known_autoencoder_is_a_choice_of_a_run():
+    files = {file.stem for file in (config_dir() / "autoencoder").glob("*.yaml")}
+    assert files == {*SPECS, "none"}

@@ -193,6 +193,11 @@ def _view_of(name: str, backbone: Backbone, plugins: Plugins) -> View:
             f"end_to_end.plugin={name} has to be a plugin that only reads the network's tokens and compares them with "
             "what the image alone decides; type end_to_end.plugin=repa."
         )
+    if plugin.stop is not None:
+        raise DiffxError(
+            f"plugins.{name}.stop={plugin.stop} ends the loss that end_to_end=repa_e trains the encoder by; type "
+            f"plugins.{name}.stop=null."
+        )
     others = [
         other
         for other, one in plugins.items()
