@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from diffx.assemble import ready
-from diffx.assemble.ready import bytes_of_training, look
+from diffx.assemble.model import build_model
+from diffx.assemble.ready import bytes_of_training, least_bytes_of_an_image, look
 from diffx.commands import launch as launching
 from diffx.commands.launch import launch
 from diffx.config.compose import compose_config
@@ -78,12 +79,35 @@ def test_a_process_beyond_the_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) -
 def test_what_does_not_fit_into_memory_is_refused(nothing_starts: None, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = compose_config(small("trainer.devices=4"))
     model = look(settings).sketch
-    needed = 4 * bytes_of_training(model.backbone, {}, 1)
+    activations = settings.batch_size // 4 * least_bytes_of_an_image(model)
+    needed = 4 * (bytes_of_training(model.backbone, {}, 1) + activations)
     monkeypatch.setattr(ready, "memory_of", lambda device: needed - 1)
+    with pytest.raises(DiffxError, match=r"images at once keep at least .* smaller batch_size="):
+        launch(settings)
+    monkeypatch.setattr(ready, "memory_of", lambda device: needed - 4 * activations - 1)
     with pytest.raises(DiffxError, match=r"GiB in each of 4 processes"):
         launch(settings)
     monkeypatch.setattr(ready, "memory_of", lambda device: needed)
     look(settings)
+
+
+def test_a_step_keeps_more_than_the_least_that_is_reckoned_with() -> None:
+    """Held against what the backward pass of a tiny network keeps, in float32 and with all that blocks keep inside."""
+    sketch, kept = look(compose_config(small())).sketch, []
+    backbone = build_model(compose_config(small())).backbone
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        backbone(torch.randn(2, *backbone.shape), torch.rand(2), torch.zeros(2, dtype=torch.long))
+    assert 0 < 2 * least_bytes_of_an_image(sketch) < sum(kept) / 4
+
+
+def test_a_batch_that_no_machine_holds_is_refused(nothing_starts: None) -> None:
+    with pytest.raises(DiffxError, match=r"16,777,215 images at once"):
+        launch(compose_config(small("batch_size=16777215")))
 
 
 def test_weights_gradients_adamw_and_an_average_are_twenty_bytes_a_parameter() -> None:

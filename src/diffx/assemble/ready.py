@@ -18,7 +18,7 @@ from diffx.errors import DiffxError
 from diffx.frozen.autoencoder import SPECS as AUTOENCODERS
 from diffx.processes.devices import check_devices, cost_unit, pick_device
 
-NUMBER, STATES = 4, 2  # bytes of a float32; numbers that AdamW keeps of a parameter
+NUMBER, HALF, STATES = 4, 2, 2  # bytes of a float32 and of a bfloat16; numbers that AdamW keeps of a parameter
 GIB = 2**30
 
 
@@ -106,6 +106,13 @@ def _check_memory(settings: Settings, sketch: TrainingModel, device: torch.devic
             f"processes, and there are {there / GIB:.1f} GiB of memory {'' if together > 1 else 'for each '}here; type "
             "a smaller backbone=, fewer trainer.devices=, or trainer.strategy=fsdp on more of them."
         )
+    images = settings.batch_size // (trainer.devices * trainer.num_nodes * trainer.accumulate)
+    kept = images * least_bytes_of_an_image(sketch)
+    if (each + kept) * together > there:
+        raise DiffxError(
+            f"{images:,} images at once keep at least {kept / GIB:,.1f} GiB of activations in each process, and there "
+            f"are {there / GIB:.1f} GiB of memory here; type a smaller batch_size=, or a larger trainer.accumulate=."
+        )
 
 
 def bytes_of_training(backbone: nn.Module, plugins: Mapping[str, nn.Module], averages: int) -> int:
@@ -113,6 +120,13 @@ def bytes_of_training(backbone: nn.Module, plugins: Mapping[str, nn.Module], ave
     plain = sum(parameter.numel() for parameter in backbone.parameters())
     trained = plain + sum(parameter.numel() for plugin in plugins.values() for parameter in plugin.parameters())
     return NUMBER * ((2 + STATES) * trained + averages * plain)
+
+
+def least_bytes_of_an_image(sketch: TrainingModel) -> int:
+    """What the backward pass needs of an image at the least: the inputs of blocks, in half precision."""
+    backbone = sketch.backbone
+    tokens = sum(sum(view.tokens[: backbone.wide_blocks]) for view in sketch.plan.views)
+    return HALF * tokens * backbone.hidden_size
 
 
 def memory_of(device: torch.device) -> int:
