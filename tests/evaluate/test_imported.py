@@ -63,8 +63,23 @@ def test_it_is_imported_once_and_its_folder_is_sampled_alike(there: Path, refusa
     sample(["official", "--decoder", "vae", "sampler.nfe=3", *FEW, "-n", "4", "-o", "folder"])
     drawn = [np.load(f"{name}.npz")["arr_0"] for name in ("first", "again", "folder")]
     assert all(np.array_equal(one, drawn[0]) for one in drawn)
+    assert "before: depth=4 and not 3. Move it away" in refusal(sample, [*arguments, "backbone.depth=3"])
+    assert "before: weights=ema and not model. Move" in refusal(sample, [*arguments, "--weights", "model"])
     torch.save(official("dit").weights, "official.pt")
-    assert "an earlier official.pt, as dit; move it away" in refusal(sample, arguments)
+    assert "before: from an earlier file of this name. Move it away" in refusal(sample, arguments)
+
+
+def test_what_an_import_has_to_say_is_said_when_the_file_is_sampled_first(there: Path, capsys) -> None:
+    arguments = [*typed(official("mdt")), "sampler.nfe=3", *FEW, "-n", "2"]
+    sample(arguments)
+    assert "a null label of zeros was added; guidance will not work" in capsys.readouterr().out
+    sample(arguments)
+    assert "null label" not in capsys.readouterr().out
+
+
+def test_a_file_of_weights_is_not_taken_for_images(there: Path, refusal: Refusal) -> None:
+    typed(official("dit"))
+    assert "official.pt is a file of weights; type also --as" in refusal(evaluate, ["official.pt"])
 
 
 def test_a_network_of_two_streams_is_sampled_without_the_plugin_that_trained_it(there: Path) -> None:

@@ -14,7 +14,7 @@ from diffx.checkpoint.diffusers import write_flow, write_transformer
 from diffx.checkpoint.folder import Imported, read_model, trained_plugin, write_model
 from diffx.checkpoint.layouts import LAYOUTS
 from diffx.checkpoint.official import from_official, to_official
-from diffx.checkpoint.tensors import read_tensors, write_as_ema, write_tensors
+from diffx.checkpoint.tensors import PICKLES, read_tensors, write_as_ema, write_tensors
 from diffx.errors import DiffxError
 
 PATHS = {"linear": "linear", "gvp": "cosine", "cosine": "cosine", "vp": "vp"}
@@ -34,6 +34,7 @@ def import_file(file: Path, name: str, folder: Path, weights: str = "ema", chang
         objective |= _interpolant_of(read.args)
     converted, has_null, remarks = from_official(read.tensors, architecture, objective.get("prediction", ""))
     source: dict[str, str | bool] = {"family": architecture.family, "file": file.name, "null_label": has_null}
+    source["weights"] = weights
     if architecture.layout.plugin and converted.plugin:
         source["plugin"] = architecture.layout.plugin
     written = write_model(
@@ -60,12 +61,12 @@ def export_model(source: Path, family: str | None, out: Path) -> list[str]:
     weights, remarks = model.weights, []
     if layout.plugin and not weights.plugin:
         weights = weights._replace(plugin=trained_plugin(source, layout.plugin))
-        if not weights.plugin:
+        if not weights.plugin and layout.under_ema:
             remarks.append(f"without what only training uses, since plugins.{layout.plugin} did not train this model")
     architecture = Architecture(family, model.settings)
     prediction = model.objective.get("prediction", "")
     tensors = to_official(weights, architecture, prediction, model.source.get("null_label", True))
-    (write_as_ema if layout.under_ema and out.suffix == ".pt" else write_tensors)(tensors, out)
+    (write_as_ema if layout.under_ema and out.suffix in PICKLES else write_tensors)(tensors, out)
     return [*remarks, f"wrote {out}"]
 
 

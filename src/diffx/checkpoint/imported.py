@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from diffx.checkpoint.architecture import parse_architecture, setting_changes
 from diffx.checkpoint.convert import import_file
 from diffx.checkpoint.folder import BACKBONE, CONFIG, PLACE, Imported, read_model
 from diffx.config.compose import compose_config
@@ -20,28 +21,28 @@ def is_model(path: Path) -> bool:
     return (path / CONFIG).is_file() and (path / BACKBONE).is_file()
 
 
-def beside(file: Path) -> Path:
-    """The folder that an official file is imported into when it is sampled: of its name, without the suffix."""
-    return file.with_suffix("")
-
-
-def import_once(file: Path, name: str, weights: str, changes: list[str]) -> Path:
-    """The folder of an official file, imported the first time.
+def import_once(file: Path, name: str, weights: str, changes: list[str]) -> tuple[Path, list[str]]:
+    """The folder of an official file, of its name without the suffix, and what there is to say where it is imported
+    now, the first time.
 
     Raises:
-        DiffxError: it cannot be imported, or its folder is that of another file or of something else.
+        DiffxError: it cannot be imported, or its folder is that of another file, or of other sizes or weights.
     """
-    folder = beside(file)
+    folder = file.with_suffix("")
     if not is_model(folder):
-        import_file(file, name, folder, weights, changes)
-        return folder
-    family = str(read_model(folder).source.get("family"))
-    if not name.lower().startswith(f"{family}-") or file.stat().st_mtime > (folder / BACKBONE).stat().st_mtime:
+        return folder, import_file(file, name, folder, weights, changes)
+    wanted, model = parse_architecture(name, setting_changes(changes)), read_model(folder)
+    theirs = {**model.settings, "family": model.source.get("family"), "weights": model.source.get("weights", weights)}
+    ours = {**wanted.settings, "family": wanted.family, "weights": weights}
+    other = [f"{key}={theirs.get(key)} and not {value}" for key, value in ours.items() if theirs.get(key) != value]
+    if file.exists() and file.stat().st_mtime > (folder / BACKBONE).stat().st_mtime:
+        other.append("from an earlier file of this name")
+    if other:
         raise DiffxError(
-            f"{folder} holds what was imported from an earlier {file.name}, as {family}; move it away to import anew, "
-            f"or type {folder} in place of the file."
+            f"{folder} holds what was imported before: {', '.join(other)}. Move it away to import {file.name} anew, or "
+            f"type {folder} in place of the file."
         )
-    return folder
+    return folder, []
 
 
 def settings_of_model(folder: Path, data: str | None = None, decoder: str | None = None) -> Settings:

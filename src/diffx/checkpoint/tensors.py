@@ -15,6 +15,7 @@ from torch import Tensor
 from diffx.errors import DiffxError
 from diffx.store.sealed import SEAL, facts_of, read_sealed, write_sealed
 
+PICKLES = (".pt", ".pth", ".ckpt")
 LIGHTNING = {"ema": "ema_denoiser.", "model": "denoiser."}
 
 
@@ -62,20 +63,20 @@ def _of_module(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a new file, as safetensors with a checksum or, for a name that ends in .pt, as torch.save does.
+    """Write a new file, as safetensors with a checksum or, for a name that ends in one of PICKLES, as torch.save does.
 
     Raises:
         DiffxError: the file exists, or cannot be written.
     """
     content = {key: tensor.contiguous() for key, tensor in tensors.items()}
-    if path.suffix == ".pt":
+    if path.suffix in PICKLES:
         _write_new(path, lambda partial: torch.save(content, partial))
     else:
         _write_new(path, lambda partial: write_sealed(content, {}, partial))
 
 
 def write_as_ema(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a new .pt file of {ema: tensors}, as training scripts of REPA's kind leave them."""
+    """Write a new file, as torch.save does, of {ema: tensors}, as training scripts of REPA's kind leave them."""
     content = {"ema": {key: tensor.contiguous() for key, tensor in tensors.items()}}
     _write_new(path, lambda partial: torch.save(content, partial))
 

@@ -46,6 +46,8 @@ def evaluate(chosen: argparse.Namespace) -> None:
 
     if chosen.family is not None or (chosen.target / "config.yaml").exists():
         evaluate_network(chosen)
+    elif chosen.target.suffix in (".pt", ".pth", ".ckpt", ".safetensors"):
+        raise DiffxError(f"{chosen.target} is a file of weights; type also --as FAMILY-SIZE-PATCH, such as dit-xl-2.")
     elif chosen.guidance or chosen.ema:
         flag = "--guidance" if chosen.guidance else "--ema"
         raise DiffxError(f"{flag} is for runs, and {chosen.target} is none.")
@@ -69,8 +71,8 @@ def cases(chosen: argparse.Namespace) -> list[Case]:
 
     found = []
     for decay, scale in product(chosen.ema or [None], chosen.guidance or [None]):
-        folder, settings, weights = drawn_from(chosen.target, chosen, decay)
-        changes = [*chosen.settings, *([] if scale is None else [f"guidance.scale={scale}"])]
+        folder, settings, weights, typed = drawn_from(chosen.target, chosen, decay)
+        changes = [*typed, *([] if scale is None else [f"guidance.scale={scale}"])]
         title = chosen.protocol or "evaluation"
         title += "" if decay is None else f"_ema_{decay:g}"
         title += "" if scale is None else f"_guidance_{scale:g}"

@@ -68,16 +68,18 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 class Drawn(NamedTuple):
-    """What samples are drawn from: a run or an imported model, its settings, and the file of its weights."""
+    """What samples are drawn from: a run or an imported model, its settings, and the file of its weights. changes: what
+    was typed that is about sampling."""
 
     folder: Path
     settings: "Settings"
     weights: Path
+    changes: list[str]
 
 
 def drawn_from(target: Path, chosen: argparse.Namespace, ema: float | None = None) -> Drawn:
     """A run's average, an imported model, or with --as an official file, which is imported beside itself; settings
-    backbone.KEY=VALUE are then of the import, and taken out of chosen.settings.
+    backbone.KEY=VALUE are then of the import.
 
     Raises:
         DiffxError: it is none of them, or its settings do not fit.
@@ -88,17 +90,20 @@ def drawn_from(target: Path, chosen: argparse.Namespace, ema: float | None = Non
     from diffx.config.protocol import with_ema
     from diffx.run.folder import RunDir
 
+    changes = list(chosen.settings)
     if chosen.family is not None:
-        sizes = [typed for typed in chosen.settings if typed.startswith("backbone.")]
-        changes = [typed.removeprefix("backbone.") for typed in sizes]
-        target = ranks.firsts(lambda: import_once(target, chosen.family, chosen.weights, changes))
-        chosen.settings = [typed for typed in chosen.settings if typed not in sizes]
+        sizes = [change for change in changes if change.startswith("backbone.")]
+        changes = [change for change in changes if change not in sizes]
+        plain = [size.removeprefix("backbone.") for size in sizes]
+        target, remarks = ranks.firsts(lambda: import_once(target, chosen.family, chosen.weights, plain))
+        for remark in remarks if ranks.is_first() else ():
+            print(remark, flush=True)
     if not is_model(target):
         settings, weights = with_ema(settings_of_run(target, chosen), RunDir(target), ema)
-        return Drawn(target, settings, weights)
+        return Drawn(target, settings, weights, changes)
     if ema is not None:
         raise DiffxError(f"--ema {ema:g} is for runs, and {target} is an imported model; leave it out.")
-    return Drawn(target, settings_of_model(target, chosen.data, chosen.decoder), target / BACKBONE)
+    return Drawn(target, settings_of_model(target, chosen.data, chosen.decoder), target / BACKBONE, changes)
 
 
 def settings_of_run(run: Path, chosen: argparse.Namespace) -> "Settings":

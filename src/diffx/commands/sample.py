@@ -38,9 +38,9 @@ def sample(chosen: argparse.Namespace) -> None:
     from diffx.evaluation.sample_set import SampleSet
 
     flags = {"sampler.nfe": chosen.nfe, "guidance.scale": chosen.guidance, "eval.seed": chosen.seed}
-    changes = [f"{key}={value}" for key, value in flags.items() if value is not None]
-    folder, own, weights = drawn_from(chosen.run, chosen, chosen.ema)
-    settings = with_protocol(own, chosen.protocol, [*chosen.settings, *changes])
+    asked = [f"{key}={value}" for key, value in flags.items() if value is not None]
+    folder, own, weights, typed = drawn_from(chosen.run, chosen, chosen.ema)
+    settings = with_protocol(own, chosen.protocol, [*typed, *asked])
     count = chosen.count if chosen.count is not None else settings.eval.samples if chosen.protocol else 100
     if count < 1:
         raise DiffxError(f"--count {count}: type a number of at least 1.")
