@@ -42,6 +42,7 @@ def describe_run(settings: Settings, parts: Parts) -> dict[str, Any]:
             "name": _device_name(parts.device),
             "count": ranks.world(),
         },
+        "training_images": len(parts.data),
         "precision": settings.trainer.precision,
         "compile": settings.compile,
         "attention": parts.attention,

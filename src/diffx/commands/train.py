@@ -6,10 +6,14 @@ same training.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from diffx.commands.frame import calm_openmp, finish
 from diffx.errors import DiffxError
+
+if TYPE_CHECKING:
+    from diffx.config.settings import Settings
 
 TO_HYDRA = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 MULTIRUN = ("-m", "--multirun")
@@ -45,6 +49,7 @@ def run_sweep(overrides: Sequence[str]) -> None:
     from diffx.commands.sweep.words import announce, name_jobs
     from diffx.compare import compare
     from diffx.config.compose import compose_config, split_sweep
+    from diffx.power.stop import run_in_rounds
     from diffx.processes.slurm import another_turn
     from diffx.run.folder import RunDir
 
@@ -59,8 +64,12 @@ def run_sweep(overrides: Sequence[str]) -> None:
         look(settings)
     places, named = places_of(jobs[0].trainer.devices, jobs[0].sweep_jobs), name_jobs(jobs)
     print(announce(named, len(places)), flush=True)
+
+    def start(some: "Mapping[str, Settings]") -> list[str]:
+        return run_all(some, places)
+
     with another_turn():
-        failed = run_all(named, places)
+        failed = run_in_rounds(named, start) if jobs[0].sweep_stop else start(named)
     for sentence in failed:
         print(f"failed: {sentence}", file=sys.stderr)
     measured = [path for path in runs if (path / "curve.jsonl").exists()]

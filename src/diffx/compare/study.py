@@ -76,6 +76,7 @@ class Study:
     cost_rule: str = "measured"  # one of cost.RULES
     forecasts: tuple[Forecast, ...] = ()  # beyond the runs, of each method and metric, where they were asked for
     horizon: float = 0.0  # the cost up to which they go
+    asked: tuple[float, ...] = ()  # targets that were asked for
 
     def mark(self, label: str) -> str:
         """A label with the mark of being measured unlike the baseline, where it is."""
@@ -141,7 +142,7 @@ def make_study(
         clashes=tuple(clashes),
         odd=frozenset(find_odd(methods, chosen)) if clashes else frozenset(),
         remarks=(*remarks, *said_of_baseline, *name_unevenness(methods, metrics), *name_unmet(results)),
-        best_so_far=best, axis=axis, protocol=protocol, cost_rule=cost,
+        best_so_far=best, axis=axis, protocol=protocol, cost_rule=cost, asked=tuple(targets),
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from diffx.compare.shown.cell import (
     write_spread,
     write_times,
 )
+from diffx.compare.shown.epochs import tabulate_epochs
 from diffx.compare.shown.forecast import tabulate_forecasts
 from diffx.compare.study import Result, Study, find_floor
 
@@ -34,12 +35,14 @@ COVERAGE = {3: 0.988, 5: 0.986}
 def make_tables(study: Study) -> list[Table]:
     """All metrics side by side, each one's values and times, what the runs cost, then interactions and sweeps."""
     per_metric = [make(study, result) for result in study.results for make in (tabulate_values, tabulate_times)]
+    taken = [table for result in study.results for table in tabulate_epochs(study, result)]
     ahead = [table for result in study.results for table in tabulate_forecasts(study, result)]
     whole = [tabulate_sizes(study), tabulate_time(study)]
     beside = [*tabulate_others(study), *tabulate_protocols(study)]
     return [
         *summarise(study),
         *per_metric,
+        *taken,
         *ahead,
         *beside,
         *whole,
