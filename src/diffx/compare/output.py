@@ -15,6 +15,8 @@ from diffx.compare.shown import words
 from diffx.compare.shown.forecast import forecast_study
 from diffx.compare.shown.page import write_page
 from diffx.compare.shown.pictures import figure
+from diffx.compare.shown.pictures.answer import can_answer, draw_answer
+from diffx.compare.shown.pictures.samples import draw_samples, has_samples
 from diffx.compare.shown.pictures.sweep import draw_sweep
 from diffx.compare.shown.publish import Destination, check_extra, publish
 from diffx.compare.shown.published import find_published, read_published
@@ -81,6 +83,10 @@ def write_files(study: Study, folder: Path) -> None:
     """All files of the comparison."""
     caption = words.write_caption(study)
     figure.save(figure.draw(study, caption), folder, "compare")
+    if can_answer(study):
+        figure.save(draw_answer(study), folder, "answer")
+    if (samples := draw_samples(study)) is not None:
+        figure.save(samples, folder, "samples", ["png"])
     if study.forecasts:
         figure.save(figure.draw(study, words.write_forecast_caption(study), ahead=True), folder, "forecast")
     for axis in list_axes(study):
@@ -118,25 +124,33 @@ def write_markdown(study: Study) -> str:
     sweeps = [
         f"![response to {escape_markdown(', '.join(found[0].names))}]({name}.png)" for name, found in list_sweeps(study)
     ]
+    ahead = ["![the forecasts](forecast.png)", escape_markdown(words.write_forecast_caption(study))]
+    ahead = ahead if study.forecasts else []
     others = [f"[{axis}](compare_{FILES[axis]}.png)" for axis in list_axes(study)]
     parts = [
         f"# Comparison: {escape_markdown(study.name)}",
-        escape_markdown(words.write_verdict(study)),
+        f"**{escape_markdown(words.write_answer(study))}**",
+        *(["![the answer](answer.png)", escape_markdown(words.write_answer_caption(study))] * can_answer(study)),
+        *unfold(
+            "How sure that is, in each metric, and for which budgets", [escape_markdown(words.write_reasons(study))]
+        ),
         "![the curves](compare.png)",
         escape_markdown(words.write_caption(study)),
-        *(
-            ["![the forecasts](forecast.png)", escape_markdown(words.write_forecast_caption(study))]
-            if study.forecasts
-            else []
-        ),
+        *(["![samples of the methods, over cost](samples.png)"] * has_samples(study)),
+        *ahead,
         *sweeps,
-        *(table.markdown() for table in make_tables(study)),
+        *unfold("Tables", [table.markdown() for table in make_tables(study)]),
         *write_list("Fair-comparison card", words.write_card(study)),
         *([f"The same curves against other axes: {', '.join(others)}."] if others else []),
         *write_list("Published numbers in the picture", words.list_published(study)),
         *write_list("Remarks", study.remarks),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def unfold(summary: str, parts: Sequence[str]) -> list[str]:
+    """Parts that a reader opens."""
+    return [f"<details><summary>{summary}</summary>", *parts, "</details>"] if any(parts) else []
 
 
 def write_list(title: str, lines: Sequence[str]) -> list[str]:

@@ -19,8 +19,8 @@ def tabulate_epochs(study: Study, result: Result) -> list[Table]:
         for method in study.methods:
             cells = [write_taken(study, result.metric, method, target, axis) for axis in axes]
             epochs = [write_taken(study, result.metric, method, target, "images", count_images(method))]
-            rows.append((f"{target:.3g}: {study.mark(method.label)}{count_lost(method)}", *epochs * known, *cells))
-    header = ("target: method", *["epochs"] * known, *(names[axis] for axis in axes))
+            rows.append((f"{study.mark(method.label)}{count_lost(method)} ≤ {target:.3g}", *epochs * known, *cells))
+    header = ("method and target", *["epochs"] * known, *(names[axis] for axis in axes))
     note = "median over seeds; > not reached, < met at the first evaluation" + (
         "; epochs: passes over the training images, as EP@k counts them" if known else ""
     )

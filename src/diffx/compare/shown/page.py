@@ -1,5 +1,6 @@
 """The interactive page: one HTML file that opens offline, with the pictures' own SVG inside and a script over it."""
 
+import base64
 import io
 import json
 from collections.abc import Sequence
@@ -7,15 +8,18 @@ from importlib.resources import files
 from typing import Any
 
 import matplotlib
+from matplotlib.figure import Figure
 
 from diffx.compare.card import MARK
 from diffx.compare.plain import write_number, write_value
 from diffx.compare.runs.method import Method, find_varied
 from diffx.compare.runs.metric import name_metric
 from diffx.compare.shown.cell import Table
+from diffx.compare.shown.pictures.answer import can_answer, draw_answer
 from diffx.compare.shown.pictures.figure import STYLE, draw_alone
 from diffx.compare.shown.pictures.panel import Panel, choose_looks, make_panel
-from diffx.compare.shown.words import write_caption, write_card, write_verdict
+from diffx.compare.shown.pictures.samples import draw_samples
+from diffx.compare.shown.words import write_answer, write_answer_caption, write_caption, write_card, write_reasons
 from diffx.compare.study import AXIS_NAMES, Study, count_in
 
 SCALES = ("log", "linear")
@@ -35,7 +39,9 @@ def collect(study: Study, tables: Sequence[Table]) -> dict[str, Any]:
     axes = study.points.axes()
     return {
         "title": f"Comparison: {study.name}",
-        "verdict": write_verdict(study),
+        "answer": write_answer(study),
+        "verdict": write_reasons(study),
+        "leads": draw_leads(study),
         "caption": write_caption(study),
         "axes": [{"key": axis, "label": AXIS_NAMES.get(axis, study.cost_name)} for axis in axes],
         "metrics": [{"key": name, "title": name_metric(name), "shown": name in compared} for name in metrics],
@@ -45,6 +51,33 @@ def collect(study: Study, tables: Sequence[Table]) -> dict[str, Any]:
         "card": write_card(study),
         "remarks": list(study.remarks),
     }
+
+
+def draw_leads(study: Study) -> list[dict[str, str]]:
+    """The pictures before and after the curves, as SVG or PNG in text, with what stands under them."""
+    found = []
+    if can_answer(study):
+        found.append({"place": "answer-picture", "svg": write_svg(draw_answer(study)), "caption":
+                      write_answer_caption(study)})  # fmt: skip
+    if (samples := draw_samples(study)) is not None:
+        found.append({"place": "samples-picture", "png": write_png(samples), "caption": "Samples, over cost."})
+    return found
+
+
+def write_png(figure: Figure) -> str:
+    """As base64."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png")
+    return base64.b64encode(data.getvalue()).decode()
+
+
+def write_svg(figure: Figure) -> str:
+    """Without what stands before the element."""
+    text = io.StringIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    svg = text.getvalue()
+    return svg[svg.index("<svg") :]
 
 
 def describe_methods(study: Study) -> list[dict[str, Any]]:
@@ -78,10 +111,7 @@ def draw_pictures(study: Study, metrics: Sequence[str]) -> dict[str, dict[str, A
 def draw_picture(panel: Panel, scale: str, study: Study) -> dict[str, Any]:
     """A panel's SVG, and where on it a pointer finds evaluations, rings and published numbers, with what they say."""
     figure = draw_alone(panel, scale)
-    text = io.StringIO()
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    svg = text.getvalue()
+    svg = write_svg(figure)
     axis, height, unit = figure.axes[0], figure.bbox.height, study.unit_name
 
     def locate(x: float, y: float) -> list[float]:
@@ -105,7 +135,7 @@ def draw_picture(panel: Panel, scale: str, study: Study) -> dict[str, Any]:
             sooner = f"{trace.ring.factor} sooner than the baseline{trace.ring.interval}"
             rings[place] = [*locate(trace.ring.x, panel.goal), met, sooner]
     marks = [[*locate(m.x, m.value), m.name, f"published: {write_number(m.value)}", m.source] for m in panel.marks]
-    return {"svg": svg[svg.index("<svg") :], "curves": curves, "rings": rings, "marks": marks}
+    return {"svg": svg, "curves": curves, "rings": rings, "marks": marks}
 
 
 def describe_point(title: str, x: float, line: Any, place: int) -> str:

@@ -51,6 +51,15 @@ def write_caption(study: Study) -> str:
     return " ".join([*parts, *count_diverged(study), describe_basis(study)])
 
 
+def write_answer_caption(study: Study) -> str:
+    """What stands under the picture of the answer."""
+    base = study.baseline.label if study.baseline else ""
+    return (
+        f"{study.unit_name} that each method needs to reach what every seed of {base} ended with: the median seed, and "
+        f"the 95 % interval of its speed-up over {base} (dashed). Arrowhead: not reached, or met before any evaluation."
+    )
+
+
 def write_forecast_caption(study: Study) -> str:
     """What stands under the picture of forecasts."""
     return (
@@ -121,19 +130,30 @@ def write_card(study: Study) -> list[str]:
 
 
 def write_verdict(study: Study) -> str:
-    """The conclusion, then one part per metric, then what limits it."""
+    """The answer in one sentence, and all that it rests on."""
+    return " ".join(part for part in (write_answer(study), write_reasons(study)) if part)
+
+
+def write_answer(study: Study) -> str:
+    """Who beats the baseline, in one sentence."""
+    if study.baseline is None:
+        return "There is no run without plugins to compare with, so nothing is said about gains."
+    if not study.others:
+        return f"Only {study.baseline.label} was run: there is nothing to compare it with."
+    return conclude(study, study.baseline)
+
+
+def write_reasons(study: Study) -> str:
+    """One part per metric, then what limits the answer."""
     baseline = study.baseline
     if baseline is None:
         swept = [describe_response(one, study) for one in find_responses(study)]
-        said = "There is no run without plugins to compare with, so nothing is said about gains."
-        return " ".join([said, *(swept or (rank(one, study) for one in study.results)), *count_diverged(study)])
+        return " ".join([*(swept or (rank(one, study) for one in study.results)), *count_diverged(study)])
     if not study.others:
-        return " ".join(
-            [f"Only {baseline.label} was run: there is nothing to compare it with.", *count_diverged(study)]
-        )
+        return " ".join(count_diverged(study))
     parts = [describe_metric(study, result, baseline) for result in study.results]
     ahead = [write_forecast(study, result) for result in study.results] if study.forecasts else []
-    told = [conclude(study, baseline), *parts, name_disagreement(study), limit_budget(study), *ahead]
+    told = [*parts, name_disagreement(study), limit_budget(study), *ahead]
     return " ".join(part for part in [*told, *count_diverged(study), limit_trust(study, baseline)] if part)
 
 

@@ -281,10 +281,10 @@ def set_ticks(axis: Axes) -> None:
         side.set_minor_formatter(NullFormatter())
 
 
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+def save(figure: Figure, folder: Path, name: str, suffixes: Sequence[str] = ("png", "svg")) -> list[Path]:
     """Writes NAME.png and NAME.svg, each complete or not at all."""
     written = []
-    for suffix in ("png", "svg"):
+    for suffix in suffixes:
         path = folder / f"{name}.{suffix}"
         with replaced(path) as temporary, matplotlib.rc_context(STYLE):
             figure.savefig(temporary, format=suffix, metadata={"Date": None} if suffix == "svg" else None)

@@ -1,0 +1,88 @@
+"""Samples of the methods side by side, over cost: every run draws the same noise and labels at each evaluation."""
+
+import io
+import math
+import re
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from diffx.compare.plain import write_number
+from diffx.compare.runs.method import Method
+from diffx.compare.runs.read import Run, read_bytes
+from diffx.compare.shown.pictures.figure import STYLE
+from diffx.compare.shown.pictures.panel import LONGEST
+from diffx.compare.study import Study
+from diffx.errors import DiffxError
+
+SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)  # of equal cost, at which pictures are shown
+ACROSS, DOWN, COLUMNS = 4, 2, 10  # samples of a picture that are shown; a run's pictures have ten in a row
+LARGEST = 2**24  # pixels of a picture that is opened
+SIDE = 1.55  # inches of a picture's width
+STEP = re.compile(r"step_(\d+)\.png$")
+
+
+def draw_samples(study: Study) -> Figure | None:
+    """A row a method, a column a share of equal cost; None where fewer than two methods kept pictures."""
+    cost = study.results[0].equal_cost
+    kept = {one.label: found for one in study.methods if (found := seed_pictures(one)) is not None}
+    rows = {label: [pick(*found, share * cost) for share in SHARES] for label, found in kept.items()}
+    filled = [place for place in range(len(SHARES)) if any(row[place] for row in rows.values())]
+    if len(rows) < 2 or not filled:
+        return None
+    tall, names = SIDE * DOWN / ACROSS + 0.2, 0.2 + 0.062 * max(len(label[:LONGEST]) for label in rows)
+    with matplotlib.rc_context(STYLE):
+        width, height = names + len(filled) * (SIDE + 0.1) + 0.1, len(rows) * tall + 0.35
+        figure = Figure(figsize=(width, height), dpi=150)
+        axes = figure.subplots(len(rows), len(filled), squeeze=False)
+        figure.subplots_adjust(left=names / width, right=1 - 0.1 / width, bottom=0.05 / height,
+                               top=1 - 0.4 / height, wspace=0.05, hspace=0.3)  # fmt: skip
+        for line, (label, row) in zip(axes, rows.items(), strict=True):
+            for axis, place in zip(line, filled, strict=True):
+                axis.set_axis_off()
+                if (one := row[place]) is not None:
+                    axis.imshow(one[1], interpolation="nearest")
+                    axis.set_title(f"{write_number(one[0])} {study.unit_name}", fontsize=6.5, pad=2)
+            line[0].text(-0.06, 0.5, label[:LONGEST], transform=line[0].transAxes, ha="right", va="center", fontsize=8)
+        said = "The same noise and labels in every picture; of each method's first seed, the last one up to each cost."
+        figure.text(0.1 / width, 1 - 0.17 / height, said, fontsize=7, color="#444444")
+    return figure
+
+
+def has_samples(study: Study) -> bool:
+    """Whether two methods kept pictures."""
+    return sum(seed_pictures(method) is not None for method in study.methods) > 1
+
+
+def seed_pictures(method: Method) -> tuple[Run, dict[int, Path]] | None:
+    """The first seed that kept pictures, and they by step."""
+    for run in method.runs:
+        files = {int(found.group(1)): file for file in sorted((run.source.folder / "samples").glob("step_*.png"))
+                 if (found := STEP.search(file.name))}  # fmt: skip
+        if files:
+            return run, files
+    return None
+
+
+def pick(run: Run, files: dict[int, Path], cost: float) -> tuple[float, np.ndarray] | None:
+    """The cost and the first samples of the last picture up to a cost; None before the first, or if unreadable."""
+    known = [point for point in run.points if point.step in files and point.cost <= cost * 1.02]
+    if not known:
+        return None
+    pixels = read_corner(files[known[-1].step])
+    return None if pixels is None else (known[-1].cost, pixels)
+
+
+def read_corner(file: Path) -> np.ndarray | None:
+    """The first samples of a picture; a file that is no sound PNG of an ordinary size is left out."""
+    try:
+        with Image.open(io.BytesIO(read_bytes(file)), formats=["PNG"]) as picture:
+            cell = picture.width / COLUMNS
+            if math.prod(picture.size) > LARGEST or cell < 1:
+                return None
+            return np.asarray(picture.convert("RGB").crop((0, 0, round(ACROSS * cell), round(DOWN * cell))))
+    except (DiffxError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None

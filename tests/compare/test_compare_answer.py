@@ -1,0 +1,66 @@
+"""The report leads with the answer: what each method needs to reach the baseline's end, and samples side by side."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_runs import falling, write_run
+from PIL import Image
+
+from diffx.compare.output import write_markdown
+from diffx.compare.shown.page import collect
+from diffx.compare.shown.pictures.answer import can_answer, draw_answer
+from diffx.compare.shown.pictures.samples import draw_samples, has_samples
+from diffx.compare.study import make_study
+
+METRIC = "fd_embedded_sup_1k"
+
+
+def write_study(root: Path) -> None:
+    """Tread reaches plain's end in half the cost, repa in twice; costs end at 8."""
+    for label, sooner in (("plain", 1.0), ("repa", 0.5), ("tread", 2.0)):
+        for seed in range(3):
+            write_run(root, label, seed, {METRIC: falling(100 + seed, 1.0, sooner)})
+
+
+def test_each_method_has_a_dot_at_its_cost_and_a_whisker_over_its_interval(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    axis = draw_answer(make_study([tmp_path])).axes[0]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["tread", "repa"]
+    whisker, dot, _, unmet, baseline = axis.lines
+    assert dot.get_xdata()[0] == pytest.approx(4.0, rel=0.02)
+    low, high = whisker.get_xdata()
+    assert low < dot.get_xdata()[0] < high < baseline.get_xdata()[0]
+    assert (unmet.get_marker(), unmet.get_xdata()[0]) == (">", 8.0)
+
+
+def test_without_another_method_there_is_no_answer_to_draw(tmp_path: Path) -> None:
+    write_run(tmp_path, "plain", 0)
+    assert not can_answer(make_study([tmp_path]))
+
+
+def test_the_page_and_the_markdown_begin_with_one_sentence_and_the_rest_unfolds(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    study = make_study([tmp_path])
+    said = "At equal cost tread beats plain in the one feature space measured."
+    page, text = collect(study, []), write_markdown(study)
+    assert page["answer"] == said
+    assert said not in page["verdict"]
+    assert [lead["place"] for lead in page["leads"]] == ["answer-picture"]
+    assert text.index(said) < text.index("answer.png") < text.index("<details>") < text.index("compare.png")
+    assert text.count("<details>") == text.count("</details>") == 2
+
+
+def test_samples_of_the_methods_stand_side_by_side_and_a_broken_picture_is_left_out(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    for label, colour in (("plain", 50), ("tread", 200)):
+        folder = tmp_path / "demo" / label / "s0" / "samples"
+        folder.mkdir()
+        for step in (100, 200, 400):
+            Image.fromarray(np.full((40, 80), colour, np.uint8)).save(folder / f"step_{step:08d}.png")
+    (tmp_path / "demo" / "tread" / "s0" / "samples" / "step_00000400.png").write_bytes(b"\x89PNG no picture")
+    study = make_study([tmp_path])
+    figure = draw_samples(study)
+    shown = [[int(image.get_array()[0, 0, 0]) for image in axis.images] for axis in figure.axes]
+    assert has_samples(study)
+    assert shown == [[50], [50], [50], [50], [200], [200], [200], []]
