@@ -5,8 +5,10 @@ and no file. diffx runs sweeps itself; another hydra/launcher or hydra/sweeper i
 same training.
 """
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from diffx.commands.frame import calm_openmp, finish
@@ -25,6 +27,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     overrides = [a for a in arguments if a not in MULTIRUN]
     if any(a.split("=")[0] in (*TO_HYDRA, "hydra/launcher", "hydra/sweeper") for a in arguments):
+        finish(lambda: _check_search(arguments))
         _run_hydra()
     elif len(overrides) < len(arguments):
         finish(lambda: run_sweep(overrides))
@@ -79,6 +82,39 @@ def run_sweep(overrides: Sequence[str]) -> None:
         raise DiffxError(f"{len(failed)} of {len(jobs)} runs failed: " + "; ".join(failed))
 
 
+def has_diverged(settings: "Settings") -> bool:
+    """Whether a run has broken off since its numbers were no longer finite, which is a result."""
+    from diffx.run.folder import RunDir
+
+    return RunDir.of(settings).read_record().get("status") == "diverged"
+
+
+def read_result(settings: "Settings") -> float:
+    """What a search over settings gets back from a run: the last value of `sweep_metric`, by default of the first
+    distance; infinite for one that diverged. It is read from the run's curve, so any launcher can have trained it.
+
+    Raises:
+        DiffxError: no such metric was measured.
+    """
+    from diffx.compare.runs.metric import pick_distances
+    from diffx.run.folder import RunDir
+
+    if has_diverged(settings):
+        return math.inf
+    points = [*RunDir.of(settings).points()]
+    values = dict(points[-1]["values"]) if points else {}
+    wanted = settings.sweep_metric or next(iter(pick_distances(values)), "")
+    if wanted not in values:
+        raise DiffxError(f"sweep_metric={wanted} was not measured; type one of {', '.join(values) or 'nothing'}.")
+    return float(values[wanted])
+
+
+def _check_search(arguments: Sequence[str]) -> None:
+    """Refuse Optuna's sweeper in a sentence where it is not installed."""
+    if "hydra/sweeper=optuna" in arguments and find_spec("optuna") is None:
+        raise DiffxError("hydra/sweeper=optuna needs the extra `search`; type pip install 'diffx-train[search]'.")
+
+
 def _run_hydra() -> None:
     """Let Hydra itself answer: its help, or its own launchers and sweepers."""
     import hydra
@@ -90,11 +126,19 @@ def _run_hydra() -> None:
 
     register_folders()
 
-    def train(config: DictConfig) -> None:
-        with another_turn():
-            launch(settings_of_composed(config))
+    def train(config: DictConfig) -> float:
+        settings = settings_of_composed(config)
+        try:
+            with another_turn():
+                launch(settings)
+        except DiffxError:
+            if not has_diverged(settings):
+                raise
+        return read_result(settings)
 
-    def job(config: DictConfig) -> None:
-        finish(lambda: train(config))
+    def job(config: DictConfig) -> float:
+        found: list[float] = []
+        finish(lambda: found.append(train(config)))
+        return found[0]
 
     hydra.main(config_path=str(config_dir()), config_name="config", version_base=VERSION_BASE)(job)()
