@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from diffx.backbone import SRDiT
 from diffx.backbone.protocol import pack, unpack
+from diffx.config.compose import compose_config
+from diffx.config.target import make
 from diffx.objective import Interpolant
 from diffx.planner import MAIN, make_view
 from diffx.step import walk_with_plugins
@@ -39,6 +41,24 @@ def test_the_forward_agrees_in_both_streams(speedrun, backbone):
     out = unpack(backbone(state, speedrun["t"], speedrun["y"]), backbone.streams)
     assert_agrees(out["image"], speedrun["out"])
     assert_agrees(out["class"], speedrun["out2"])
+
+
+@torch.no_grad()
+def test_the_network_that_the_experiment_composes_is_the_recorded_one(speedrun, backbone):
+    """+experiment=speedrun at the recording's sizes takes its weights whole, and its plugins are set as recorded."""
+    sizes = {"hidden_size": 64, "depth": 6, "num_heads": 4, "class_dim": 24}
+    small = [f"backbone.{name}={value}" for name, value in sizes.items()]
+    settings = compose_config(["+experiment=speedrun", "data.size=4", "data.num_classes=10", *small])
+    composed = make(settings.backbone)
+    composed.load_state_dict(backbone.state_dict(), strict=True)
+    state = packed(speedrun["x"], speedrun["class_token"])
+    out = unpack(composed.eval()(state, speedrun["t"], speedrun["y"]), composed.streams)
+    assert_agrees(out["image"], speedrun["out"])
+    assert_agrees(out["class"], speedrun["out2"])
+    sprint, contrastive = settings.plugins["sprint"], settings.plugins["contrastive"]
+    assert (sprint.mask, sprint.path_drop, sprint.path_drop_by, sprint.drop_extra) == ("random", 0.05, "batch", True)
+    assert (contrastive.weight, contrastive.partners) == (0.05, "neighbour")
+    assert settings.objective.shift == pytest.approx((32 * 16 * 16 / 4096) ** 0.5)
 
 
 @pytest.fixture(scope="module")
