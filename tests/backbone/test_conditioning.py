@@ -106,7 +106,7 @@ def test_a_fresh_network_outputs_zero_and_is_built_of_the_blocks_that_its_condit
     assert not net(*inputs()).any()
     x, cond, *_ = embedded(net)
     identity = all(torch.equal(block(x, cond), x) for block in (*net.blocks, net.new_block()))
-    assert identity == conditioning.startswith("adaln_")
+    assert identity == net.starts_as_identity == conditioning.startswith("adaln_")
     raw = DiT.tiny(conditioning=conditioning, zero_init=False)
     assert raw(*inputs()).abs().max() > 0.01
 

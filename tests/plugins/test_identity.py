@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffx.assemble.flops import count_flops
-from diffx.backbone import DiT
+from diffx.backbone import DDT, DiT
 from diffx.backbone.protocol import Memory
 from diffx.errors import DiffxError
 from diffx.testing import TinyRun, tiny_backbone, tiny_mdt
@@ -56,3 +56,20 @@ def test_blocks_that_are_none_are_refused(settings):
 def test_a_block_that_merges_an_earlier_state_is_refused():
     with pytest.raises(DiffxError, match="merges an earlier state"):
         Identity(0, 5).setup(tiny_mdt(skips=True))
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        DiT.tiny(conditioning="in_context"),
+        DiT.tiny(conditioning="post_norm"),
+        DiT.tiny(conditioning="adaln"),
+        DiT.tiny(zero_init=False),
+        DDT.tiny(),
+    ],
+    ids=["in_context", "post_norm", "adaln", "raw", "ddt"],
+)
+def test_blocks_that_do_not_start_as_the_identity_are_refused(backbone):
+    """Else sampling would run them as they were drawn."""
+    with pytest.raises(DiffxError, match="do not start as the identity"):
+        Identity(1, 3).setup(backbone)

@@ -33,6 +33,12 @@ class Identity(Plugin):
                 f"plugins.identity replaces block {joined[0]}, which merges an earlier state; take a backbone without "
                 "skips."
             )
+        if not backbone.starts_as_identity:
+            raise DiffxError(
+                f"plugins.identity leaves blocks as they start, and those of this {type(backbone).__name__} do not "
+                "start as the identity; take one whose modulations start at zero (backbone.conditioning=adaln_zero or "
+                "adaln_single, backbone.zero_init=true)."
+            )
         self.wraps = tuple(range(self.start, end + 1))
         for block in self.wraps:
             backbone.blocks[block].requires_grad_(False)

@@ -86,6 +86,7 @@ class DiT(Backbone):
         out_channels = 2 * in_channels if learn_sigma else in_channels
         self.final_layer = make_head(conditioning, hidden_size, patch_size, out_channels, norm)
         initialise(self, zero_init)
+        self.starts_as_identity = zero_init and conditioning in SUMMED
 
     def new_block(self) -> nn.Module:
         """A block like those of this backbone, freshly initialised (of adaLN-Zero: the identity)."""
@@ -169,6 +170,7 @@ def fresh_block(block: nn.Module) -> nn.Module:
 def initialise(net: Any, zero_init: bool = True) -> None:
     """DiT's initialisation: residual branches and the output start at zero, or with zero_init=False as other layers
     (CompVis/tread)."""
+    net.starts_as_identity = zero_init
     initialise_linears(net)
     weight = net.x_embedder.proj.weight
     nn.init.xavier_uniform_(weight.view(weight.shape[0], -1))

@@ -48,6 +48,7 @@ class Backbone(nn.Module):
         streams: name -> shape of all that the state consists of. One of them, "image", is the state itself; of several
             the state is their packing (see `pack`).
         token_times: whether times may be given for each token (B, N).
+        starts_as_identity: whether a fresh block changes nothing.
         narrows_at: the depth from which on the stream has another width than hidden_size, if there is one.
     """
 
@@ -61,6 +62,7 @@ class Backbone(nn.Module):
     tokens_after: Mapping[int, int] = {}
     skips: Mapping[int, int] = {}
     token_times: bool = False
+    starts_as_identity: bool = False
     narrows_at: int | None = None
 
     @property

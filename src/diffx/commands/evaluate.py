@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--protocol", help="a file of conf/eval (default: the run's own; adm_50k for images)")
     parser.add_argument("--guidance", type=float, nargs="+", metavar="SCALE", help="measure each of these scales")
     parser.add_argument("--ema", type=float, nargs="+", metavar="DECAY", help="measure each of these averages of a run")
-    parser.add_argument("--data", help="what images are compared with, where no file says it: a file of conf/data")
+    parser.add_argument("--data", help="a file of conf/data: what images are compared with, or decodes a model")
     add_model(parser)
     add_trust(parser)
     on_all_devices("diffx.evaluate", parser, evaluate, arguments)
