@@ -9,6 +9,7 @@ import torch
 
 from diffx.checkpoint import import_file, open_backbone
 from diffx.commands.evaluate import main as evaluate
+from diffx.commands.probe import main as probe
 from diffx.commands.sample import main as sample
 from diffx.frozen.autoencoder import load_autoencoder
 from diffx.objective import DDPM, EDM, Interpolant
@@ -77,6 +78,13 @@ def test_what_an_import_has_to_say_is_said_when_the_file_is_sampled_first(there:
     assert "null label" not in capsys.readouterr().out
 
 
+def test_the_probe_says_that_an_imported_model_is_no_run(there: Path, refusal: Refusal) -> None:
+    dit = official("dit")
+    torch.save(dit.weights, "dit.pt")
+    import_file(Path("dit.pt"), dit.name, Path("model"), changes=dit.settings)
+    assert "model is an imported model, and this is for runs" in refusal(probe, ["model"])
+
+
 def test_a_file_of_weights_is_not_taken_for_images(there: Path, refusal: Refusal) -> None:
     typed(official("dit"))
     assert "official.pt is a file of weights; type also --as" in refusal(evaluate, ["official.pt"])
@@ -134,7 +142,10 @@ def test_what_cannot_be_sampled_is_said(arguments: list[str], sentence: str, the
     assert sentence in refusal(sample, [*arguments, "-n", "2"])
 
 
-def test_latents_of_an_autoencoder_that_is_not_named_are_not_decoded_by_another(there: Path, refusal: Refusal) -> None:
+def test_latents_are_not_decoded_by_an_autoencoder_of_other_channels(there: Path, refusal: Refusal) -> None:
     arguments = [*typed(official("lightningdit")), "-n", "2"]
-    assert "does not decode latents of (32, 4, 4)" in refusal(sample, arguments)
-    assert "latents of 32 channels" in refusal(sample, ["official", "-n", "2"])
+    assert "vae decodes latents of 4 channels, and this network makes some of 32" in refusal(sample, arguments)
+    assert "autoencoder" in (said := refusal(sample, ["official", "-n", "2"]))
+    assert "va_vae" in said  # which is LightningDiT's, and not here
+    other = [*typed(official("sr-dit"), "other.pt")[:-2], "-n", "2"]
+    assert "latents of 32 channels" in refusal(sample, other)

@@ -13,6 +13,7 @@ from diffx.errors import DiffxError
 
 SAMPLERS = {"diffx.objective.DDPM": "ancestral", "diffx.objective.EDM": "edm"}
 SD_VAE = "stabilityai/sd-vae-ft-ema"
+DECODERS = {"lightningdit": "va_vae"}  # by family, where not SD-VAE
 EMA_DECAY = 0.9999  # of every official repository here
 
 
@@ -78,12 +79,12 @@ def settings_of_model(folder: Path, data: str | None = None, decoder: str | None
 def _without_data(settings: Settings, model: Imported, decoder: str | None) -> Settings:
     """The settings with an autoencoder in place of prepared latents."""
     size, channels, classes = (model.settings[key] for key in ("input_size", "in_channels", "num_classes"))
-    if decoder is None and channels != 4:
+    name = decoder or DECODERS.get(str(model.source.get("family")), SD_VAE if channels == 4 else None)
+    if name is None:
         raise DiffxError(
             f"This network makes latents of {channels} channels, which the autoencoder that it was trained with "
-            "decodes; type --decoder and its folder in diffusers' layout."
+            "decodes; type --decoder and its name (conf/autoencoder) or folder."
         )
-    name = decoder or SD_VAE
     space = {"decoder": name, "shape": [channels, size, size], "num_classes": classes}
     changed = replace(
         settings.data,

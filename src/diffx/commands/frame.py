@@ -63,7 +63,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--as", dest="family", metavar="FAMILY-SIZE-PATCH", help=help)
     help = "of an official file: which, where it has both"
     parser.add_argument("--weights", choices=["ema", "model"], default="ema", help=help)
-    help = "of an imported model: the autoencoder of its latents (default stabilityai/sd-vae-ft-ema)"
+    help = "of an imported model: the autoencoder of its latents (default: that of its family)"
     parser.add_argument("--decoder", metavar="NAME", help=help)
 
 
@@ -109,12 +109,15 @@ def drawn_from(target: Path, chosen: argparse.Namespace, ema: float | None = Non
 def settings_of_run(run: Path, chosen: argparse.Namespace) -> "Settings":
     """The settings in a run's folder, whoever made it, unless the user trusts it. Raises DiffxError where it has none
     or they name what they may not."""
+    from diffx.checkpoint.imported import is_model
     from diffx.config.read import read_settings, read_trusted_settings
 
     file = run / "config.yaml"
     if not file.exists():
         also = "; of an official file type also --as FAMILY-SIZE-PATCH" if run.is_file() else ""
         raise DiffxError(f"{run} is no run directory: it has no config.yaml; type runs/EXPERIMENT/ID/sSEED{also}.")
+    if is_model(run):
+        raise DiffxError(f"{run} is an imported model, and this is for runs; type diffx.sample or diffx.evaluate.")
     return (read_trusted_settings if chosen.trust else read_settings)(file)
 
 

@@ -47,18 +47,21 @@ class LatentSpace:
             DiffxError: the autoencoder's weights cannot be found, or it has other channels.
         """
         if self._autoencoder is None:
-            from diffx.frozen.autoencoder import load_autoencoder
-
-            self._autoencoder = load_autoencoder(self.decoder)
+            self._autoencoder = self._load()
         autoencoder = self._autoencoder.to(x.device)
         scale, shift = (torch.tensor(v, device=x.device).view(-1, 1, 1) for v in (autoencoder.scale, autoencoder.shift))
-        try:
-            return to_uint8(autoencoder.decode(x.float() / scale + shift), rounding)
-        except RuntimeError as error:
+        return to_uint8(autoencoder.decode(x.float() / scale + shift), rounding)
+
+    def _load(self) -> "Autoencoder":
+        from diffx.frozen.autoencoder import load_autoencoder
+
+        autoencoder = load_autoencoder(self.decoder)
+        if autoencoder.network.channels != self.shape[0]:
             raise DiffxError(
-                f"The autoencoder {self.decoder} does not decode latents of {tuple(x.shape[1:])}; type --decoder and "
-                "the one whose latents this network was trained on."
-            ) from error
+                f"The autoencoder {self.decoder} decodes latents of {autoencoder.network.channels} channels, and this "
+                f"network makes some of {self.shape[0]}; type --decoder and the one that it was trained with."
+            )
+        return autoencoder
 
     def _refuse(self) -> NoReturn:
         raise DiffxError(
