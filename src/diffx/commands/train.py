@@ -6,6 +6,7 @@ same training.
 """
 
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -17,22 +18,40 @@ from diffx.errors import DiffxError
 if TYPE_CHECKING:
     from diffx.config.settings import Settings
 
-TO_HYDRA = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
+TO_HYDRA = ("--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
+ABOUT = ("--help", "-h", "--version", "--install-completion")
 MULTIRUN = ("-m", "--multirun")
 
 
 def main() -> None:
     """The command line of `python -m diffx`."""
     calm_openmp()
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a method in the working directory, for `diffx` as for `python -m diffx`
     arguments = sys.argv[1:]
     overrides = [a for a in arguments if a not in MULTIRUN]
-    if any(a.split("=")[0] in (*TO_HYDRA, "hydra/launcher", "hydra/sweeper") for a in arguments):
+    if any(a in ABOUT for a in arguments):
+        finish(lambda: print(about(arguments)))
+    elif any(a.split("=")[0] in (*TO_HYDRA, "hydra/launcher", "hydra/sweeper") for a in arguments):
         finish(lambda: _check_search(arguments))
         _run_hydra()
     elif len(overrides) < len(arguments):
         finish(lambda: run_sweep(overrides))
     else:
         finish(lambda: train_one(overrides))
+
+
+def about(arguments: Sequence[str]) -> str:
+    """What --help, --version and --install-completion answer."""
+    from diffx.commands.help.completion import install
+    from diffx.commands.help.page import write_help
+    from diffx.run.origin import versions
+
+    if "--version" in arguments:
+        return " · ".join(f"{name} {number}" for name, number in versions().items())
+    if "--install-completion" in arguments:
+        return install()
+    return write_help([a for a in arguments if a not in ABOUT and a not in MULTIRUN])
 
 
 def train_one(overrides: Sequence[str]) -> None:
