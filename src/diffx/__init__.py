@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from diffx.tokens import Tokens
     from diffx.train.module import DiffusionModule
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 PLACES = {
     "DDPM": "diffx.objective",

@@ -36,6 +36,38 @@ class Ramp:
         return self.first + (self.last - self.first) * SHAPES[self.schedule](share)
 
 
+@dataclass(frozen=True)
+class LearningRate:
+    """The share of its learning rate that an optimizer has at a step.
+
+    A linear warm-up over the first steps, then by `name`:
+        constant: 1.
+        cosine: half a period down to `final` at `steps` (Loshchilov & Hutter 2017, arXiv 1608.03983, without restarts).
+        wsd: warm-up, stable, decay: 1, and over the last `decay` of the steps 1 − (1 − final) √share, the shape that
+            Hägele et al. 2024 (arXiv 2405.18392) found best.
+
+    steps: the length, after which it stays at `final`; not max_steps, since a run may go on beyond that.
+    """
+
+    name: str = "constant"
+    warmup: int = 0
+    steps: int | None = None
+    final: float = 0.0
+    decay: float = 0.2
+
+    def __call__(self, step: int) -> float:
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        if self.name == "constant" or self.steps is None:
+            return 1.0
+        if self.name == "cosine":
+            share = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
+            return self.final + (1 - self.final) * (1 + math.cos(math.pi * share)) / 2
+        length = max(1, round(self.decay * self.steps))
+        share = min(max((step - (self.steps - length)) / length, 0.0), 1.0)
+        return 1 - (1 - self.final) * math.sqrt(share)
+
+
 def is_schedule(value: Any) -> bool:
     """Whether a setting describes a Ramp."""
     return isinstance(value, Mapping) and "schedule" in value

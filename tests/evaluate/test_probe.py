@@ -126,3 +126,23 @@ def test_without_labelled_held_out_images_other_training_images_are_tested_on(
 )
 def test_bad_input_is_one_sentence(run: RunDir, arguments: list[str], words: str, refusal: Refusal) -> None:
     assert words in refusal(main, arguments)
+
+
+def test_without_asking_a_probe_compares_with_the_encoder_that_the_run_was_aligned_to(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """data.encoder is only what plugins ask for unless they are told otherwise."""
+    asked: list[str] = []
+
+    def images(settings: object, count: int, encoder: str, *_: object) -> None:
+        asked.append(encoder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(block_probe, "probed_images", images)
+    monkeypatch.setattr(block_probe, "load_backbone", lambda *_: None)
+    for plugins, wanted in (((), "embedded"), (("repa",), "dinov2_vits14")):
+        chosen = ["plugins.repa.encoder=dinov2_vits14"] if plugins else []
+        settings = compose_config(small(*chosen, plugins=plugins))
+        with pytest.raises(KeyboardInterrupt):
+            block_probe.probe_blocks(settings, tmp_path, [0.5], None, 100)
+        assert asked[-1] == wanted

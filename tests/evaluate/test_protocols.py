@@ -99,3 +99,26 @@ def test_another_sampler_and_guidance_are_named_as_in_training_and_then_set():
 def test_a_sampler_that_does_not_exist_is_refused_with_the_nearest():
     with pytest.raises(DiffxError, match=r"There is no sampler=huen; did you mean heun"):
         with_protocol(compose_config([]), None, ["sampler=huen"])
+
+
+def test_a_protocol_keeps_what_a_runs_own_metrics_are_compared_with_and_in() -> None:
+    own = ["data=imagenet256", "eval=curve", "eval.metrics.reference=own", "eval.metrics.dinov2=null"]
+    settings = with_protocol(compose_config(own), "adm_50k")
+    assert (settings.eval.samples, settings.sampler.nfe) == (50_000, 250)
+    assert settings.eval.metrics.reference == "own"
+    assert settings.eval.metrics.dinov2 is None
+    typed = with_protocol(compose_config(own), "adm_50k", ["eval.metrics.reference=other.npz"])
+    assert typed.eval.metrics.reference == "other.npz"
+
+
+def test_metrics_of_another_kind_are_the_protocols() -> None:
+    assert with_protocol(compose_config([]), "adm_50k").eval.metrics.target.endswith("ADMMetrics")
+
+
+def test_latents_may_be_decoded_by_another_autoencoder_which_is_part_of_the_protocol() -> None:
+    settings = with_protocol(compose_config(["data=imagenet256"]), None, ["eval.decoder=one/other"])
+    assert settings.decoder == settings.source.decoder == "one/other"
+    assert with_protocol(settings, "adm_50k").decoder == "one/other"
+    assert settings.id == compose_config(["data=imagenet256"]).id
+    with pytest.raises(DiffxError, match=r"eval\.decoder=one/other, and data=digits is made of pixels"):
+        with_protocol(compose_config([]), None, ["eval.decoder=one/other"])

@@ -11,6 +11,7 @@ from PIL import Image
 
 from diffx.data.shards import open_shards
 from diffx.errors import DiffxError
+from diffx.pixels.decode import ADDRESS, Refused, decode
 from diffx.prepare.images import center_crop, prepare_images
 from diffx.prepare.source import list_source, read_bytes
 
@@ -113,6 +114,7 @@ def test_two_files_of_one_key_are_refused_by_name(tmp_path):
 
 
 def test_an_empty_source_is_refused(tmp_path):
+    (tmp_path / "nothing").mkdir()
     with pytest.raises(DiffxError, match="holds no images"):
         list_source(str(tmp_path / "nothing"))
 
@@ -177,3 +179,19 @@ def test_processes_share_the_shards_and_the_last_one_finishes(source, tmp_path, 
     monkeypatch.setenv("WORLD_SIZE", "1")
     alone = prepare_images(str(source), tmp_path / "alone", 16, shard_size=4)
     assert shared["checksum"] == alone["checksum"]
+
+
+def test_a_source_that_is_not_there_and_a_resolution_that_nothing_takes_are_said_at_once(tmp_path):
+    with pytest.raises(DiffxError, match=r"nowhere\.tar does not exist"):
+        prepare_images(str(tmp_path / "nowhere.tar"), tmp_path / "out", 16)
+    with pytest.raises(DiffxError, match=r"--resolution 250 is no multiple of 8.*type --resolution 256"):
+        prepare_images(str(tmp_path), tmp_path / "out", 250)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_reason_holds_no_address_of_an_object_in_memory():
+    broken = b"GIF89a" + bytes(40)
+    with pytest.raises(Refused) as refused:
+        decode(broken)
+    assert "0x" not in str(refused.value)
+    assert ADDRESS.sub("", "cannot <_io.BytesIO object at 0x7f01ab>") == "cannot <_io.BytesIO object>"

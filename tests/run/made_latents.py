@@ -10,7 +10,10 @@ from torchmetrics import Metric
 from diffx.prepare.job import Job, Process, Row, cut
 
 SAMPLES, SIDE, CLASSES = 24, 8, 10
-SMALL_LATENTS = [f"data.size={SIDE}", f"data.image_size={8 * SIDE}", f"data.num_classes={CLASSES}", "data.workers=0"]
+SMALL_LATENTS = [
+    *(f"data.size={SIDE}", f"data.image_size={8 * SIDE}", f"data.num_classes={CLASSES}", "data.workers=0"),
+    *("data.source.flip=false", "eval.decoder=null"),
+]
 """Overrides that make data=imagenet256 the folder that `made_latents` writes; data.source.root is still to be set."""
 NARROW = [
     *("logger=none", "trainer.devices=1", "batch_size=4", "max_steps=2", "backbone.hidden_size=32"),

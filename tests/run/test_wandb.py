@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from diffx.config.compose import compose_config
+from diffx.errors import DiffxError
 from diffx.run.sink import Sink, online
 from diffx.train.loop import train
 from tests.run.conftest import small
@@ -70,7 +71,7 @@ def find(node: Any, key: str) -> list[dict[str, Any]]:
     return ([node] if key in node else []) + [hit for value in node.values() for hit in find(value, key)]
 
 
-def test_wandb_that_fails_is_dropped_with_a_line_and_ends_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_logger_that_fails_is_dropped_with_a_line_and_ends_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     class Broken:
         calls = 0
 
@@ -83,4 +84,44 @@ def test_wandb_that_fails_is_dropped_with_a_line_and_ends_nothing(capsys: pytest
     sink.metrics({"a": 1.0}, 2)
     sink.finish()
     assert Broken.calls == 1
-    assert capsys.readouterr().out.count("W&B failed (ConnectionResetError: gone)") == 1
+    assert capsys.readouterr().out.count("Broken failed (ConnectionResetError: gone)") == 1
+
+
+def test_a_csv_holds_the_rows_of_training_and_evaluation(tmp_path: Path) -> None:
+    run = train(compose_config(small(f"runs_dir={tmp_path}", "logger=csv", "eval.first=4")))
+    header, *rows = (run.path / "csv/from_step_0/metrics.csv").read_text().splitlines()
+    names = header.split(",")
+    assert {"train/denoise", "eval/fd_embedded_sup_100", "cpu_hours", "step"} <= set(names)
+    steps = [dict(zip(names, row.split(","), strict=True)) for row in rows]
+    assert {row["step"] for row in steps if row["eval/fd_embedded_sup_100"]} == {"4", "6", "8"}
+
+
+def test_any_lightning_logger_is_taken_by_its_class(tmp_path: Path) -> None:
+    mine = ["logger.lightning._target_=lightning.pytorch.loggers.CSVLogger", f"logger.lightning.save_dir={tmp_path}"]
+    settings = compose_config(small(f"runs_dir={tmp_path}", "logger=lightning", *mine, "max_steps=1"))
+    assert settings.id == compose_config(small()).id
+    train(settings)
+    assert list(tmp_path.glob("lightning_logs/version_0/metrics.csv"))
+
+
+def test_a_logger_whose_package_is_missing_or_class_is_not_named_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("Neither `tensorboard` nor `tensorboardX` is available.")
+
+    monkeypatch.setattr("lightning.pytorch.loggers.TensorBoardLogger.__init__", missing)
+    with pytest.raises(DiffxError, match=r"logger=tensorboard needs a package .*tensorboard"):
+        train(compose_config(small(f"runs_dir={tmp_path / 'runs'}", "logger=tensorboard")))
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(DiffxError, match="_target_"):
+        compose_config(small("logger=lightning", "logger.lightning._target_=null"))
+
+
+def test_the_demo_goes_online_only_when_that_is_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    for name in ("demo", "field", "pairs"):
+        assert not online(compose_config([f"+experiment={name}"]).logger.mode)
+    assert online(compose_config(["+experiment=demo", "logger.mode=online"]).logger.mode)
+    assert online(compose_config([]).logger.mode)

@@ -40,7 +40,7 @@ def look(settings: Settings) -> Ready:
     sketch = build_model(settings, "meta")
     device = pick_device(settings.trainer.accelerator)
     _check_device(settings, device)
-    data: Data = make(settings.data.source)
+    data: Data = make(settings.source)
     _check_autoencoder(settings, data)
     _check_shape(settings, sketch, data)
     find_services(data.provide(sketch.plan.needs, sketch.backbone.side))

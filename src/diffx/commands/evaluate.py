@@ -96,7 +96,7 @@ def evaluate_network(chosen: argparse.Namespace) -> None:
     run = None if is_model(folder) else RunDir(folder)
     if run is not None:
         whole_record(run)
-    data, device = make(settings.data.source), pick_device(settings.trainer.accelerator)
+    data, device = make(settings.source), pick_device(settings.trainer.accelerator)
     # Before hours of sampling, since weights may be missing; and once, since no case changes them.
     metrics = make(settings.eval.metrics, data=data, device=device)
     for case in asked:
@@ -152,7 +152,7 @@ def metrics_of(settings: "Settings", data: str | None) -> "Metrics":
     reads_data = settings.eval.metrics.get("reference", "own") == "own"
     if reads_data and data is None:
         raise DiffxError("Nothing says what these images are compared with; type --data NAME, a data set of diffx.")
-    source = make(settings.data.source) if reads_data else None
+    source = make(settings.source) if reads_data else None
     return make(settings.eval.metrics, data=source, device=pick_device(settings.trainer.accelerator))
 
 

@@ -17,7 +17,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m diffx.probe", description=__doc__)
     parser.add_argument("run", type=Path, help="a run directory, with config.yaml and checkpoints/ema.safetensors")
     parser.add_argument("--t", type=float, nargs="+", default=[0.5], help="noise levels, from 0 (data) to 1 (noise)")
-    parser.add_argument("--encoder", help="what CKNNA compares with (default: the data's encoder)")
+    parser.add_argument(
+        "--encoder", help="what CKNNA compares with (default: the encoder that the run was aligned to, else the data's)"
+    )
     parser.add_argument("-n", "--count", type=int, default=10_000, help="images to fit on and, at most, to test on")
     parser.add_argument("--ema", type=float, metavar="DECAY", help="one of more_ema_decays, instead of ema_decay")
     parser.add_argument("-o", "--out", type=Path, help="the .json to write, with a .png beside it (default RUN/probe)")
@@ -37,7 +39,7 @@ def run(chosen: argparse.Namespace) -> None:
 
     folder = RunDir(chosen.run)
     settings, weights = with_ema(settings_of_run(chosen.run, chosen), folder, chosen.ema)
-    found = probe_blocks(settings, weights, chosen.t, chosen.encoder or settings.data.encoder, chosen.count)
+    found = probe_blocks(settings, weights, chosen.t, chosen.encoder, chosen.count)
     facts = {"run": str(chosen.run), "label": folder.read_record().get("label", "run"), **found}
     file = (chosen.out or chosen.run / "probe").with_suffix(".json")
     print_table(facts)

@@ -117,6 +117,12 @@ def _check_together(settings: Settings) -> None:
             "trainer.precision=16-mixed scales gradients, which a fused optimizer hides from clipping; "
             "type optimizer.fused=false."
         )
+    rate = settings.learning_rate
+    if rate.name != "constant" and (rate.steps is None or rate.warmup >= rate.steps):
+        raise DiffxError(
+            f"learning_rate={rate.name} needs its length, longer than the warm-up of {rate.warmup} steps; type "
+            f"learning_rate.steps={max(settings.max_steps, rate.warmup + 1)}."
+        )
     _check_names(settings)
     _check_autoencoder(settings)
     _check_end_to_end(settings)
@@ -173,6 +179,10 @@ def _check_names(settings: Settings) -> None:
     if not settings.runs_dir.strip():
         raise DiffxError("runs_dir= is no folder; type runs_dir=runs.")
     encoder_spec(settings.data.encoder)
+    if settings.logger.name == "lightning" and settings.logger.lightning is None:
+        raise DiffxError(
+            "logger=lightning needs a class; type logger.lightning._target_=lightning.pytorch.loggers.NAME."
+        )
     if not settings.logger.project.strip():
         raise DiffxError("logger.project= is no name of a project in W&B; type logger.project=diffx, or logger=none.")
     channels = settings.guidance.get("channels")
@@ -184,9 +194,10 @@ def _check_names(settings: Settings) -> None:
         )
     source = settings.data.source
     own = getattr(target_of(source), "decoder", "pixels")
-    if "decoder" not in source.arguments and settings.data.decoder != own:
+    key, decoder = ("eval", settings.eval.decoder) if settings.eval.decoder else ("data", settings.data.decoder)
+    if "decoder" not in source.arguments and decoder != own:
         made = "of pixels, which nothing decodes" if own == "pixels" else "by an autoencoder of its own"
         raise DiffxError(
-            f"data.decoder={settings.data.decoder}, and data={settings.data.name} is made {made}; type "
-            f"data.decoder={own}."
+            f"{key}.decoder={decoder}, and data={settings.data.name} is made {made}; type "
+            f"{key}.decoder={'null' if key == 'eval' else own}."
         )

@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from diffx.config.compose import compose_config
 from diffx.config.parse import first_line, tree_of
 from diffx.config.read import settings_of
-from diffx.config.settings import Settings
+from diffx.config.settings import EvalSettings, Settings
 from diffx.errors import DiffxError, unknown_key
 from diffx.processes.devices import pick_device
 from diffx.run.folder import RunDir
@@ -25,14 +25,18 @@ KINDS = ("sampler", "guidance")
 def with_protocol(settings: Settings, name: str | None, changes: Sequence[str] = ()) -> Settings:
     """A run's settings, but that it samples and measures as `python -m diffx eval=NAME` does.
 
-    name: a file of conf/eval; None keeps the run's own. changes: KEY=VALUE on top: sampler=NAME and guidance=NAME, then
-    settings of eval, sampler and guidance, and trainer.accelerator.
+    name: a file of conf/eval; None keeps the run's own. Where it is measured by the same metrics, those keep the run's
+    settings (reference=own, dinov2=null); samples are decoded as the run's are, unless the protocol names a decoder.
+    changes: KEY=VALUE on top: sampler=NAME and guidance=NAME, then settings of eval, sampler and guidance, and
+    trainer.accelerator.
 
     Raises:
         DiffxError: an unknown protocol or setting, or a value that cannot be.
     """
     if name is not None:
         chosen = compose_config([f"eval={name}", f"data.image_size={settings.data.image_size}"])
+        decoder = chosen.eval.decoder or settings.eval.decoder
+        chosen = replace(chosen, eval=replace(_own_metrics(chosen.eval, settings.eval), decoder=decoder))
         settings = replace(settings, **{section: getattr(chosen, section) for section in SECTIONS})
     if kinds := [change for change in changes if change.partition("=")[0] in KINDS]:
         chosen = compose_config(kinds)
@@ -52,6 +56,12 @@ def with_protocol(settings: Settings, name: str | None, changes: Sequence[str] =
         except (OmegaConfBaseException, ValueError) as error:
             raise DiffxError(f"{change} cannot be read ({first_line(error)}).") from error
     return settings_of(changed)
+
+
+def _own_metrics(chosen: EvalSettings, own: EvalSettings) -> EvalSettings:
+    """A protocol with the metrics of the run's evaluations, where both are of one kind: what they are compared with
+    and in which networks is what the run was set up for."""
+    return replace(chosen, metrics=own.metrics) if own.metrics.target == chosen.metrics.target else chosen
 
 
 def with_ema(settings: Settings, run: RunDir, decay: float | None) -> tuple[Settings, Path]:
@@ -108,7 +118,7 @@ def protocol(settings: Settings, data_identity: str, metrics_identity: str) -> d
         "labels": settings.eval.labels,
         "sampler": tree_of(settings.sampler),
         "guidance": tree_of(settings.guidance),
-        "decoder": settings.data.decoder,
+        "decoder": settings.decoder,
         "rounding": settings.eval.rounding,
         "ema_decay": settings.ema_decay,
         "samples": settings.eval.samples,

@@ -5,7 +5,7 @@ Settings under a _target_ are a Node: the class that it names says which there a
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -86,17 +86,30 @@ class EvalSettings:
     labels: str = one_of("balanced", "balanced", "random")
     rounding: str = one_of("nearest", *ROUNDINGS)
     precision: str = one_of("auto", "auto", "tf32", "bf16", "32")
+    decoder: str | None = None
     seed: int = number(0, below=SEEDS)
     metrics: Node
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoggerSettings:
-    """Where a run's numbers go beside its folder."""
+    """Where a run's numbers go beside its folder. lightning: the logger that `name: lightning` means."""
 
-    name: str = one_of("wandb", "wandb", "none")
+    name: str = one_of("wandb", "wandb", "tensorboard", "csv", "lightning", "none")
     mode: str = one_of("auto", "auto", "online", "offline")
     project: str = "diffx"
+    lightning: Node | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningRateSettings:
+    """How the learning rate goes over the steps: diffx.schedule.LearningRate."""
+
+    name: str = one_of("constant", "constant", "cosine", "wsd")
+    warmup: int = number(0, below=STEPS)
+    steps: int | None = number(None, least=1, below=STEPS)
+    final: float = number(0.0, below=1)
+    decay: float = number(0.2, least=1e-6, below=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +144,7 @@ class Settings:
     sampler: Node
     guidance: Node
     optimizer: Node
+    learning_rate: LearningRateSettings = field(default_factory=LearningRateSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     eval: EvalSettings
     logger: LoggerSettings = field(default_factory=LoggerSettings)
@@ -145,6 +159,18 @@ class Settings:
     def name(self) -> str:
         """What files of a run say that they are of: its id and its seed."""
         return f"{self.id}/s{self.seed}"
+
+    @property
+    def decoder(self) -> str | None:
+        """The autoencoder that decodes samples; None: the one that encoded."""
+        return self.eval.decoder or self.data.decoder
+
+    @property
+    def source(self) -> Node:
+        """data.source, but that it decodes with eval.decoder where that is set."""
+        chosen = self.eval.decoder
+        own = self.data.source
+        return own if chosen is None else replace(own, arguments={**own.arguments, "decoder": chosen})
 
     @property
     def group(self) -> str:

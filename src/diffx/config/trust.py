@@ -22,6 +22,7 @@ ROOMS = {
     "guidance": ("diffx.sampler", "diffx.evaluation.autoguidance"),
     "data.source": ("diffx.data", "diffx.embedded"),
     "eval.metrics": ("diffx.metrics",),
+    "logger.lightning": ("lightning.pytorch.loggers",),
 }
 GROUPS = {
     "backbone": "diffx.backbones",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffx.assemble.model import build_model
-from diffx.assemble.services import make_encoder
+from diffx.assemble.services import encoder_names, make_encoder
 from diffx.backbone import Backbone
 from diffx.checkpoint.native import load_backbone
 from diffx.config.protocol import precision_of
@@ -34,8 +34,12 @@ LAST = 1e4  # beyond any objective's times
 HELD_OUT, UNSEEN = "held-out images", "training images that the probe has not seen"
 
 
-def probe_blocks(settings: Settings, weights: Path, times: list[float], encoder: str, count: int) -> dict[str, Any]:
+def probe_blocks(
+    settings: Settings, weights: Path, times: list[float], encoder: str | None, count: int
+) -> dict[str, Any]:
     """Linear-probe accuracy and CKNNA of every block at every noise level, as plain data.
+
+    encoder: of CKNNA; None: the one that the run was aligned to, or else the data's.
 
     Blocks are run as in sampling: no mask, no route. They get the null label, so that no class reaches them but through
     the image.
@@ -53,6 +57,7 @@ def probe_blocks(settings: Settings, weights: Path, times: list[float], encoder:
     if len(model.backbone.streams) > 1:
         beside = ", ".join(name for name in model.backbone.streams if name != "image")
         raise DiffxError(f"This backbone denoises {beside} beside the image, which a probe has not; probe another run.")
+    encoder = encoder or next(iter(encoder_names(model.plan.needs)), settings.data.encoder)
     load_backbone(model.backbone, weights)
     backbone = model.backbone.to(device).eval()
     fit, test, what = probed_images(settings, count, encoder, backbone.side, device)

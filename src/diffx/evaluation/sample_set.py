@@ -137,7 +137,7 @@ def decoder(settings: Settings, weights: Path) -> Callable[..., Tensor]:
         return trained_decoder(settings, weights.with_name(AUTOENCODER))
     if settings.data.decoder == "pixels":
         return to_uint8
-    decode: Callable[..., Tensor] = make(settings.data.source).decode
+    decode: Callable[..., Tensor] = make(settings.source).decode
     return decode
 
 

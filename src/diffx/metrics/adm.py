@@ -21,7 +21,7 @@ from diffx.metrics.inception_score import InceptionScore
 from diffx.metrics.kernel_distance import KernelDistance
 from diffx.metrics.measure import measure, sample_count
 from diffx.metrics.precision_recall import Precision, Recall
-from diffx.metrics.real_images import RealImages, training_images
+from diffx.metrics.real_images import RealImages, in_random_order, training_images
 from diffx.metrics.reference import (
     OWN,
     Reference,
@@ -108,7 +108,7 @@ class ADMMetrics:
         if self._data is None:
             return {}
         try:
-            images = training_images(self._data, count, BATCH, seed=0)
+            images = training_images(self._data, in_random_order(len(self._data), count, seed=0), BATCH)
         except DiffxError:
             return {}
         facts = {"floor": self.identity, "data": self._data.identity, "count": count}

@@ -59,11 +59,19 @@ class Moments(ImageMetric):
         Raises:
             DiffxError: fewer than two images.
         """
-        n = int(self.n)
-        if n < 2:
-            raise DiffxError(f"A covariance needs at least 2 images, and there are {n}.")
-        mean = self.sum / n
-        return Gaussian(mean, (self.outer - torch.outer(self.sum, mean)) / (n - 1))
+        return gaussian_of_sums(int(self.n), self.sum, self.outer)
+
+
+def gaussian_of_sums(n: int, total: Tensor, outer: Tensor) -> Gaussian:
+    """The Gaussian of n vectors, from their sum (D,) and the sum of their outer products (D, D).
+
+    Raises:
+        DiffxError: fewer than two.
+    """
+    if n < 2:
+        raise DiffxError(f"A covariance needs at least 2 images, and there are {n}.")
+    mean = total / n
+    return Gaussian(mean, (outer - torch.outer(total, mean)) / (n - 1))
 
 
 class FrechetDistance(Moments):

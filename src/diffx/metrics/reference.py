@@ -6,9 +6,12 @@ are those of the whole training set; only precision, recall, KID and other netwo
 """
 
 import os
+import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +21,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from diffx import ranks
 from diffx.errors import DiffxError
 from diffx.features.inception import POOL_DIM, SPATIAL_DIM
-from diffx.metrics.frechet import Gaussian, Moments
+from diffx.metrics.frechet import Gaussian, Moments, gaussian_of_sums
 from diffx.metrics.real_images import RealImages, training_images
 from diffx.pixels.files import KEY, NpzImages
 from diffx.store.cache import entry, home
@@ -29,6 +33,7 @@ from diffx.store.digest import digest
 if TYPE_CHECKING:
     from diffx.data import Data
 
+PART = 20_000  # images, of statistics that are computed in parts: a minute on a GPU
 COMPARED = 10_000  # real images that precision, recall and kernel distances look at, as in ADM's references
 OWN = "own"
 NAMES = (("mu", "sigma"), ("mu_s", "sigma_s"))
@@ -74,10 +79,26 @@ def computed_reference(
 ) -> Reference:
     """Statistics of these images in the features of a network, from the cache folder if they were computed before.
 
+    Many are taken in parts, each kept as soon as it is whole: processes share them, and a kill costs one part.
     name, weights: which network, and which weights of it.
     """
     facts = images.facts | {"compared": COMPARED, name: weights}
-    statistics = _cached(name, facts, lambda: _statistics(images, network, batch_size))
+    parts = max(1, images.count // PART)
+
+    def part(number: int) -> dict[str, Tensor]:
+        def compute() -> dict[str, Tensor]:
+            return _sums(images, network, batch_size, number, parts)
+
+        if parts == 1:
+            return compute()
+        return _cached(f"{name}-part", facts | {"part": number, "parts": parts}, compute)
+
+    if parts > 1 and not _place(name, facts).exists():
+        _share_parts(part, parts, images.count, name, lambda: _place(name, facts).exists())
+    statistics = _cached(name, facts, lambda: _of_sums([part(number) for number in range(parts)]))
+    for number in range(parts) if parts > 1 else ():
+        for ending in ("", ".json", ".lock"):
+            Path(f"{_place(f'{name}-part', facts | {'part': number, 'parts': parts})}{ending}").unlink(missing_ok=True)
     return _of_tensors(statistics, digest(facts))
 
 
@@ -91,8 +112,8 @@ def reference_images(name: str, data: "Data | None") -> RealImages:
         if data is None:
             raise DiffxError("eval.metrics.reference=own needs a data set; type eval.metrics.reference= a file.")
         known = data
-        training_images(known, 0, 1)  # says so where there are none
-        return RealImages({"data": data.identity}, len(data), lambda size: training_images(known, len(known), size))
+        training_images(known, range(0), 1)  # says so where there are none
+        return RealImages({"data": data.identity}, len(data), partial(_in_turn, known))
     file = find_reference(name)
     checksums = {} if file.suffix == ".safetensors" else _checksums(file)
     if KEY not in checksums:
@@ -100,6 +121,10 @@ def reference_images(name: str, data: "Data | None") -> RealImages:
         raise DiffxError(f"{file} holds {held} and no images; type eval.metrics.reference= a file with {KEY}.")
     stored = NpzImages(file)
     return RealImages({"reference": checksums[KEY], "images": len(stored)}, len(stored), stored.batches)
+
+
+def _in_turn(data: "Data", batch_size: int, first: int, step: int) -> Iterator[Tensor]:
+    return training_images(data, range(first, len(data), step), batch_size)
 
 
 def find_reference(name: str) -> Path:
@@ -153,11 +178,16 @@ def _of_npz(file: Path, checksums: dict[str, int], network: Network, weights: st
     return Reference(identity, pool, spatial, lambda: _cached("inception", facts, compute)["features"])
 
 
+def _place(name: str, facts: dict[str, Any]) -> Path:
+    return home() / "references" / f"{name}-{digest(facts)}.safetensors"
+
+
 def _cached(name: str, facts: dict[str, Any], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    path = home() / "references" / f"{name}-{digest(facts)}.safetensors"
+    path = _place(name, facts)
 
     def make(target: Path) -> dict[str, Any]:
-        print(f"Computing {name} statistics of real images, once: {path}", flush=True)
+        if "part" not in facts:
+            print(f"Computing {name} statistics of real images, once: {path}", flush=True)
         save_file(compute(), target)
         return {}
 
@@ -165,28 +195,54 @@ def _cached(name: str, facts: dict[str, Any], compute: Callable[[], dict[str, Te
     return load_file(path)
 
 
-def _statistics(images: RealImages, network: Network, batch_size: int) -> dict[str, Tensor]:
-    """Moments of all images in up to two kinds of features, and the first kind of COMPARED of them, evenly spaced."""
+def _share_parts(part: Callable[[int], object], parts: int, images: int, name: str, done: Callable[[], bool]) -> None:
+    """Compute all parts, beginning where this rank's share begins, unless other processes were quicker; the first rank
+    says how far all of them are."""
+    begun = time.monotonic()
+    for count in range(parts):
+        if done():
+            return
+        part((ranks.rank() * parts // ranks.world() + count) % parts)
+        if ranks.is_first():
+            share = min(1.0, (count + 1) * ranks.world() / parts)
+            left = timedelta(seconds=round((time.monotonic() - begun) * (1 - share) / share))
+            print(f"{name} statistics of real images: {share * images:,.0f} of {images:,}, {left} left", flush=True)
+
+
+def _sums(images: RealImages, network: Network, batch_size: int, number: int, parts: int) -> dict[str, Tensor]:
+    """Of images number, number + parts, ...: sums of up to two kinds of features, and the first kind of those of them
+    that are among COMPARED evenly spaced ones, with their places."""
     moments: list[Moments] = []
-    kept, seen = [], 0
+    kept = []
     chosen = torch.zeros(images.count, dtype=torch.bool)
     chosen[torch.linspace(0, images.count - 1, min(images.count, COMPARED), dtype=torch.float64).round().long()] = True
-    for part in images.batches(batch_size):
-        found = network(part)[: len(NAMES)]
+    places = torch.arange(images.count)[number::parts]
+    for batch, at in zip(images.batches(batch_size, number, parts), places.split(batch_size), strict=True):
+        found = network(batch)[: len(NAMES)]
         moments = moments or [Moments(torch.nn.Identity(), f.shape[1], sync_on_compute=False) for f in found]
         for sums, features in zip(moments, found, strict=True):
             sums.to(features.device).update(features)
-        kept.append(found[0].cpu()[chosen[seen : seen + len(part)]])
-        seen += len(part)
-    tensors = {"features": torch.cat(kept)}
+        kept.append(found[0].cpu()[chosen[at]])
+    tensors = {"features": torch.cat(kept), "places": places[chosen[places]]}
     for (mean, cov), sums in zip(NAMES, moments, strict=False):
-        gaussian = sums.compute()
-        tensors |= {mean: gaussian.mean.cpu(), cov: gaussian.cov.cpu().contiguous()}
+        tensors |= {f"{mean}_n": sums.n.cpu(), mean: sums.sum.cpu(), cov: sums.outer.cpu().contiguous()}
+    return tensors
+
+
+def _of_sums(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Moments and features of all images, from the sums of their parts."""
+    order = torch.cat([part["places"] for part in parts]).argsort()
+    tensors = {"features": torch.cat([part["features"] for part in parts])[order]}
+    for mean, cov in NAMES:
+        if mean in parts[0]:
+            n, total, outer = (torch.stack([part[key] for part in parts]).sum(0) for key in (f"{mean}_n", mean, cov))
+            gaussian = gaussian_of_sums(int(n), total, outer)
+            tensors |= {mean: gaussian.mean, cov: gaussian.cov.contiguous()}
     return tensors
 
 
 def _of_tensors(tensors: dict[str, Tensor], identity: str) -> Reference:
-    """A reference from what `_statistics` gave."""
+    """A reference from what `_of_sums` gave."""
     if not {"mu", "sigma"} <= tensors.keys():
         raise DiffxError(f"A reference has mu and sigma, and this one {', '.join(tensors) or 'nothing'}.")
     pool, spatial = (

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import stat
 import warnings
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "AVIF", "GIF", "TIFF", "PPM")
 """What is decoded, whatever a file is called. Pillow knows more, and for one of them (EPS) starts another program."""
+
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""Of an object in memory, in what a decoder says: another one each time, so that two runs would disagree."""
 
 MOST_PIXELS = 100_000_000
 MOST_BYTES = 100_000_000
@@ -61,7 +65,7 @@ def decode(encoded: bytes, most: int = MOST_PIXELS) -> Image.Image:
     except UnidentifiedImageError as error:
         raise Refused(f"is none of {', '.join(FORMATS)}") from error
     except Exception as error:
-        raise Refused(f"{type(error).__name__}: {error}") from error
+        raise Refused(f"{type(error).__name__}: {ADDRESS.sub('', str(error))}") from error
 
 
 def check_pixels(width: int, height: int, most: int, what: str = "has") -> None:

@@ -29,8 +29,13 @@ class Limits:
         check_count("--max-classes", self.classes, MOST_CLASSES)
 
     def check_resolution(self, resolution: int) -> None:
-        """Raises DiffxError for one that is not positive, or whose images are beyond the limit themselves."""
+        """Raises DiffxError for one that no backbone takes, or whose images are beyond the limit themselves."""
         check_count("--resolution", resolution, 256)
+        if resolution % 8:
+            raise DiffxError(
+                f"--resolution {resolution} is no multiple of 8, so that no autoencoder and no backbone of diffx takes "
+                f"it; type --resolution {max(8, round(resolution / 32) * 32)}."
+            )
         if resolution**2 > self.pixels:
             raise DiffxError(
                 f"--resolution {resolution} makes images of {resolution**2} pixels, more than {self.pixels}; type "

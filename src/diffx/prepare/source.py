@@ -74,6 +74,10 @@ def _checked(sample: Sample, classes: int) -> Sample:
 def _find(source: str) -> Iterator[Sample]:
     path = Path(source).expanduser()
     files = [path] if path.exists() else sorted(map(Path, glob.glob(str(path), recursive=True)))
+    if not files:
+        raise DiffxError(
+            f"{source} does not exist; type a folder, a .tar or .parquet file, or a quoted pattern of such."
+        )
     if path.is_dir():
         archives = sorted(p for p in path.iterdir() if p.suffix in (".tar", ".parquet"))
         files = archives or [path]

@@ -1,4 +1,5 @@
-"""The W&B run of a run directory, offline unless there is a key. curve.jsonl is the truth; this is a sink."""
+"""Where a run's numbers go beside its folder: W&B (offline unless there is a key), or another of Lightning's loggers.
+curve.jsonl is the truth; this is a sink."""
 
 import netrc
 import os
@@ -9,18 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
+from diffx.errors import DiffxError
+
 if TYPE_CHECKING:
-    from lightning.pytorch.loggers import WandbLogger
+    from lightning.pytorch.loggers import Logger, WandbLogger
 
 COUNT = re.compile(r"_\d+k?$")  # of samples, at the end of a metric's name
 
 
 class Sink:
-    """Where a run's numbers go beside its folder. W&B's own process may die (of the signal that stops a job, say) or
-    its disk be full: that is said once, and the run goes on without it.
+    """A logger that may fail. W&B's own process may die (of the signal that stops a job, say) or a disk be full: that
+    is said once, and the run goes on without it. Pictures go to loggers that take them, W&B's and Comet's.
     """
 
-    def __init__(self, logger: "WandbLogger | None") -> None:
+    def __init__(self, logger: "Logger | None") -> None:
         self._logger = logger
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
@@ -39,22 +42,30 @@ class Sink:
         rising: the metrics, without their number of samples, of which more is better."""
         unit, hours = cost
         best = {name: "max" if COUNT.sub("", name) in rising else "min" for name in values}
-        self._try(lambda logger: define_axis(logger, best, unit))
+        self._try(lambda logger: define_axis(logger, best, unit) if _is_wandb(logger) else None)
         self.metrics({f"eval/{name}": value for name, value in values.items()} | {unit: hours}, step)
-        self._try(lambda logger: logger.log_image("samples", [str(picture)], step=step))
+        self._try(lambda logger: getattr(logger, "log_image", _nothing)("samples", [str(picture)], step=step))
 
     def finish(self) -> None:
         """Wait until everything is written."""
-        self._try(lambda logger: logger.experiment.finish())
+        self._try(lambda logger: logger.experiment.finish() if _is_wandb(logger) else logger.finalize("success"))
 
-    def _try(self, act: Callable[["WandbLogger"], object]) -> None:
+    def _try(self, act: Callable[[Any], object]) -> None:
         if self._logger is None:
             return
         try:
             act(self._logger)
         except Exception as error:  # W&B's own kinds, and those of its sockets and files
-            self._logger = None
-            print(f"W&B failed ({type(error).__name__}: {error}); the run's folder has everything.", flush=True)
+            name, self._logger = type(self._logger).__name__, None
+            print(f"{name} failed ({type(error).__name__}: {error}); the run's folder has everything.", flush=True)
+
+
+def _is_wandb(logger: Any) -> bool:
+    return hasattr(getattr(logger, "experiment", None), "define_metric")
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """For a logger that takes no pictures."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,26 @@ class WandbRun:
     mode: str
     folder: Path
     facts: Mapping[str, Any]
+
+
+def make_logger(name: str, folder: Path, step: int, own: Callable[[], "Logger"] | None) -> "Logger":
+    """Lightning's logger of this name: csv or tensorboard in the run's folder, or the user's own.
+
+    step: that training goes on from; a CSV of its own begins there, since Lightning's logger deletes the one before.
+
+    Raises:
+        DiffxError: a package that it needs is not here.
+    """
+    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+    try:
+        if own is not None:
+            return own()
+        if name == "csv":
+            return CSVLogger(folder, name="csv", version=f"from_step_{step}")
+        return TensorBoardLogger(folder, name="tensorboard", version="")
+    except ModuleNotFoundError as error:
+        raise DiffxError(f"logger={name} needs a package that is not here ({str(error).splitlines()[0]}).") from error
 
 
 def open_sink(run: WandbRun | None) -> Sink:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
 from diffx import ranks
@@ -18,14 +19,16 @@ from diffx.assemble.plan_table import plan_table
 from diffx.assemble.record import describe_run
 from diffx.checkpoint.native import read_checkpoint
 from diffx.config.parse import tree_of, yaml_of
-from diffx.config.settings import Settings
+from diffx.config.settings import LearningRateSettings, Settings
+from diffx.config.target import make
 from diffx.errors import DiffxError, Diverged, Stopped
 from diffx.evaluation.evaluation import Evaluation
 from diffx.processes.arithmetic import set_tf32
 from diffx.processes.devices import join_processes, write_cost
 from diffx.run.folder import RunDir
 from diffx.run.forecast import Forecast
-from diffx.run.sink import Sink, WandbRun, open_sink
+from diffx.run.sink import Sink, WandbRun, make_logger, open_sink
+from diffx.schedule import LearningRate
 from diffx.train.callbacks import Agreement, Checkpoints, Clock, Ending, Evaluations, Interruption, Stop
 from diffx.train.checkpoint import checkpoint_to_go_on_from
 from diffx.train.clock import Meter, peak_memory
@@ -65,7 +68,7 @@ def train(settings: Settings) -> RunDir:
             if run.progress() != before:
                 raise DiffxError(f"Another process has trained {run.path} meanwhile; type the same command again.")
             _begin(settings, run, fit, plan, facts)
-        logger = open_sink(_in_wandb(settings, run, plan) if ranks.is_first() else None)
+        logger = Sink(fit.logger) if fit.logger else open_sink(_in_wandb(settings, run, plan))
         try:
             _train(settings, run, parts, fit, logger)
         finally:
@@ -86,6 +89,7 @@ class Fit:
     evaluations: Evaluations
     ending: Ending
     interruption: Interruption
+    logger: Logger | None
     path: Path | None
     step: int
 
@@ -112,7 +116,19 @@ def _prepare(settings: Settings, run: RunDir, parts: Parts) -> Fit:
     acts = [Agreement(run.path), ending, progress, clock]
     trainer = make_trainer(settings, parts.device, acts, module.backbone)
     loader = make_loader(settings, parts.data, step, meter)
-    return Fit(module, trainer, loader, clock, progress, evaluation, evaluations, ending, interruption, path, step)
+    logger = _logger(settings, run, step)
+    return Fit(
+        module, trainer, loader, clock, progress, evaluation, evaluations, ending, interruption, logger, path, step
+    )
+
+
+def _logger(settings: Settings, run: RunDir, step: int) -> Logger | None:
+    """The first rank's logger, but for W&B's, whose run is begun after the folder."""
+    chosen = settings.logger
+    if not ranks.is_first() or chosen.name in ("wandb", "none"):
+        return None
+    own = None if chosen.lightning is None or chosen.name != "lightning" else partial(make, chosen.lightning)
+    return make_logger(chosen.name, run.path, step, own)
 
 
 def make_module(settings: Settings, parts: Parts, meter: Meter) -> DiffusionModule:
@@ -129,12 +145,18 @@ def make_module(settings: Settings, parts: Parts, meter: Meter) -> DiffusionModu
         label_dropout=settings.label_dropout,
         ema_decay=settings.ema_decay,
         more_ema_decays=settings.more_ema_decays,
+        learning_rate=_learning_rate(settings.learning_rate),
         skip_limit=settings.max_skipped_steps,
         compile=settings.compile,
         activation_checkpointing=settings.trainer.activation_checkpointing,
         shard=settings.trainer.strategy == "fsdp" and ranks.world() > 1,
         end_to_end=parts.end_to_end,
     )
+
+
+def _learning_rate(chosen: LearningRateSettings) -> LearningRate | None:
+    """None where it is the optimizer's at every step."""
+    return None if chosen == LearningRateSettings() else LearningRate(**vars(chosen))
 
 
 def _begin(settings: Settings, run: RunDir, fit: Fit, plan: str, facts: Mapping[str, Any]) -> None:
@@ -151,7 +173,7 @@ def _begin(settings: Settings, run: RunDir, fit: Fit, plan: str, facts: Mapping[
 
 def _in_wandb(settings: Settings, run: RunDir, plan: str) -> WandbRun | None:
     """How W&B shows this run, if it is to."""
-    if settings.logger.name == "none":
+    if settings.logger.name != "wandb" or not ranks.is_first():
         return None
     return WandbRun(
         id=f"{settings.group}-{settings.name}",

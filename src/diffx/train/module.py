@@ -62,6 +62,7 @@ class DiffusionModule(L.LightningModule):
 
     Args:
         ema_decay, more_ema_decays: of `ema` and of further averages.
+        learning_rate: by step, the share of the optimizer's; None leaves that alone.
         skip_limit: so many steps in a row without a finite gradient end the run.
         compile: none | blocks (each block by itself) | step (all of the losses as one graph).
         activation_checkpointing: blocks keep their inputs alone and run a second time in the backward pass.
@@ -84,6 +85,7 @@ class DiffusionModule(L.LightningModule):
         label_dropout: float,
         ema_decay: float,
         more_ema_decays: Sequence[float] = (),
+        learning_rate: Callable[[int], float] | None = None,
         skip_limit: int = 10,
         compile: str = "none",
         activation_checkpointing: bool = False,
@@ -105,7 +107,8 @@ class DiffusionModule(L.LightningModule):
         self.gradient_norm = torch.zeros(())
         self.guard = Guard(skip_limit)
         self.after: Sequence[Act] = (GuardCheck(every=20),)
-        self._make_optimizer = optimizer
+        self._make_optimizer, self._share_of_rate = optimizer, learning_rate
+        self._rates: list[float] = []
         self._services: step.Services = {"ema": NetworkTeacher(self.ema), **services}
         self._losses = step.losses
         self._trained: list[tuple[str, nn.Parameter]] = []
@@ -160,7 +163,9 @@ class DiffusionModule(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer of all trained parameters, backbone and plugins."""
         self._trained = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
-        return self._make_optimizer(self._trained)
+        optimizer = self._make_optimizer(self._trained)
+        self._rates = [group["lr"] for group in optimizer.param_groups]
+        return optimizer
 
     def on_train_start(self) -> None:
         self._last_step = self.global_step
@@ -231,6 +236,9 @@ class DiffusionModule(L.LightningModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The optimizer, and then the averages, which a skipped step leaves where they are."""
+        if self._share_of_rate is not None:
+            for group, rate in zip(self.trainer.optimizers[0].param_groups, self._rates, strict=True):
+                group["lr"] = rate * self._share_of_rate(self.global_step)
         super().optimizer_step(*args, **kwargs)
         for decay, ema in self.emas.items():
             update_ema_unless(self.guard.bad, ema, self.backbone, decay)

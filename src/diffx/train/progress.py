@@ -72,6 +72,7 @@ class Progress(L.Callback):
 
     def _measured(self, step: int, module: DiffusionModule) -> dict[str, Any]:
         return {
+            "train/learning_rate": module.trainer.optimizers[0].param_groups[0]["lr"],
             "train/gradient_norm": module.gradient_norm.item(),
             "train/skipped_steps": int(module.guard.skipped),
             "train/samples_per_second": self._rate(step),

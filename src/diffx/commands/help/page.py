@@ -47,11 +47,11 @@ def write_help(asked: Sequence[str]) -> str:
 
 
 def write_page() -> list[str]:
-    lines = ["diffx: train one diffusion transformer many ways, and see which way was cheapest.", ""]
+    lines = ["diffx: train one diffusion transformer many ways, and see which was cheapest.", ""]
     lines += ["usage: diffx [-m] [KEY=VALUE ...]", ""]
     lines += ["options", *_listed(OPTIONS), "", "commands", *_listed(COMMANDS), "", "ten examples"]
     lines += [line for command, what in EXAMPLES.items() for line in (f"  {command}", f"      {what}")]
-    lines += ["", "groups (GROUP=NAME, plugins=[NAME,NAME]; one in full: diffx --help GROUP=NAME)"]
+    lines += ["", "groups (GROUP=NAME, plugins=[NAME,NAME]; one in full: --help GROUP=NAME)"]
     for group, names in groups().items():
         typed = "+experiment" if group == "experiment" else group
         lines += _listed({typed: ", ".join(names)}, 15)
