@@ -95,7 +95,8 @@ def _check_shape(settings: Settings, sketch: TrainingModel, data: Data) -> None:
 def _check_memory(settings: Settings, sketch: TrainingModel, device: torch.device) -> None:
     """Weights, gradients, the optimizer's state and averages have to fit; activations come on top."""
     trainer = settings.trainer
-    each = bytes_of_training(sketch.backbone, sketch.plugins, 1 + len(settings.more_ema_decays))
+    averages = 1 + len(settings.more_ema_decays) + 2 * bool(settings.snapshot_steps)
+    each = bytes_of_training(sketch.backbone, sketch.plugins, averages)
     if trainer.strategy == "fsdp":
         each //= trainer.devices * trainer.num_nodes
     together = trainer.devices if device.type == "cpu" else 1

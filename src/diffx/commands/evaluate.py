@@ -34,6 +34,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--protocol", help="a file of conf/eval (default: the run's own; adm_50k for images)")
     parser.add_argument("--guidance", type=float, nargs="+", metavar="SCALE", help="measure each of these scales")
     parser.add_argument("--ema", type=float, nargs="+", metavar="DECAY", help="measure each of these averages of a run")
+    help = "measure averages of these lengths, shares of training, from snapshots (snapshot_steps)"
+    parser.add_argument("--ema-length", type=float, nargs="+", metavar="σ", help=help)
     parser.add_argument("--data", help="a file of conf/data: what images are compared with, or decodes a model")
     add_model(parser)
     add_trust(parser)
@@ -48,8 +50,8 @@ def evaluate(chosen: argparse.Namespace) -> None:
         evaluate_network(chosen)
     elif chosen.target.suffix in (".pt", ".pth", ".ckpt", ".safetensors"):
         raise DiffxError(f"{chosen.target} is a file of weights; type also --as FAMILY-SIZE-PATCH, such as dit-xl-2.")
-    elif chosen.guidance or chosen.ema:
-        flag = "--guidance" if chosen.guidance else "--ema"
+    elif chosen.guidance or chosen.ema or chosen.ema_length:
+        flag = "--guidance" if chosen.guidance else "--ema" if chosen.ema else "--ema-length"
         raise DiffxError(f"{flag} is for runs, and {chosen.target} is none.")
     else:
         evaluate_images(chosen.target, chosen.protocol or "adm_50k", chosen.settings, chosen.data)
@@ -70,11 +72,13 @@ def cases(chosen: argparse.Namespace) -> list[Case]:
     from diffx.config.protocol import with_protocol
 
     found = []
-    for decay, scale in product(chosen.ema or [None], chosen.guidance or [None]):
-        folder, settings, weights, typed = drawn_from(chosen.target, chosen, decay)
+    averages = [*((decay, None) for decay in chosen.ema or []), *((None, length) for length in chosen.ema_length or [])]
+    for (decay, length), scale in product(averages or [(None, None)], chosen.guidance or [None]):
+        folder, settings, weights, typed = drawn_from(chosen.target, chosen, decay, length)
         changes = [*typed, *([] if scale is None else [f"guidance.scale={scale}"])]
         title = chosen.protocol or "evaluation"
         title += "" if decay is None else f"_ema_{decay:g}"
+        title += "" if length is None else f"_ema_length_{length:g}"
         title += "" if scale is None else f"_guidance_{scale:g}"
         found.append(Case(title, folder, with_protocol(settings, chosen.protocol, changes), weights))
     return found

@@ -77,8 +77,10 @@ class Drawn(NamedTuple):
     changes: list[str]
 
 
-def drawn_from(target: Path, chosen: argparse.Namespace, ema: float | None = None) -> Drawn:
-    """A run's average, an imported model, or with --as an official file, which is imported beside itself; settings
+def drawn_from(
+    target: Path, chosen: argparse.Namespace, ema: float | None = None, length: float | None = None
+) -> Drawn:
+    """A run's average (of a decay, or of a length), an imported model, or with --as an official file, which is imported beside itself; settings
     backbone.KEY=VALUE are then of the import.
 
     Raises:
@@ -87,7 +89,7 @@ def drawn_from(target: Path, chosen: argparse.Namespace, ema: float | None = Non
     from diffx import ranks
     from diffx.checkpoint.folder import BACKBONE
     from diffx.checkpoint.imported import import_once, is_model, settings_of_model
-    from diffx.config.protocol import with_ema
+    from diffx.checkpoint.post_hoc import choose_average
     from diffx.run.folder import RunDir
 
     changes = list(chosen.settings)
@@ -99,10 +101,11 @@ def drawn_from(target: Path, chosen: argparse.Namespace, ema: float | None = Non
         for remark in remarks if ranks.is_first() else ():
             print(remark, flush=True)
     if not is_model(target):
-        settings, weights = with_ema(settings_of_run(target, chosen), RunDir(target), ema)
+        settings, weights = choose_average(settings_of_run(target, chosen), RunDir(target), ema, length)
         return Drawn(target, settings, weights, changes)
-    if ema is not None:
-        raise DiffxError(f"--ema {ema:g} is for runs, and {target} is an imported model; leave it out.")
+    if ema is not None or length is not None:
+        flag = f"--ema-length {length:g}" if ema is None else f"--ema {ema:g}"
+        raise DiffxError(f"{flag} is for runs, and {target} is an imported model; leave it out.")
     return Drawn(target, settings_of_model(target, chosen.data, chosen.decoder), target / BACKBONE, changes)
 
 

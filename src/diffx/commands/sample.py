@@ -22,6 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--nfe", type=int, help="network forwards, instead of the sampler's setting")
     parser.add_argument("--guidance", type=float, help="guidance scale, instead of the setting")
     parser.add_argument("--ema", type=float, metavar="DECAY", help="one of more_ema_decays, instead of ema_decay")
+    parser.add_argument("--ema-length", type=float, metavar="σ", help="an average of this share, from snapshots")
     parser.add_argument("--label", type=int, help="one label for all samples, instead of eval.labels")
     parser.add_argument("--seed", type=int, help="seed of noise and labels, instead of eval.seed")
     parser.add_argument("--data", help="of an imported model: a prepared data set, whose autoencoder decodes")
@@ -39,7 +40,7 @@ def sample(chosen: argparse.Namespace) -> None:
 
     flags = {"sampler.nfe": chosen.nfe, "guidance.scale": chosen.guidance, "eval.seed": chosen.seed}
     asked = [f"{key}={value}" for key, value in flags.items() if value is not None]
-    folder, own, weights, typed = drawn_from(chosen.run, chosen, chosen.ema)
+    folder, own, weights, typed = drawn_from(chosen.run, chosen, chosen.ema, chosen.ema_length)
     settings = with_protocol(own, chosen.protocol, [*typed, *asked])
     count = chosen.count if chosen.count is not None else settings.eval.samples if chosen.protocol else 100
     if count < 1:

@@ -128,6 +128,8 @@ class Settings:
     label_dropout: float = number(0.1, below=1)
     ema_decay: float = number(0.99, below=1)
     more_ema_decays: tuple[float, ...] = field(default=(), metadata={"least": 0, "below": 1, "as_in": "[0.999]"})
+    snapshot_steps: int | None = number(None, least=1, below=STEPS)
+    ema_length: float | None = number(None, least=0.01, below=0.25)
     compile: str = one_of("none", "none", "blocks", "step")
     log_every: int = number(20, least=1, below=STEPS)
     checkpoint_minutes: float = number(5, below=1e6)

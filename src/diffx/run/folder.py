@@ -66,6 +66,11 @@ class RunDir:
         return self.path / "checkpoints" / f"ema_{decay}.safetensors"
 
     @property
+    def snapshots(self) -> Path:
+        """The folder of snapshots of power-function averages."""
+        return self.path / "checkpoints" / "snapshots"
+
+    @property
     def curve(self) -> Path:
         return self.path / "curve.jsonl"
 
@@ -142,7 +147,7 @@ class RunDir:
 
     def start_anew(self) -> None:
         """Forget an earlier training in this folder, whose user asked for that with resume=never."""
-        weights = (self.path / "checkpoints").glob("ema*.safetensors")
+        weights = [*(self.path / "checkpoints").glob("ema*.safetensors"), *self.snapshots.glob("*.safetensors")]
         curves = self.path.glob("curve*.jsonl")
         for file in (self.last_checkpoint, self.previous_checkpoint, *weights, *curves, self.path / "run.json"):
             file.unlink(missing_ok=True)

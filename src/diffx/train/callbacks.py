@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 
 from diffx import ranks
 from diffx.backbone import Backbone
+from diffx.checkpoint.post_hoc import write_snapshot
 from diffx.errors import DiffxError
 from diffx.processes.children import is_orphan
 from diffx.run.folder import RunDir
@@ -179,6 +180,22 @@ class Evaluations:
             values = self.evaluate(module.whole_ema(), step, self.meter.hours)
         self.done = step
         self.told(step, time.monotonic() - begun, values)
+
+
+class Snapshots:
+    """Keeps the power-function averages every so many steps; None: never."""
+
+    def __init__(self, run: RunDir, meter: Meter, every: int | None) -> None:
+        self.run, self.meter, self.every = run, meter, every
+
+    def after_step(self, trainer: L.Trainer, module: DiffusionModule) -> None:
+        if self.every is None or trainer.global_step % self.every:
+            return
+        with self.meter.section("checkpoint"):
+            for length, power in zip(module.lengths, module.powers.values(), strict=True):
+                weights = module.whole(cast(Backbone, power)).state_dict()
+                if ranks.is_first():
+                    write_snapshot(self.run, trainer.global_step, length, weights, module.run)
 
 
 class Ending(L.Callback):

@@ -18,6 +18,7 @@ from diffx.assemble.parts import Parts, assemble
 from diffx.assemble.plan_table import plan_table
 from diffx.assemble.record import describe_run
 from diffx.checkpoint.native import read_checkpoint
+from diffx.checkpoint.post_hoc import LENGTHS
 from diffx.config.parse import tree_of, yaml_of
 from diffx.config.settings import LearningRateSettings, Settings
 from diffx.config.target import make
@@ -29,7 +30,7 @@ from diffx.run.folder import RunDir
 from diffx.run.forecast import Forecast
 from diffx.run.sink import Sink, WandbRun, make_logger, open_sink
 from diffx.schedule import LearningRate
-from diffx.train.callbacks import Agreement, Checkpoints, Clock, Ending, Evaluations, Interruption, Stop
+from diffx.train.callbacks import Agreement, Checkpoints, Clock, Ending, Evaluations, Interruption, Snapshots, Stop
 from diffx.train.checkpoint import checkpoint_to_go_on_from
 from diffx.train.clock import Meter, peak_memory
 from diffx.train.guard import GuardCheck
@@ -112,7 +113,9 @@ def _prepare(settings: Settings, run: RunDir, parts: Parts) -> Fit:
     minutes, share = settings.checkpoint_minutes, settings.checkpoint_share
     checkpoints = Checkpoints(run, meter, minutes, share, last_is_good=path != run.previous_checkpoint)
     ending = Ending(checkpoints, evaluations, stop)
-    module.after = AfterStep(clock, stop, guard, progress, evaluations, checkpoints)
+    module.after = AfterStep(
+        clock, stop, guard, progress, evaluations, checkpoints, Snapshots(run, meter, settings.snapshot_steps)
+    )
     acts = [Agreement(run.path), ending, progress, clock]
     trainer = make_trainer(settings, parts.device, acts, module.backbone)
     loader = make_loader(settings, parts.data, step, meter)
@@ -145,6 +148,7 @@ def make_module(settings: Settings, parts: Parts, meter: Meter) -> DiffusionModu
         label_dropout=settings.label_dropout,
         ema_decay=settings.ema_decay,
         more_ema_decays=settings.more_ema_decays,
+        powers=LENGTHS if settings.snapshot_steps else (),
         learning_rate=_learning_rate(settings.learning_rate),
         skip_limit=settings.max_skipped_steps,
         compile=settings.compile,

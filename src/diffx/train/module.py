@@ -6,7 +6,7 @@ Lightning calls these methods of DiffusionModule:
     (Lightning)                     backward; with several micro-batches to a step, so far for each of them
     configure_gradient_clipping     guard: is the gradient finite? clip
     optimizer_step                  the optimizer, then the averages
-    on_train_batch_end              clock, stop, guard, progress, evaluation, checkpoint
+    on_train_batch_end              clock, stop, guard, progress, evaluation, checkpoint, snapshot
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +23,7 @@ from diffx import step
 from diffx.assemble.model import BATCH_KEYS, TrainingModel, set_up
 from diffx.backbone import Backbone
 from diffx.backbone.teacher import NetworkTeacher
+from diffx.checkpoint.post_hoc import decay_at
 from diffx.end_to_end import EndToEnd, clip_, clip_group
 from diffx.objective import Interpolant, Objective
 from diffx.planner import Phase, make_phases, phase_at
@@ -52,6 +53,7 @@ class AfterStep(NamedTuple):
     progress: Act
     evaluation: Act
     checkpoint: Act
+    snapshot: Act
 
 
 class DiffusionModule(L.LightningModule):
@@ -63,6 +65,7 @@ class DiffusionModule(L.LightningModule):
     Args:
         ema_decay, more_ema_decays: of `ema` and of further averages.
         learning_rate: by step, the share of the optimizer's; None leaves that alone.
+        powers: lengths of power-function averages, which are kept in `powers` (diffx.checkpoint.post_hoc).
         skip_limit: so many steps in a row without a finite gradient end the run.
         compile: none | blocks (each block by itself) | step (all of the losses as one graph).
         activation_checkpointing: blocks keep their inputs alone and run a second time in the backward pass.
@@ -86,6 +89,7 @@ class DiffusionModule(L.LightningModule):
         ema_decay: float,
         more_ema_decays: Sequence[float] = (),
         learning_rate: Callable[[int], float] | None = None,
+        powers: Sequence[float] = (),
         skip_limit: int = 10,
         compile: str = "none",
         activation_checkpointing: bool = False,
@@ -99,6 +103,8 @@ class DiffusionModule(L.LightningModule):
         self.end_to_end = end_to_end
         self.ema = average_of(model.backbone)
         self.more_ema = nn.ModuleDict({key_of(decay): average_of(model.backbone) for decay in more_ema_decays})
+        self.powers = nn.ModuleDict({key_of(length): average_of(model.backbone) for length in powers})
+        self.lengths = list(powers)
         self.decays = [ema_decay, *more_ema_decays]
         self.objective, self.phases = model.objective, model.phases
         self.seed, self.label_dropout, self.shard = seed, label_dropout, shard
@@ -158,7 +164,13 @@ class DiffusionModule(L.LightningModule):
         """Shard the weights, where they are to be."""
         if self.shard:
             mesh = self.device_mesh["data_parallel"]  # type: ignore[index]
-            shard(self, [*self.emas.values()], self.backbone, mesh, self.trainer.precision == "bf16-mixed")
+            shard(
+                self,
+                [*self.emas.values(), *self.powers.values()],
+                self.backbone,
+                mesh,
+                self.trainer.precision == "bf16-mixed",
+            )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer of all trained parameters, backbone and plugins."""
@@ -239,9 +251,12 @@ class DiffusionModule(L.LightningModule):
         if self._share_of_rate is not None:
             for group, rate in zip(self.trainer.optimizers[0].param_groups, self._rates, strict=True):
                 group["lr"] = rate * self._share_of_rate(self.global_step)
+        step = self.global_step + 1
         super().optimizer_step(*args, **kwargs)
         for decay, ema in self.emas.items():
             update_ema_unless(self.guard.bad, ema, self.backbone, decay)
+        for length, power in zip(self.lengths, self.powers.values(), strict=True):
+            update_ema_unless(self.guard.bad, power, self.backbone, decay_at(length, step))
         if self.end_to_end is not None:
             self.end_to_end.follow(self.guard.bad, self.decays[0])
 
@@ -261,7 +276,10 @@ class DiffusionModule(L.LightningModule):
 
     def whole_ema(self, decay: float | None = None) -> Backbone:
         """An average with all of its weights on this rank: every rank has to ask for it."""
-        ema = self.emas[self.decays[0] if decay is None else decay]
+        return self.whole(self.emas[self.decays[0] if decay is None else decay])
+
+    def whole(self, ema: Backbone) -> Backbone:
+        """One of the averages with all of its weights on this rank: every rank has to ask for it."""
         if not self.shard:
             return ema
         whole = average_of(self._whole[0]).to(self.device)
