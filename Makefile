@@ -4,7 +4,7 @@ SEEDS ?= 1
 BIN = .venv/bin
 export OMP_WAIT_POLICY = passive
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test lint docs bench clean
 
 install: .venv/ready
 	@echo 'diffx is in .venv. Type `. .venv/bin/activate`, and then `diffx`, which is `python -m diffx`.'
@@ -22,6 +22,10 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
+
+docs: .venv/ready
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.step

@@ -1,9 +1,9 @@
 """Averages of any length after training, from snapshots of two that were kept in training (Karras et al. 2024, "EDM2",
 arXiv 2312.02696, section 3 and appendix C).
 
-A power-function average counts the weights θ(τ) of step τ by τ^γ: it grows with training, and its length σ is a share of
-that, σ² = (γ + 1) / ((γ + 2)² (γ + 3)). One of another length, at any step, is the combination of snapshots whose profile
-over τ is nearest in least squares.
+A power-function average counts the weights θ(τ) of step τ by τ^γ: it grows with training, and its length σ is a share
+of that, σ² = (γ + 1) / ((γ + 2)² (γ + 3)). One of another length, at any step, is the combination of snapshots whose
+profile over τ is nearest in least squares.
 """
 
 from collections.abc import Mapping, Sequence
