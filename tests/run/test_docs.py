@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from diffx.assemble.model import build_model
 from diffx.commands import train as cli
@@ -97,3 +98,14 @@ def test_the_example_of_a_method_is_found_planned_and_passes_the_contract(tmp_pa
         [sys.executable, "-m", "pytest", "-q", "test_spread.py"], cwd=tmp_path, capture_output=True, text=True
     )
     assert contract.returncode == 0, contract.stdout
+
+
+def test_every_page_is_in_the_sites_navigation_and_every_entry_of_it_is_a_page() -> None:
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    entries = [
+        entry
+        for part in site["nav"]
+        for value in part.values()
+        for entry in ([value] if isinstance(value, str) else value)
+    ]
+    assert sorted(entries) == sorted(file.name for file in (ROOT / "docs").glob("*.md"))

@@ -164,13 +164,8 @@ class DiffusionModule(L.LightningModule):
         """Shard the weights, where they are to be."""
         if self.shard:
             mesh = self.device_mesh["data_parallel"]  # type: ignore[index]
-            shard(
-                self,
-                [*self.emas.values(), *self.powers.values()],
-                self.backbone,
-                mesh,
-                self.trainer.precision == "bf16-mixed",
-            )
+            averages: list[Any] = [*self.emas.values(), *self.powers.values()]
+            shard(self, averages, self.backbone, mesh, self.trainer.precision == "bf16-mixed")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer of all trained parameters, backbone and plugins."""

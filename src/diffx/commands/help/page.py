@@ -11,6 +11,7 @@ WIDTH = 80
 COMMANDS = {
     "python -m diffx": "train one run, or with -m a sweep that ends with its comparison (also: diffx)",
     "python -m diffx.plan": "what a run would do before which block, and what it costs; trains nothing",
+    "python -m diffx.scale": "a training on many GPUs, on paper",
     "python -m diffx.compare": "curves, time-to-target and tables of runs that are there",
     "python -m diffx.sample": "samples of a run, as a picture and as numbers",
     "python -m diffx.evaluate": "measure a run, or somebody's images, under a published protocol",
