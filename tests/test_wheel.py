@@ -22,6 +22,7 @@ PARTNERS = {
     "sampler=edm": ["objective=edm"],
     "plugins=[haste]": ["data=imagenet256", "backbone=s"],
     "plugins=[sra2]": ["data=imagenet256"],
+    "+experiment=smoke": ["data=imagenet256", "eval=curve", "plugins=[repa]"],
 }
 PARTNERS |= {
     f"autoencoder={file.stem}": ["data=imagenet256", f"backbone.patch_size={16 if file.stem == 'pixels' else 1}"]

@@ -80,8 +80,8 @@ class Drawn(NamedTuple):
 def drawn_from(
     target: Path, chosen: argparse.Namespace, ema: float | None = None, length: float | None = None
 ) -> Drawn:
-    """A run's average (of a decay, or of a length), an imported model, or with --as an official file, which is imported beside itself; settings
-    backbone.KEY=VALUE are then of the import.
+    """A run's average (of a decay, or of a length), an imported model, or with --as an official file, which is imported
+    beside itself; settings backbone.KEY=VALUE are then of the import.
 
     Raises:
         DiffxError: it is none of them, or its settings do not fit.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from diffx.errors import DiffxError
 from diffx.features.exact import exact_float32
+from diffx.frozen.untrained import RANDOM, make_untrained
 from diffx.store.weights import read_weights, weights_folder
 
 NAMES = ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth")
@@ -225,10 +226,13 @@ def resize_like_tensorflow(images: Tensor, edge: int) -> Tensor:
 
 def load_inception(path: str | None = None) -> tuple[Inception, str]:
     """The network with its weights, and how the SHA-256 of their file begins (8 hex digits). Nothing is downloaded.
+    "random": weights that nobody has trained.
 
     Raises:
         DiffxError: the file is nowhere to be found, or is not of this network.
     """
+    if path == RANDOM:
+        return make_untrained("eval.metrics.weights", Inception).eval().requires_grad_(False), RANDOM
     file = find_weights(path)
     with file.open("rb") as opened:
         sha256 = hashlib.file_digest(opened, "sha256").hexdigest()[: len(SHA256)]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from diffx.errors import DiffxError
 from diffx.frozen import autoencoder_diffusers, autoencoder_ldm, autoencoder_rae
 from diffx.frozen.latent_statistics import Scaling, read_statistics
+from diffx.frozen.untrained import RANDOM, make_untrained
 from diffx.pixels.values import signed
 from diffx.store.weights import weights_folder
 
@@ -145,9 +146,18 @@ def load_autoencoder(name: str) -> Autoencoder:
     Scaling is config.json's (scaling_factor, shift_factor, latents_mean, latents_std), or that of a file of statistics
     beside the weights: channel_statistics.json, or the authors' own (see latent_statistics).
 
+    "random" is one of SD-VAE's layout that nobody has trained.
+
     Raises:
         DiffxError: not found, unreadable, without its statistics, or another network than is known of that name.
     """
+    if name == RANDOM:
+        small = autoencoder_diffusers.SD | {"block_out_channels": (16, 32, 32, 32), "norm_num_groups": 8}
+        return Autoencoder(
+            name,
+            make_untrained("autoencoder", lambda: autoencoder_diffusers.KL.of({**small, "latent_channels": 4})),
+            ([0.0], [0.18215]),
+        )
     spec = SPECS.get(name, AutoencoderSpec(name))
     if spec.layout == "pixels":
         return Autoencoder(name, Pixels(), ([127.5], [1 / 127.5]))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from diffx.errors import DiffxError
+from diffx.frozen.untrained import RANDOM
 from diffx.frozen.vision import CLIP, HALF, VisionModel, find_weights
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ SPECS = {
     "mocov3_vits16": _mocov3(384, "small", ("num_heads", 12)),
     "mocov3_vitb16": _mocov3(768, "base"),
     "mocov3_vitl16": _mocov3(1024, "large"),
+    RANDOM: EncoderSpec(192, 16, VisionModel("vit_tiny_patch16_224", 16), RANDOM, "none"),
 }
 
 
@@ -85,7 +87,7 @@ def encoder_spec(name: str) -> EncoderSpec:
 def find_encoder(name: str) -> None:
     """Raises DiffxError where the weights of encoder `name` are neither here nor to be had; nothing is loaded."""
     spec = encoder_spec(name)
-    if spec.model is not None:
+    if spec.model is not None and name != RANDOM:
         find_weights(name, spec.model)
 
 

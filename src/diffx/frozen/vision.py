@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffx.errors import DiffxError
 from diffx.frozen.hub import cached_file, hub_answers
+from diffx.frozen.untrained import RANDOM, make_untrained
 from diffx.store.weights import local_file, read_weights, weights_folder
 
 Colour = tuple[float, float, float]
@@ -56,7 +57,11 @@ class VisionEncoder:
         self.edge, self.side, self.device = model.patch * side, side, device
         self.resize_first, self.final_norm = model.resize_first, model.final_norm
         self._mean, self._std = (torch.tensor(c, device=device).view(1, 3, 1, 1) for c in model.colours)
-        self._network = pretrained(name, model, self.edge).to(device).eval().requires_grad_(False)
+        if name == RANDOM:
+            network = make_untrained("encoder", lambda: untrained(model, side))
+        else:
+            network = pretrained(name, model, self.edge)
+        self._network = network.to(device).eval().requires_grad_(False)
         self._rest: tuple[weakref.ref[Tensor] | None, dict[str, Tensor]] = (None, {})
 
     def compile(self) -> None:

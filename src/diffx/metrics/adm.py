@@ -15,6 +15,7 @@ from torchmetrics import Metric, MetricCollection
 from diffx.errors import DiffxError
 from diffx.features.dinov2 import DINOv2, look_for_dinov2
 from diffx.features.inception import find_weights, load_inception
+from diffx.frozen.untrained import RANDOM
 from diffx.metrics.frechet import FrechetDistance
 from diffx.metrics.image_metric import Once
 from diffx.metrics.inception_score import InceptionScore
@@ -86,7 +87,8 @@ class ADMMetrics:
     @staticmethod
     def look_for(data: "Data | None", reference: str, weights: str | None = None, dinov2: str | None = None) -> None:
         """Raises DiffxError where the networks' weights or the reference are not here; loads and computes nothing."""
-        find_weights(weights)
+        if weights != RANDOM:
+            find_weights(weights)
         if dinov2 is not None:
             look_for_dinov2(dinov2)
             _images(reference, data)
