@@ -13,6 +13,8 @@ COMMANDS = {
     "python -m diffx.plan": "what a run would do before which block, and what it costs; trains nothing",
     "python -m diffx.scale": "a training on many GPUs, on paper",
     "python -m diffx.compare": "curves, time-to-target and tables of runs that are there",
+    "python -m diffx.power": "how many seeds a study needs",
+    "python -m diffx.record": "records, and whether an entry stands",
     "python -m diffx.sample": "samples of a run, as a picture and as numbers",
     "python -m diffx.evaluate": "measure a run, or somebody's images, under a published protocol",
     "python -m diffx.probe": "what each block of a run knows: linear probes, CKNNA",
