@@ -86,10 +86,11 @@ def words() -> Iterator[str]:
                 else (f"plugins=[{name}]" if group == "plugins" else f"{group}={name}")
             )
     yield from (f"{key.name}=" for key in default_keys() if "." not in key.name)
-    for group, names in groups().items():
+    for group, names in known.items():
         if group not in ("experiment", "eval"):
             files = (find_file(group, name) for name in names)
-            yield from (f"{key.name}=" for file in files if file for key in read_keys(file, group))
+            keys = (key.name for file in files if file for key in read_keys(file, group))
+            yield from (f"{name}=" for name in keys if name not in known)  # a group wants a file, not a value
     yield from (f"{key.name}=" for key in read_keys(config_dir() / "eval" / "embedded.yaml", "eval"))
 
 
