@@ -78,7 +78,8 @@ def find_file(group: str, name: str) -> Path | None:
 
 def words() -> Iterator[str]:
     """What may be typed after `diffx`: choices of groups, methods, experiments and settings."""
-    for group, names in groups().items():
+    known = groups()
+    for group, names in known.items():
         for name in names:
             yield (
                 f"+experiment={name}"
