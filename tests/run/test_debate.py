@@ -18,6 +18,12 @@ def test_every_variant_of_a_claim_is_a_run_of_its_own_on_the_digits(claim: str) 
     build_model(jobs[-1], "meta")
 
 
+def test_pixels_and_latents_of_the_same_shapes_are_two_runs() -> None:
+    jobs = [compose_config(job) for job in split_sweep(["+experiment=debate/i"])]
+    assert [job.data.name for job in jobs] == ["shapes", "shapes_latent"]
+    assert [build_model(job, "meta").backbone.side ** 2 for job in jobs] == [256, 16]
+
+
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_the_same_claim_is_asked_of_xl_on_imagenets_latents(claim: str) -> None:
     last = compose_config(split_sweep([f"+experiment=debate/{claim}", "scale=xl"])[-1])
