@@ -12,6 +12,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from torch import Tensor
 
 from diffx.assemble.latents import autoencoder_flops, describe_autoencoder
+from diffx.assemble.ready import look
 from diffx.commands.prepare import main
 from diffx.config.compose import compose_config, config_dir
 from diffx.data.latents import Latents
@@ -183,6 +184,14 @@ def test_va_vae_prepares_decodes_and_is_checked_by_its_name(tiny_va_vae, weights
     said = capsys.readouterr().out
     assert "3 images decoded from their stored latents: PSNR" in said
     assert "Fréchet distance" in said
+
+
+def test_a_run_with_another_autoencoder_than_its_datas_is_refused(tiny_va_vae, weights, root):
+    vavae(weights / "va_vae", ldm_state(), STATISTICS)
+    prepare_latents(root, "va_vae")
+    chosen = ["data=imagenet256", "autoencoder=sd_vae_mse", "data.image_size=16", f"data.source.root={root}"]
+    with pytest.raises(DiffxError, match="latents of va_vae, and autoencoder=sd_vae_mse; type autoencoder=va_vae"):
+        look(compose_config([*chosen, "trainer.accelerator=cpu", "backbone=tiny"]))
 
 
 def test_statistics_that_are_missing_are_asked_for(tiny_va_vae, weights):
