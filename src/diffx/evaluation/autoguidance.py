@@ -67,7 +67,13 @@ class Autoguidance:
 
     def check_objective(self, objective: Objective) -> None:
         """Refuse a guide that was trained for another path or prediction: its outputs would mean something else."""
-        theirs: Objective = make(read_settings(trained_run(SETTING, str(self.weak)).settings).objective)
+        settings = read_settings(trained_run(SETTING, str(self.weak)).settings)
+        if settings.end_to_end:
+            raise DiffxError(
+                f"guidance.weak={self.weak} has trained an autoencoder of its own (end_to_end), whose latents no other "
+                "network knows; type another run."
+            )
+        theirs: Objective = make(settings.objective)
         x, noise = torch.randn(2, 4, 1, 2, 2, generator=torch.Generator().manual_seed(0))
         t = objective.times(4, torch.Generator().manual_seed(0))
         alike = type(theirs) is type(objective) and all(
