@@ -9,6 +9,7 @@ from diffx.config.compose import config_dir
 
 KEY = re.compile(r"(?P<indent> *)(?P<name>[\w.]+):(?P<value>[^#]*?)(?:\s+#\s*(?P<meaning>.*))?$")
 MORE = re.compile(r"\s{8,}#\s*(?P<meaning>.*)")  # a comment that goes on in the next line
+TYPED = {"experiment": "+experiment={}", "plugins": "plugins=[{}]"}  # what is not GROUP=NAME
 NOT_SETTINGS = ("defaults", "hydra", "_target_")
 
 
@@ -81,11 +82,7 @@ def words() -> Iterator[str]:
     known = groups()
     for group, names in known.items():
         for name in names:
-            yield (
-                f"+experiment={name}"
-                if group == "experiment"
-                else (f"plugins=[{name}]" if group == "plugins" else f"{group}={name}")
-            )
+            yield TYPED.get(group, f"{group}={{}}").format(name)
     yield from (f"{key.name}=" for key in default_keys() if "." not in key.name)
     for group, names in known.items():
         if group not in ("experiment", "eval"):
