@@ -122,3 +122,8 @@ def test_latents_may_be_decoded_by_another_autoencoder_which_is_part_of_the_prot
     assert settings.id == compose_config(["data=imagenet256"]).id
     with pytest.raises(DiffxError, match=r"eval\.decoder=one/other, and data=digits is made of pixels"):
         with_protocol(compose_config([]), None, ["eval.decoder=one/other"])
+
+
+def test_another_decoder_than_the_autoencoder_that_a_run_trains_is_refused() -> None:
+    with pytest.raises(DiffxError, match=r"end_to_end trains the autoencoder that decodes.*type eval\.decoder=null"):
+        compose_config(["+experiment=repa_e_xl", "eval.decoder=one/other"])

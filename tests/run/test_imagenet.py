@@ -30,7 +30,7 @@ CORRUPT = (100, 250, 499)
 RUN = [
     *("+experiment=repa_s", *NARROW, "max_steps=12", "log_every=1", "trainer.threads=1"),
     *(f"data.size={SIDE}", f"data.image_size={8 * SIDE}", "data.num_classes=3", "data.encoder=dinov2_vits14"),
-    *("plugins.repa.encoder=dinov2_vits14", "plugins.repa.projector_dim=32"),
+    *("plugins.repa.encoder=dinov2_vits14", "plugins.repa.projector_dim=32", "eval.decoder=null"),
 ]
 
 

@@ -158,6 +158,11 @@ def _check_end_to_end(settings: Settings) -> None:
             f"end_to_end trains the autoencoder behind latents, and data={settings.data.name} is made of pixels; type "
             "data=shapes_latent, or data=imagenet256."
         )
+    if settings.eval.decoder is not None:
+        raise DiffxError(
+            f"end_to_end trains the autoencoder that decodes samples, and eval.decoder={settings.eval.decoder} names "
+            "another; type eval.decoder=null."
+        )
     if settings.trainer.strategy == "fsdp":
         raise DiffxError(
             "trainer.strategy=fsdp shards the network that end_to_end holds still in one of its two passes, which has "
