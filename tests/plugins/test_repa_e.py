@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 import torchvision
 from safetensors.torch import load_file
@@ -29,6 +30,7 @@ from diffx_plugins.repa import REPA
 from diffx_plugins.repa_e import REPAE
 from diffx_plugins.repa_e.latent_norm import LatentNorm
 from diffx_plugins.repa_e.losses import LPIPS, PatchDiscriminator, divergence, hinge
+from tests import forks
 from tests.run.conftest import OFTEN, SMALL
 
 SHAPES = [
@@ -109,6 +111,49 @@ def test_the_normalisation_is_batchnorm_without_affine():
     torch.testing.assert_close(ours.mean, theirs.running_mean)
     torch.testing.assert_close(ours.var, theirs.running_var)
     torch.testing.assert_close(ours.by_running(z), theirs.eval()(z))
+
+
+class BothPasses(torch.nn.Module):
+    """A layer that is frozen for one of its two passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.layer = torch.nn.Linear(3, 3), torch.nn.Linear(3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = self.before(x)
+        with frozen(self.layer):
+            seen = self.layer(z).mean()
+        return seen + self.layer(z.detach()).square().mean()
+
+
+def on_one_rank(rank: int, raw: torch.Tensor, module: BothPasses, x: torch.Tensor, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    norm = LatentNorm(4)
+    out = norm.by_batch(raw[rank::2])
+    wrapped = torch.nn.parallel.DistributedDataParallel(module)
+    for _ in range(2):  # a parameter that DDP waits for in vain shows in the second step
+        module.zero_grad()
+        wrapped(x[rank::2]).backward()
+    found = {"out": out, "mean": norm.mean, "var": norm.var, "gradients": [p.grad for p in module.parameters()]}
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_ranks_normalise_by_all_samples_and_share_the_gradients_of_both_passes(tmp_path):
+    torch.manual_seed(0)
+    raw, module, x = torch.randn(6, 4, 3, 3), BothPasses(), torch.randn(8, 3)
+    forks.ranks(on_one_rank, raw, module, x, str(tmp_path))
+    norm = LatentNorm(4)
+    out = norm.by_batch(raw)
+    module(x).backward()
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        torch.testing.assert_close(found["out"], out[rank::2])
+        torch.testing.assert_close([found["mean"], found["var"]], [norm.mean, norm.var])
+        torch.testing.assert_close(found["gradients"], [p.grad for p in module.parameters()])
 
 
 def test_a_batch_that_is_not_finite_leaves_the_statistics_alone():
