@@ -23,6 +23,7 @@ from diffx.plugin import Plugin
 PAGE = Path("docs/methods.md")
 SIZES = ("s", "b", "l", "xl")
 OWN = "diffx_plugins."
+OF_ONE_BACKBONE = ("early_head",)  # they train a part of it: RAE2
 CONFIGS = {"irepa": "repa", "sr_dit": "sprint"}  # files of conf/plugins that switch on plugins of other names
 BACKBONES = {"DiT": "s", "DDT": "ddt_b", "U-ViT": "uvit_l"}
 RELEASED = {  # what a method's file in conf/plugins has for small networks, at the papers' sizes
@@ -109,9 +110,9 @@ def count_pair(one: str, other: str) -> Pair:
 
 
 def own_methods() -> list[str]:
-    """By the names of the files in conf/plugins, every one of diffx's own plugins."""
+    """By the names of the files in conf/plugins, diffx's own plugins but those of one backbone."""
     registered = [entry.name for entry in entry_points(group="diffx.plugins") if entry.value.startswith(OWN)]
-    named = [*registered, *CONFIGS]
+    named = [*(name for name in registered if name not in OF_ONE_BACKBONE), *CONFIGS]
     return sorted(named, key=lambda name: list(METHODS).index(name) if name in METHODS else len(METHODS))
 
 

@@ -28,4 +28,6 @@ for _name in ("adaln", "post_norm", "cross_attention", "in_context"):
 
 
 def test_the_projects_own_backbones_are_registered():
-    assert {"ddt", "dit", "dit_dh", "maskdit", "mdt", "reg", "sprint", "sr_dit", "uvit"} <= set(registered_backbones())
+    assert {"ddt", "dit", "dit_dh", "jit", "maskdit", "mdt", "rae2", "reg", "sprint", "sr_dit", "uvit"} <= set(
+        registered_backbones()
+    )

@@ -2,15 +2,17 @@
 
 from typing import Any
 
-from diffx.backbone import Backbone, MaskDiTBackbone, REGBackbone, SprintBackbone
+from diffx.backbone import RAE2, MaskDiTBackbone, REGBackbone, SprintBackbone
 from diffx.testing import PluginContract, make_registered, registered, tiny_of
 
-FAMILIES: dict[str, type[Backbone]] = {
+FAMILIES: dict[str, Any] = {
+    "early_head": RAE2,
     "maskdit": MaskDiTBackbone,
     "reg": REGBackbone,
     "sprint": SprintBackbone,
 }
 """Of plugins that need another than most."""
+OPTIONS: dict[str, dict[str, Any]] = {"early_head": {"early_depth": 2}}
 
 
 DENSE = "test_a_span_that_drops_nothing_equals_the_dense_pass"
@@ -19,7 +21,9 @@ OWN: dict[str, dict[str, Any]] = {"sprint": {DENSE: None}}
 
 
 def backbone_of(name: str) -> dict[str, Any]:
-    return {"backbone": staticmethod(lambda: tiny_of(FAMILIES[name]))} if name in FAMILIES else {}
+    return (
+        {"backbone": staticmethod(lambda: tiny_of(FAMILIES[name], **OPTIONS.get(name, {})))} if name in FAMILIES else {}
+    )
 
 
 for _name in registered():

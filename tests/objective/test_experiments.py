@@ -39,6 +39,8 @@ PAPERS = {  # backbone and training-only parameters in millions, learning rate, 
     "lightningdit_xl": (675.3, 0.0, 2e-4, None),
     "sr_dit_b": (132.9, 7.3, 1e-4, 1.0),
     "rae_ddt_xl": (838.7, 0.0, 2e-4, 1.0),
+    "rae2_xl": (875.2, 0.0, 2e-4, 1.0),
+    "jit_b": (131.3, 0.0, 2e-4, None),
 }
 
 
@@ -51,6 +53,8 @@ LENGTHS = {  # batch size, steps and the average's decay, where not these
     "lightningdit_xl": (1024, 80_000, 0.9999),
     "uvit_h": (1024, 500_000, 0.9999),
     "rae_ddt_xl": (1024, 100_000, 0.9995),
+    "rae2_xl": (1024, 100_000, 0.9995),
+    "jit_b": (1024, 250_000, 0.9999),
 }
 
 

@@ -13,7 +13,8 @@ from diffx.frozen.encoder import encoder_spec
 from diffx.plugin import Aux, Batch, Plugin, Schedule
 from diffx.tokens import Tokens, gather
 
-PROJECTORS = ("mlp", "conv3")
+PROJECTORS = ("mlp", "conv3", "linear")
+DISTANCES = ("cosine", "mse")
 
 
 class REPA(Plugin):
@@ -27,7 +28,7 @@ class REPA(Plugin):
 
     iREPA is projector="conv3", one 3x3 convolution over the grid in place of the three layers, spatial_norm=0.6 and
     weight 1: features become (f − 0.6 mean) / std over the tokens of an image, channel by channel. The convolution
-    needs all tokens.
+    needs all tokens. RAEv2's term is projector="linear", one layer, and distance="mse", the mean squared difference.
     """
 
     def __init__(
@@ -38,16 +39,19 @@ class REPA(Plugin):
         projector_dim: int | None = None,
         projector: str = "mlp",
         spatial_norm: float | None = None,
+        distance: str = "cosine",
     ) -> None:
         super().__init__(weight)
-        if projector not in PROJECTORS:
-            raise DiffxError(f"plugins.repa.projector={projector} is not known; type one of {PROJECTORS}.")
+        for key, value, choices in (("projector", projector, PROJECTORS), ("distance", distance, DISTANCES)):
+            if value not in choices:
+                raise DiffxError(f"plugins.repa.{key}={value} is not known; type one of {choices}.")
         if spatial_norm is not None and not 0 <= spatial_norm <= 1:
             raise DiffxError(
                 f"plugins.repa.spatial_norm={spatial_norm} is the share of the mean that is taken off; type a number "
                 "from 0 to 1, or null for features as they are."
             )
         self.projector, self.spatial_norm, self.whole = projector, spatial_norm, projector == "conv3"
+        self.distance = distance
         self.depth, self.projector_dim = depth, projector_dim
         self.encoders = (encoder,) if isinstance(encoder, str) else tuple(encoder)
         self.needs = tuple(f"features/{name}" for name in self.encoders)
@@ -60,6 +64,8 @@ class REPA(Plugin):
             features = encoder_spec(name).dim
             if self.projector == "conv3":
                 self.projectors.append(GridConvolution(width, features, backbone.side))
+            elif self.projector == "linear":
+                self.projectors.append(nn.Linear(width, features))
             else:
                 self.projectors.append(mlp_projector(width, self.projector_dim, features))
 
@@ -75,7 +81,11 @@ class REPA(Plugin):
         for projector, need in zip(self.projectors, self.needs, strict=True):
             target = aux[need] if tokens.ids is None else gather(aux[need], tokens.ids)
             # In half precision a zero vector has an infinite gradient: the cosine is taken in float32.
-            losses.append(-F.cosine_similarity(projector(tokens.x).float(), target.float(), dim=-1, eps=1e-12).mean())
+            projected, target = projector(tokens.x).float(), target.float()
+            if self.distance == "mse":
+                losses.append(F.mse_loss(projected, target))
+            else:
+                losses.append(-F.cosine_similarity(projected, target, dim=-1, eps=1e-12).mean())
         return torch.stack(losses).mean()
 
 

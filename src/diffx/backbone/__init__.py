@@ -2,6 +2,7 @@
 
 from diffx.backbone.ddt import DDT
 from diffx.backbone.dit import DiT
+from diffx.backbone.jit import JiT
 from diffx.backbone.methods.maskdit import MaskDiTBackbone
 from diffx.backbone.methods.mdt import MDTBackbone
 from diffx.backbone.methods.reg import REGBackbone
@@ -9,13 +10,16 @@ from diffx.backbone.methods.sprint import SparseMiddle, SprintBackbone
 from diffx.backbone.methods.sr_dit import SRDiT
 from diffx.backbone.protocol import Backbone
 from diffx.backbone.rae import DiTDH
+from diffx.backbone.rae2 import RAE2
 from diffx.backbone.uvit import UViT
 
 __all__ = [
     "DDT",
+    "RAE2",
     "Backbone",
     "DiT",
     "DiTDH",
+    "JiT",
     "MDTBackbone",
     "MaskDiTBackbone",
     "REGBackbone",
