@@ -20,6 +20,8 @@ FAMILIES = {
     "lightningdit": "lightningdit_qknorm",
     "ddt": "ddt",
     "improved-dit": "improved_dit",
+    "dit-dh": "rae_ddt",
+    "rae2": "rae2_ddt",
     "uvit": "uvit",
     "reg": "reg",
     "sr-dit": "speedrun",
@@ -78,7 +80,8 @@ def our_output(official: Official, backbone: Any) -> Tensor:
     if "class_token" in io:
         state = pack({"image": io["x"], "class": io["class_token"]})
         return unpack(backbone(state, io["t"], io["y"]), backbone.streams)["image"]
-    return backbone(io["x"], io["t"].float(), io["y"])
+    out = backbone(io["x"], io["t"].float(), io["y"])
+    return out.chunk(2, 1)[0] if official.family == "rae2" else out  # the other half is the early head's
 
 
 def recorded_output(official: Official) -> Tensor:

@@ -67,6 +67,15 @@ OURS = {  # their names of sizes
     "num_groups": "num_heads",
     "use_qknorm": "qk_norm",
 }
+
+
+def pairs(config: dict[str, Any]) -> dict[str, int]:
+    """Sizes of RAE's networks, which come in twos: the first blocks' and the decoder's."""
+    ours = {"hidden_size": "decoder_width", "depth": "decoder_depth", "num_heads": "decoder_heads"}
+    first = {key: config[key][0] for key in ours}
+    return first | {decoder: config[key][1] for key, decoder in ours.items()}
+
+
 COMPUTED = {
     "ddt": lambda c: {"decoder_layers": c["num_blocks"] - c["num_encoder_blocks"]},
     "uvit": lambda c: {"depth": c["depth"] + 1, "num_classes": c["num_classes"] - 1},
@@ -74,15 +83,21 @@ COMPUTED = {
         {"depth": c["encoder_depth"] + c["middle_depth"] + c["decoder_depth"]} | {"dense": c["encoder_depth"]}
     ),
     "reg": lambda c: {"class_dim": c["z_dims"][0]},
+    "dit-dh": lambda c: pairs(c) | {"patch_size": c["patch_size"]},
+    "rae2": lambda c: (
+        pairs(c)
+        | {"patch_size": c["patch_size"][0], "early_depth": c["base_model_depth"]}
+        | {"time_tokens": c["num_t_tokens"], "label_tokens": c["num_c_tokens"]}
+    ),
     "sr-dit": lambda c: {"class_dim": c["z_dims"][0]},
 }
 
 
 def architecture_of(recording: Recording, family: str) -> Architecture:
     """The recorded network as one of a family of official files."""
-    name = f"{family}-{next(iter(LAYOUTS[family].sizes))}-{recording.config['patch_size']}"
     sizes = {OURS.get(key, key): value for key, value in recording.config.items()}
     sizes |= COMPUTED.get(family, lambda c: {})(recording.config)
+    name = f"{family}-{next(iter(LAYOUTS[family].sizes))}-{sizes['patch_size']}"
     if "input_size" not in sizes:
         sizes["input_size"] = recording["x"].shape[-1]
     known = parse_architecture(name).settings

@@ -1,40 +1,13 @@
 """Agreement with RAEv2's network, its early head, and what both are trained on."""
 
-from typing import Any
-
 import pytest
 import torch
-from recordings import Recording, assert_agrees, load, part, walked
-from torch import Tensor
+from recordings import Recording, assert_agrees, imported, load, walked
 
 from diffx.backbone import RAE2
 from diffx.objective import Interpolant
 from diffx_plugins.early_head import EarlyHead
 from diffx_plugins.repa import REPA
-
-NAMES = {
-    "adaln_modulation": "adaLN_modulation",
-    "base_final_layer.": "early_layer.",
-    "layer.norm.": "layer.norm_final.",
-    "ctx_embedder.embedding_table": "y_embedder.embedding_table",
-    "ctx_embedder.learnable_tokens": "label_tokens",
-    "t_embedder.learnable_tokens": "time_tokens",
-}
-
-
-def laid_out(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The recorded weights as ours are laid out, without the projector."""
-    state: dict[str, list[Tensor]] = {}
-    for key, w in weights.items():
-        for theirs, ours in NAMES.items():
-            key = key.replace(theirs, ours)
-        for theirs in ("q", "k", "v"):
-            key = key.replace(f"attn.{theirs}.", "attn.qkv.")
-        key = key.replace("mlp.w1.", "mlp.w12.").replace("mlp.w2.", "mlp.w12.")
-        state.setdefault(key, []).append(w)
-    order = {key: [weights[key.replace("qkv", c)] for c in "qkv"] for key in state if "attn.qkv." in key}
-    joined = {key: torch.cat(order.get(key, parts)) for key, parts in state.items()}
-    return {key: w for key, w in joined.items() if not key.startswith("repa_projector.")}
 
 
 @pytest.fixture(scope="module")
@@ -44,22 +17,7 @@ def recorded() -> Recording:
 
 @pytest.fixture(scope="module")
 def backbone(recorded: Recording) -> RAE2:
-    config: dict[str, Any] = recorded.config
-    backbone = RAE2(
-        **{key: config[key] for key in ("input_size", "in_channels", "num_classes", "mlp_ratio")},
-        patch_size=config["patch_size"][0],
-        hidden_size=config["hidden_size"][0],
-        depth=config["depth"][0],
-        num_heads=config["num_heads"][0],
-        decoder_width=config["hidden_size"][1],
-        decoder_depth=config["depth"][1],
-        decoder_heads=config["num_heads"][1],
-        time_tokens=config["num_t_tokens"],
-        label_tokens=config["num_c_tokens"],
-        early_depth=config["base_model_depth"],
-    )
-    backbone.load_state_dict(laid_out(recorded.weights), strict=True)
-    return backbone.eval()
+    return imported(recorded, "rae2")[0]
 
 
 @torch.no_grad()
@@ -75,7 +33,7 @@ def repa(recorded: Recording, backbone: RAE2) -> REPA:
     plugin = REPA(recorded.config["repa_layer_depth"], projector="linear", distance="mse")
     plugin.setup(backbone)
     plugin.projectors[0] = torch.nn.Linear(backbone.hidden_size, recorded.config["z_dim"])
-    plugin.projectors[0].load_state_dict(part(recorded.weights, "repa_projector."))
+    plugin.load_state_dict(imported(recorded, "rae2")[1], strict=True)
     plugin.needs = ("features/recorded",)
     return plugin
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from recordings import Recording, assert_agrees, load
+from recordings import Recording, assert_agrees, imported, load
 
 from diffx.backbone import DiTDH
 from diffx.objective import Interpolant
@@ -15,19 +15,7 @@ def recorded() -> Recording:
 
 @pytest.fixture(scope="module")
 def backbone(recorded: Recording) -> DiTDH:
-    config = recorded.config
-    widths, depths, heads = (config[key] for key in ("hidden_size", "depth", "num_heads"))
-    backbone = DiTDH(
-        **{key: config[key] for key in ("input_size", "patch_size", "in_channels", "num_classes")},
-        hidden_size=widths[0],
-        depth=depths[0],
-        num_heads=heads[0],
-        decoder_width=widths[1],
-        decoder_depth=depths[1],
-        decoder_heads=heads[1],
-    )
-    backbone.load_state_dict(recorded.weights, strict=True)
-    return backbone.eval()
+    return imported(recorded, "dit-dh")[0]
 
 
 @torch.no_grad()

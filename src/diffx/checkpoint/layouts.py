@@ -131,6 +131,23 @@ DDT_RULES: tuple[Rule, ...] = (
     Joined((".w1.weight", ".w3.weight"), ".w12.weight"),
     Infix(".mlp.w2.", ".mlp.w3."),
 )
+WIDE_DECODER = {"decoder_width": 2048, "decoder_depth": 2, "decoder_heads": 16}
+RAE2_XL = {"hidden_size": 1440, "depth": 28, "num_heads": 20, "time_tokens": 4, "label_tokens": 8, "early_depth": 8}
+RAE2_RULES: tuple[Rule, ...] = (
+    Infix("adaln_modulation", "adaLN_modulation"),
+    Prefixes(
+        {
+            "base_final_layer.norm.": "early_layer.norm_final.",
+            "base_final_layer.": "early_layer.",
+            "final_layer.norm.": "final_layer.norm_final.",
+            "ctx_embedder.embedding_table.": "y_embedder.embedding_table.",
+            "ctx_embedder.learnable_tokens": "label_tokens",
+            "t_embedder.learnable_tokens": "time_tokens",
+        }
+    ),
+    *(Joined(tuple(f".attn.{part}.{kind}" for part in "qkv"), f".attn.qkv.{kind}") for kind in ("weight", "bias")),
+    *(Joined((f".mlp.w1.{kind}", f".mlp.w2.{kind}"), f".mlp.w12.{kind}") for kind in ("weight", "bias")),
+)
 
 LAYOUTS = {
     "dit": DIT,
@@ -182,6 +199,25 @@ LAYOUTS = {
         rules=DDT_RULES,
         backward_time=True,
         period=10,
+    ),
+    "dit-dh": Layout(
+        VELOCITY | {"times": "lognormal", "shift": (768 * 16 * 16 / 4096) ** 0.5},
+        WIDE_DECODER,
+        "DiTDH",
+        free=tuple(WIDE_DECODER),
+        sizes={"xl": SIZES["xl"], "s": SIZES["s"]},
+        latents={"input_size": 16, "in_channels": 768, "num_classes": 1000},
+    ),
+    "rae2": Layout(
+        VELOCITY | {"prediction": "data", "error": "velocity", "floor": 0.05, "times": "lognormal", "shift": 8.0},
+        WIDE_DECODER,
+        "RAE2",
+        free=tuple(WIDE_DECODER),
+        sizes={"xl": RAE2_XL},
+        latents={"input_size": 16, "in_channels": 1024, "num_classes": 1000},
+        rules=RAE2_RULES,
+        plugin="repa",
+        training_only={"repa_projector.": "projectors.0."},
     ),
     "uvit": Layout(
         {"_target_": "diffx.objective.DDPM", "betas": "sqrt_linear", "variance": "fixed"},

@@ -102,19 +102,19 @@ class Changed:
 
 @dataclass(frozen=True)
 class Joined:
-    """Two layers there, one here: their rows one after the other. Names are ends."""
+    """Several layers there, one here: their rows one after the other. Names are ends."""
 
-    parts: tuple[str, str]
+    parts: tuple[str, ...]
     whole: str
 
     def read(self, tensors: Tensors, settings: Settings) -> Tensors:
-        first, second = self.parts
+        first, *others = self.parts
         joined = {}
         for key, tensor in tensors.items():
             if key.endswith(first):
                 stem = key.removesuffix(first)
-                key, tensor = stem + self.whole, torch.cat([tensor, tensors[stem + second]])
-            elif key.endswith(second):
+                key, tensor = stem + self.whole, torch.cat([tensor, *(tensors[stem + other] for other in others)])
+            elif key.endswith(tuple(others)):
                 continue
             joined[key] = tensor
         return joined
@@ -124,7 +124,7 @@ class Joined:
         for key, tensor in tensors.items():
             if key.endswith(self.whole):
                 stem = key.removesuffix(self.whole)
-                parts |= zip((stem + part for part in self.parts), tensor.chunk(2), strict=True)
+                parts |= zip((stem + part for part in self.parts), tensor.chunk(len(self.parts)), strict=True)
             else:
                 parts[key] = tensor
         return parts
