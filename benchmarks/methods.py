@@ -25,7 +25,14 @@ SIZES = ("s", "b", "l", "xl")
 OWN = "diffx_plugins."
 OF_ONE_BACKBONE = ("early_head",)  # they train a part of it: RAE2
 CONFIGS = {"irepa": "repa", "sr_dit": "sprint"}  # files of conf/plugins that switch on plugins of other names
-BACKBONES = {"DiT": "s", "DDT": "ddt_b", "U-ViT": "uvit_l"}
+BACKBONES = {  # by the head of the column, a size of it and the data that it is for
+    "DiT": ["backbone=s"],
+    "DDT": ["backbone=ddt_b"],
+    "U-ViT": ["backbone=uvit_l"],
+    "DiT^DH": ["backbone=dit_dh_xl", "data.channels=768", "data.size=16"],
+    "RAEv2": ["backbone=rae2_xl", "data.channels=1024", "data.size=16"],
+    "JiT": ["backbone=jit_b", "data.channels=3", "data.size=256"],
+}
 RELEASED = {  # what a method's file in conf/plugins has for small networks, at the papers' sizes
     "reg": ["backbone.class_dim=768"],
     "sr_dit": ["backbone.class_dim=768"],
@@ -75,7 +82,12 @@ class Pair(NamedTuple):
 
 def sketch(size: str, names: Sequence[str]) -> TrainingModel:
     """A model of a size with the methods at their settings for ImageNet at 256 pixels, without storage."""
-    words = ["data=imagenet256", f"backbone={size}", f"plugins=[{','.join(names)}]"]
+    return sketch_on([f"backbone={size}"], names)
+
+
+def sketch_on(backbone: Sequence[str], names: Sequence[str]) -> TrainingModel:
+    """The same of a backbone, in the words that are typed."""
+    words = ["data=imagenet256", *backbone, f"plugins=[{','.join(names)}]"]
     released = [word for name in names for word in RELEASED.get(name, []) if len(bringing(names)) == 1]
     return build_model(compose_config([*words, *released]), "meta")
 
@@ -199,17 +211,17 @@ def write_backbones() -> str:
     names = [name for name in own_methods() if name not in CONFIGS and not bringing([name])]
     rows = []
     for name in names:
-        found = [plan_on(size, name) for size in BACKBONES.values()]
+        found = [plan_on(backbone, name) for backbone in BACKBONES.values()]
         cells = [cell(Pair(None, one), reasons) if one else "yes" for one in found]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     notes = [f"{number}. {reason}" for reason, number in reasons.items()]
     return "\n".join([f"| | {' | '.join(BACKBONES)} |", "|---" * (len(BACKBONES) + 1) + "|", *rows, "", *notes])
 
 
-def plan_on(size: str, name: str) -> str:
+def plan_on(backbone: Sequence[str], name: str) -> str:
     """Why a method has no plan on a backbone, or nothing."""
     try:
-        sketch(size, [name])
+        sketch_on(backbone, [name])
     except DiffxError as error:
         return str(error)
     return ""
