@@ -5,7 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.methods import CONFIGS, METHODS, PAGE, count_pair, fill, own_methods, pairs, plan_pair, relative, sketch
+from benchmarks.methods import (
+    BACKBONES,
+    CONFIGS,
+    METHODS,
+    PAGE,
+    count_pair,
+    fill,
+    own_methods,
+    pairs,
+    plan_on,
+    plan_pair,
+    relative,
+    sketch,
+)
 
 PAGE = Path(__file__).parents[2] / PAGE
 
@@ -49,6 +62,16 @@ def test_the_cost_of_a_pair_is_the_tables(pair):
 def test_the_cost_of_a_method_on_s_is_the_tables(name):
     row = next(line for line in block("methods").splitlines() if f"[{METHODS[name].title}]" in line)
     assert row.split("|")[5].strip() == f"{relative(sketch('s', [name])):.2f}"
+
+
+@pytest.mark.parametrize(("name", "backbone"), [("tread", "JiT"), ("self_flow", "RAEv2"), ("haste", "DiT^DH")])
+def test_a_method_on_a_backbone_composes_or_is_refused_as_the_table_says(name, backbone):
+    table, _, notes = block("backbones").partition("\n\n")
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    assert head[1:] == list(BACKBONES)
+    cell = next(row for row in rows if row[0] == name)[head.index(backbone)]
+    numbered = {f"no ({line.partition('. ')[0]})": line.partition(". ")[2] for line in notes.splitlines()}
+    assert plan_on(BACKBONES[backbone], name) == numbered.get(cell, "")
 
 
 def test_every_line_to_run_composes():
