@@ -105,9 +105,9 @@ class BackboneContract:
         net = self.backbone()
         x, t, y = self.inputs(net)
         plugins: dict[str, Plugin] = {}
-        extra = net.extra_tokens
         for start, stop in stretches(net):
-            extra = net.tokens_after.get(start, net.grid_tokens + extra) - net.grid_tokens
+            counts = [count for border, count in net.tokens_after.items() if border <= start]
+            extra = (counts[-1] if counts else net.grid_tokens + net.extra_tokens) - net.grid_tokens
             plugins[f"from_{start}"] = Shuffle(start, stop, net.grid_tokens, extra)
         view = make_view(MAIN, net, plugins)
         aux = {name: p.prepare({}, torch.Generator().manual_seed(5)) for name, p in plugins.items()}
@@ -140,7 +140,7 @@ class BackboneContract:
             net = self.family.tiny()
         assert all(parameter.is_meta for parameter in net.parameters())
         x, t, y = self.inputs(net)
-        out = net.to("meta")(x.to("meta"), t.to("meta"), tree_map(lambda rows: rows.to("meta"), y))
+        out = net(x.to("meta"), t.to("meta"), tree_map(lambda rows: rows.to("meta"), y))
         assert out.is_meta
         assert out.shape == self.backbone()(x, t, y).shape
 
@@ -195,5 +195,6 @@ def stretches(net: Backbone) -> list[tuple[int, int]]:
     if net.narrows_at is None:
         return parts
     wide = [(start, min(stop, net.narrows_at - 1)) for start, stop in parts]
-    narrow = [(max(start, net.narrows_at), stop) for start, stop in parts]
+    behind = net.narrows_at - 1 if net.narrows_at - 1 in net.borders else net.narrows_at
+    narrow = [(max(start, behind), stop) for start, stop in parts]
     return [(start, stop) for start, stop in (*wide, *narrow) if start < stop]

@@ -41,8 +41,9 @@ class Rotary(nn.Module):
         angle = torch.linspace(0, last, side, dtype=torch.float64, device="cpu")[:, None] * omega
         grid = torch.cat([angle.repeat_interleave(side, dim=0), angle.repeat(side, 1)], dim=1)  # (N, d/2)
         grid = torch.cat([grid, grid.new_zeros(extra, grid.shape[1])])
-        self.register_buffer("cos", grid.cos().float(), persistent=False)
-        self.register_buffer("sin", grid.sin().float(), persistent=False)
+        default = torch.empty(0).device  # where the network is built, which may be meta
+        self.register_buffer("cos", grid.cos().float().to(default), persistent=False)
+        self.register_buffer("sin", grid.sin().float().to(default), persistent=False)
 
     def forward(self, x: Tensor, ids: Tensor | None) -> Tensor:
         cos, sin = (self.cos, self.sin) if ids is None else (self.cos[ids][:, None], self.sin[ids][:, None])
