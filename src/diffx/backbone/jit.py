@@ -40,6 +40,8 @@ class JiT(Backbone):
     Raises DiffxError when sizes do not fit each other.
     """
 
+    starts_as_identity = True
+
     def __init__(
         self,
         input_size: int = 256,
