@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 
-from diffx.assemble.model import make_plugin
+from diffx.assemble.model import make_optimizer, make_plugin
 from diffx.config.compose import compose_config, split_sweep
 from diffx.config.target import make as instantiate
 from diffx.errors import DiffxError
@@ -71,7 +71,7 @@ def test_a_papers_experiment_has_its_sizes_and_settings(name):
     length = LENGTHS.get(name, LENGTHS[""])
     assert (config.experiment, config.batch_size, config.max_steps, config.ema_decay) == (name, *length)
     assert (config.optimizer.lr, config.trainer.gradient_clip_val) == (lr, clip)
-    instantiate(config.optimizer, params=[torch.zeros(1, requires_grad=True)])
+    make_optimizer(config.optimizer, [("any", torch.nn.Parameter(torch.zeros(1)))])
 
 
 @pytest.mark.parametrize("overrides", [["objective=cosine"], ["objective=vp"]])
