@@ -20,6 +20,8 @@ PARTNERS = {
     "eval=mdt_power_cosine": ["objective=ddpm", "backbone.learn_sigma=true"],
     "eval=tread_edm": ["objective=edm"],
     "sampler=edm": ["objective=edm"],
+    "guidance=early_head": ["data=imagenet256", "backbone=rae2_xl", "plugins=[early_head]"],
+    "plugins=[early_head]": ["data=imagenet256", "backbone=rae2_xl"],
     "plugins=[haste]": ["data=imagenet256", "backbone=s"],
     "plugins=[sra2]": ["data=imagenet256"],
     "+experiment=smoke": ["data=imagenet256", "eval=curve", "plugins=[repa]"],

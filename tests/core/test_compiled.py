@@ -103,10 +103,10 @@ def test_a_compiled_block_stays_one_graph_under_ddp(alone, monkeypatch):
     run, graphs = TinyRun({}, tiny_backbone()), Graphs()
     reset()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=graphs))
-    monkeypatch.setattr(torch._dynamo.config, "optimize_ddp", True)
     options = {"seed": 0, "label_dropout": 0.1, "ema_decay": 0.9}
-    module = DiffusionModule(run.model, torch.optim.AdamW, {}, compile="blocks", **options)
-    quarter_of_a_block = block_bytes(module.backbone) / 4 / 2**20
-    wrapped = DistributedDataParallel(module.backbone, bucket_cap_mb=quarter_of_a_block)
-    wrapped(torch.randn(2, 4, 8, 8), torch.rand(2), torch.zeros(2, dtype=torch.long)).sum().backward()
+    with torch._dynamo.config.patch(optimize_ddp=True):
+        module = DiffusionModule(run.model, torch.optim.AdamW, {}, compile="blocks", **options)
+        quarter_of_a_block = block_bytes(module.backbone) / 4 / 2**20
+        wrapped = DistributedDataParallel(module.backbone, bucket_cap_mb=quarter_of_a_block)
+        wrapped(torch.randn(2, 4, 8, 8), torch.rand(2), torch.zeros(2, dtype=torch.long)).sum().backward()
     assert len(graphs) == 1

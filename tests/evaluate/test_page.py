@@ -2,19 +2,24 @@
 
 import re
 import shlex
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 
+from diffx.checkpoint.post_hoc import LENGTHS, write_snapshot
 from diffx.commands import evaluate, probe, sample
 from diffx.run.folder import RunDir
+from diffx.store.sealed import facts_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
 COMMANDS = {"diffx.sample": sample.main, "diffx.evaluate": evaluate.main, "diffx.probe": probe.main}
 FEW = {"diffx.sample": ["-n", "4", "sampler.nfe=3"], "diffx.evaluate": ["eval.samples=8"], "diffx.probe": []}
 ASKS = "The weights of FID's Inception are not here"
+OFFICIAL = "DiT-XL-2-256x256.pt"  # 2.7 GB, which no test makes; test_imported.py has small ones
 
 
 def typed() -> list[str]:
@@ -37,6 +42,8 @@ def place(run: RunDir, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     for folder in ("FOLDER", "probes"):
         (tmp_path / folder).mkdir()
     Image.fromarray(images[0]).save(tmp_path / "FOLDER" / "0.png")
+    for step, length in product((5, 10), LENGTHS):
+        write_snapshot(run, step, length, load_file(run.ema_weights), facts_of(run.ema_weights)["run"])
     config = (run.path / "config.yaml").read_text()
     (run.path / "config.yaml").write_text(config.replace("- 0.5", "- 0.999\n- 0.9999"))
     for decay in (0.999, 0.9999):
@@ -48,7 +55,11 @@ def place(run: RunDir, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("line", typed())
 def test_a_command_of_the_page(line: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, _, module, *arguments = shlex.split(line)
-    if module == "diffx.evaluate" and ("--protocol" in arguments or arguments[0] != "RUN"):
+    if OFFICIAL in arguments:
+        with pytest.raises(SystemExit):
+            COMMANDS[module](arguments)
+        assert f"{OFFICIAL} does not exist" in capsys.readouterr().err
+    elif module == "diffx.evaluate" and ("--protocol" in arguments or arguments[0] != "RUN"):
         with pytest.raises(SystemExit):
             COMMANDS[module](arguments)
         assert ASKS in capsys.readouterr().err

@@ -140,9 +140,9 @@ def test_without_asking_a_probe_compares_with_the_encoder_that_the_run_was_align
 
     monkeypatch.setattr(block_probe, "probed_images", images)
     monkeypatch.setattr(block_probe, "load_backbone", lambda *_: None)
-    for plugins, wanted in (((), "embedded"), (("repa",), "dinov2_vits14")):
-        chosen = ["plugins.repa.encoder=dinov2_vits14"] if plugins else []
-        settings = compose_config(small(*chosen, plugins=plugins))
+    for plugins, wanted in (((), "dinov2_vits14"), (("repa",), "embedded")):
+        chosen = ["plugins.repa.encoder=embedded"] if plugins else []
+        settings = compose_config(small("data.encoder=dinov2_vits14", *chosen, plugins=plugins))
         with pytest.raises(KeyboardInterrupt):
             block_probe.probe_blocks(settings, tmp_path, [0.5], None, 100)
         assert asked[-1] == wanted

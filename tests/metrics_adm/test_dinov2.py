@@ -170,4 +170,4 @@ def test_a_reference_without_images_is_refused_with_the_way_without(published, t
 def test_the_images_of_own_are_the_training_images() -> None:
     images = reference_images("own", Shapes(count=7))
     assert images.count == 7
-    assert torch.equal(torch.cat(list(images.batches(3))), Shapes(count=7).batch(torch.arange(7))["image"])
+    assert torch.equal(torch.cat(list(images.batches(3, 0, 1))), Shapes(count=7).batch(torch.arange(7))["image"])

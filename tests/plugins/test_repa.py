@@ -149,7 +149,7 @@ def test_features_normalised_over_places_keep_the_rest_of_their_mean():
     torch.testing.assert_close(target.mean(1), 0.4 * features.mean(1) / features.std(1), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("settings", [{"projector": "linear"}, {"spatial_norm": -0.1}, {"spatial_norm": 2.0}])
+@pytest.mark.parametrize("settings", [{"projector": "conv5"}, {"spatial_norm": -0.1}, {"spatial_norm": 2.0}])
 def test_unknown_projectors_and_shares_outside_their_range_are_refused(settings):
     ((name, value),) = settings.items()
     with pytest.raises(DiffxError, match=f"plugins.repa.{name}={value}"):

@@ -133,7 +133,7 @@ def test_shards_not_made_yet_are_unfinished(root):
 
 def test_the_command_line_says_what_is_wrong_and_exits_with_2(tmp_path, capsys):
     assert main(["images", str(tmp_path / "nothing"), str(tmp_path / "out")]) == 2
-    assert "holds no images" in capsys.readouterr().err
+    assert "nothing does not exist; type a folder" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
