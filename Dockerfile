@@ -1,4 +1,4 @@
-# diffx on a GPU: docker build -t diffx . && docker run --gpus all --shm-size 8g -v $PWD/runs:/work/runs diffx plugins=[repa]
+# diffx on a GPU: docker build -t diffx . && docker run --gpus all --shm-size 8g -v $PWD/runs:/home/diffx/runs diffx plugins=[repa]
 # PyTorch's wheels bring their own CUDA; the base has the runtime that the driver is met through, and Python 3.12.
 FROM nvidia/cuda:13.0.1-runtime-ubuntu24.04
 
@@ -15,5 +15,5 @@ COPY . .
 RUN pip install --no-cache-dir --constraint constraints.txt . && rm -rf /opt/source
 
 # Runs and data are mounted here; diffx writes to ./runs and looks for ./data and ./conf.
-WORKDIR /work
+WORKDIR /home/diffx
 ENTRYPOINT ["diffx"]
