@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diffx.backbone.dit import TINY, DiT, check_sizes, run
+from diffx.backbone.dit import TINY, DiT, check_sizes, reference_dit, run
 from diffx.backbone.layers.block import Block, FinalLayer, zero
 from diffx.backbone.layers.embedding import LabelEmbedder, PatchEmbed, TimestepEmbedder, join_patches
 from diffx.backbone.layers.modulation import rows
@@ -58,16 +58,7 @@ class DDT(Backbone):
         self.patch_size, self.side = patch_size, input_size // patch_size
         self.hidden_size, self.num_heads, self.num_classes = hidden_size, num_heads, num_classes
         self.borders = (depth - decoder_layers,) if decoder_layers else ()
-        self._plain = {
-            "input_size": input_size,
-            "patch_size": patch_size,
-            "in_channels": in_channels,
-            "hidden_size": hidden_size,
-            "depth": depth,
-            "num_heads": num_heads,
-            "mlp_ratio": mlp_ratio,
-            "num_classes": num_classes,
-        }
+        self._mlp_ratio = mlp_ratio
 
         self.x_embedder = PatchEmbed(patch_size, in_channels, hidden_size)
         self.s_embedder = PatchEmbed(patch_size, in_channels, hidden_size) if decoder_layers else None
@@ -125,7 +116,7 @@ class DDT(Backbone):
 
     def reference(self) -> DiT:
         """DiT of these sizes."""
-        return DiT(**self._plain)  # type: ignore[arg-type]
+        return reference_dit(self, self._mlp_ratio)
 
     @classmethod
     def tiny(cls, **options: Any) -> "DDT":

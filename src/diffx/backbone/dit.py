@@ -187,6 +187,22 @@ def initialise(net: Any, zero_init: bool = True) -> None:
     nn.init.zeros_(net.final_layer.linear.weight)
 
 
+def reference_dit(net: Any, mlp_ratio: float, learn_sigma: bool = False) -> DiT:
+    """DiT of another family's sizes, to which its cost is related; where it has two widths, of the first blocks."""
+    channels, size, _ = net.shape
+    return DiT(
+        input_size=size,
+        patch_size=net.patch_size,
+        in_channels=channels,
+        hidden_size=net.hidden_size,
+        depth=net.wide_blocks,
+        num_heads=net.num_heads,
+        mlp_ratio=mlp_ratio,
+        num_classes=net.num_classes,
+        learn_sigma=learn_sigma,
+    )
+
+
 def check_sizes(input_size: int, patch_size: int, hidden_size: int, num_heads: int, depth: int) -> None:
     """Raises DiffxError where patches do not tile the input, heads do not divide the width, or there is no block."""
     if patch_size < 1 or input_size % patch_size:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffx.backbone.dit import TINY, DiT, check_sizes, fresh_position, run
+from diffx.backbone.dit import TINY, DiT, check_sizes, fresh_position, reference_dit, run
 from diffx.backbone.layers.block import Block, FinalLayer, initialise_linears, zero
 from diffx.backbone.layers.embedding import LabelEmbedder, TimestepEmbedder, join_patches
 from diffx.backbone.protocol import Backbone, Memory
@@ -65,16 +65,7 @@ class JiT(Backbone):
         self.borders, self.tokens_after = (), {}
         if context_tokens:
             self.borders, self.tokens_after = (context_start,), {context_start: self.grid_tokens + context_tokens}
-        self._plain = {
-            "input_size": input_size,
-            "patch_size": patch_size,
-            "in_channels": in_channels,
-            "hidden_size": hidden_size,
-            "depth": depth,
-            "num_heads": num_heads,
-            "mlp_ratio": mlp_ratio,
-            "num_classes": num_classes,
-        }
+        self._mlp_ratio = mlp_ratio
 
         self.x_embedder = BottleneckEmbed(patch_size, in_channels, bottleneck, hidden_size)
         self.t_embedder = TimestepEmbedder(hidden_size)
@@ -125,7 +116,7 @@ class JiT(Backbone):
 
     def reference(self) -> DiT:
         """DiT of these sizes."""
-        return DiT(**self._plain)  # type: ignore[arg-type]
+        return reference_dit(self, self._mlp_ratio)
 
     @classmethod
     def tiny(cls, **options: Any) -> "JiT":

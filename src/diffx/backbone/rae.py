@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffx.backbone.dit import TINY, DiT, check_sizes, fresh_position, initialise, run
+from diffx.backbone.dit import TINY, DiT, check_sizes, fresh_position, initialise, reference_dit, run
 from diffx.backbone.layers.block import Block, FinalLayer
 from diffx.backbone.layers.embedding import FourierEmbedder, LabelEmbedder, PatchEmbed, join_patches
 from diffx.backbone.layers.modulation import rows
@@ -52,16 +52,7 @@ class DiTDH(Backbone):
         self.patch_size, self.side = patch_size, input_size // patch_size
         self.hidden_size, self.num_heads, self.num_classes = hidden_size, num_heads, num_classes
         self.borders, self.narrows_at = (depth,), depth + 1
-        self._plain = {
-            "input_size": input_size,
-            "patch_size": patch_size,
-            "in_channels": in_channels,
-            "hidden_size": hidden_size,
-            "depth": depth,
-            "num_heads": num_heads,
-            "mlp_ratio": mlp_ratio,
-            "num_classes": num_classes,
-        }
+        self._mlp_ratio = mlp_ratio
 
         self.s_embedder = PatchEmbed(patch_size, in_channels, hidden_size)
         self.x_embedder = PatchEmbed(patch_size, in_channels, decoder_width)
@@ -100,7 +91,7 @@ class DiTDH(Backbone):
 
     def reference(self) -> DiT:
         """DiT of the first blocks' sizes."""
-        return DiT(**self._plain)  # type: ignore[arg-type]
+        return reference_dit(self, self._mlp_ratio)
 
     @classmethod
     def tiny(cls, **options: Any) -> "DiTDH":

@@ -11,34 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffx.backbone.dit import TINY, DiT, check_sizes, run
-from diffx.backbone.layers.attention import Attention
+from diffx.backbone.dit import TINY, DiT, check_sizes, reference_dit, run
 from diffx.backbone.layers.block import Block, FinalLayer, initialise_linears, zero
+from diffx.backbone.layers.conditioning import PlainBlock
 from diffx.backbone.layers.embedding import FourierEmbedder, LabelEmbedder, PatchEmbed, join_patches
-from diffx.backbone.layers.mlp import SwiGLU
 from diffx.backbone.layers.modulation import rows
 from diffx.backbone.protocol import Backbone, Memory
 from diffx.backbone.rae import check_decoder
 from diffx.errors import DiffxError
 from diffx.tokens import Tokens
-
-
-class PlainBlock(nn.Module):
-    """A pre-norm block that nothing conditions: RMSNorm with a scale, SwiGLU, rotary positions, normed queries and
-    keys. Its `extra` tokens behind the grid do not turn."""
-
-    def __init__(self, dim: int, heads: int, side: int, mlp_ratio: float, extra: int) -> None:
-        super().__init__()
-        self.norm1 = nn.RMSNorm(dim, eps=1e-6)
-        self.attn = Attention(dim, heads, side, qk_norm=True, rotary=True, extra=extra)
-        self.norm2 = nn.RMSNorm(dim, eps=1e-6)
-        self.mlp = SwiGLU(dim, int(dim * mlp_ratio))
-
-    def forward(
-        self, x: Tensor, cond: Tensor, ids: Tensor | None = None, attention: list[Tensor] | None = None
-    ) -> Tensor:
-        x = x + self.attn(self.norm1(x), ids, attention)
-        return x + self.mlp(self.norm2(x))
 
 
 class RAE2(Backbone):
@@ -84,16 +65,7 @@ class RAE2(Backbone):
         self.extra_tokens, self.tokens_after = time_tokens + label_tokens, {depth: self.grid_tokens}
         self.borders = (depth,) if early_depth is None else (early_depth, depth)
         self.narrows_at = depth + 1
-        self._plain = {
-            "input_size": input_size,
-            "patch_size": patch_size,
-            "in_channels": in_channels,
-            "hidden_size": hidden_size,
-            "depth": depth,
-            "num_heads": num_heads,
-            "mlp_ratio": mlp_ratio,
-            "num_classes": num_classes,
-        }
+        self._mlp_ratio = mlp_ratio
 
         self.s_embedder = PatchEmbed(patch_size, in_channels, hidden_size)
         self.x_embedder = PatchEmbed(patch_size, in_channels, decoder_width)
@@ -102,9 +74,10 @@ class RAE2(Backbone):
         self.time_tokens = nn.Parameter(torch.empty(time_tokens, hidden_size))
         self.label_tokens = nn.Parameter(torch.empty(label_tokens, hidden_size))
         self.s_projector = nn.Linear(hidden_size, decoder_width) if decoder_width != hidden_size else nn.Identity()
-        encoder = [PlainBlock(hidden_size, num_heads, self.side, mlp_ratio, self.extra_tokens) for _ in range(depth)]
         options: dict[str, Any] = {"norm": "scaled_rmsnorm", "mlp": "swiglu", "rotary": True, "qk_norm": True}
         options |= {"mlp_ratio": mlp_ratio}
+        extra = self.extra_tokens
+        encoder = [PlainBlock(hidden_size, num_heads, self.side, extra=extra, **options) for _ in range(depth)]
         decoder = [Block(decoder_width, decoder_heads, self.side, **options) for _ in range(decoder_depth)]
         self.blocks = nn.ModuleList([*encoder, *decoder])
         self.early_layer = None
@@ -169,7 +142,7 @@ class RAE2(Backbone):
 
     def reference(self) -> DiT:
         """DiT of the first blocks' sizes."""
-        return DiT(**self._plain)  # type: ignore[arg-type]
+        return reference_dit(self, self._mlp_ratio)
 
     @classmethod
     def tiny(cls, **options: Any) -> "RAE2":

@@ -19,6 +19,7 @@ from diffx.backbone.dit import (
     embed_patches,
     fresh_position,
     initialise,
+    reference_dit,
     run,
 )
 from diffx.backbone.layers.block import Block, FinalLayer, zero
@@ -90,17 +91,7 @@ class MaskDiTBackbone(Backbone):
         self.patch_size, self.side = patch_size, input_size // patch_size
         self.hidden_size, self.num_heads, self.num_classes = hidden_size, num_heads, num_classes
         self.decoder_width, self.narrows_at = decoder_width, depth + 1
-        self._plain = {
-            "input_size": input_size,
-            "patch_size": patch_size,
-            "in_channels": in_channels,
-            "hidden_size": hidden_size,
-            "depth": depth,
-            "num_heads": num_heads,
-            "mlp_ratio": mlp_ratio,
-            "num_classes": num_classes,
-            "learn_sigma": learn_sigma,
-        }
+        self._mlp_ratio, self._learn_sigma = mlp_ratio, learn_sigma
 
         options: dict[str, Any] = {"mlp_ratio": mlp_ratio, "norm": norm, "mlp": mlp, "qk_norm": qk_norm}
         options |= {"rotary": position in ROTARY, "cond_dim": hidden_size}
@@ -135,7 +126,7 @@ class MaskDiTBackbone(Backbone):
 
     def reference(self) -> DiT:
         """DiT of the encoder's sizes."""
-        return DiT(**self._plain)  # type: ignore[arg-type]
+        return reference_dit(self, self._mlp_ratio, self._learn_sigma)
 
     @classmethod
     def tiny(cls, **options: Any) -> "MaskDiTBackbone":

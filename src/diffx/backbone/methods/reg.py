@@ -21,6 +21,7 @@ from diffx.backbone.dit import (
     fresh_block,
     fresh_position,
     initialise,
+    reference_dit,
     run,
 )
 from diffx.backbone.layers.block import Block, FinalLayer, zero
@@ -79,16 +80,7 @@ class REGBackbone(Backbone):
             "shared_modulation": shared,
             "extra": self.extra_tokens,
         }
-        self._plain = {
-            "input_size": input_size,
-            "patch_size": patch_size,
-            "in_channels": in_channels,
-            "hidden_size": hidden_size,
-            "depth": depth,
-            "num_heads": num_heads,
-            "mlp_ratio": mlp_ratio,
-            "num_classes": num_classes,
-        }
+        self._mlp_ratio = mlp_ratio
 
         self.x_embedder = PatchEmbed(patch_size, in_channels, hidden_size)
         self.class_embedder = nn.Sequential(nn.Linear(class_dim, hidden_size), nn.LayerNorm(hidden_size, eps=1e-6))
@@ -128,7 +120,7 @@ class REGBackbone(Backbone):
 
     def reference(self) -> DiT:
         """DiT of these sizes."""
-        return DiT(**self._plain)  # type: ignore[arg-type]
+        return reference_dit(self, self._mlp_ratio)
 
     @classmethod
     def tiny(cls, **options: Any) -> "REGBackbone":

@@ -21,6 +21,7 @@ from diffx.backbone.dit import (
     fresh_block,
     fresh_position,
     initialise,
+    reference_dit,
     run,
 )
 from diffx.backbone.layers.block import Block, FinalLayer
@@ -103,17 +104,7 @@ class SprintBackbone(SparseMiddle):
             "rotary": position in ROTARY,
             "shared_modulation": shared,
         }
-        self._plain = {
-            "input_size": input_size,
-            "patch_size": patch_size,
-            "in_channels": in_channels,
-            "hidden_size": hidden_size,
-            "depth": depth,
-            "num_heads": num_heads,
-            "mlp_ratio": mlp_ratio,
-            "num_classes": num_classes,
-            "learn_sigma": learn_sigma,
-        }
+        self._mlp_ratio, self._learn_sigma = mlp_ratio, learn_sigma
 
         self.x_embedder = PatchEmbed(patch_size, in_channels, hidden_size)
         self.t_embedder = TimestepEmbedder(hidden_size)
@@ -145,7 +136,7 @@ class SprintBackbone(SparseMiddle):
 
     def reference(self) -> DiT:
         """DiT of these sizes."""
-        return DiT(**self._plain)  # type: ignore[arg-type]
+        return reference_dit(self, self._mlp_ratio, self._learn_sigma)
 
     @classmethod
     def tiny(cls, **options: Any) -> "SprintBackbone":
