@@ -4,7 +4,7 @@ A component and not a plugin: a run has at most one, it owns the autoencoder, an
 rest of a step takes as given. Methods are registered under the entry point group `diffx.end_to_end`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,6 +52,18 @@ class EndToEnd(nn.Module):
         """Unweighted terms as scalars, and "total", which is added to that of the network. No gradient of it reaches
         backbone or plugins."""
         raise NotImplementedError
+
+    def clip_groups(self, names: Sequence[str], gradients: list[Tensor], norms: Tensor, limit: float | None) -> Tensor:
+        """Clip the gradients of named parameters, whose norms are given, by the norm of their clip_group(): the
+        network's and the plugins' to `limit`, the others to `clip`. Returns the former's norm."""
+        groups: dict[str, list[int]] = {}
+        for place, name in enumerate(names):
+            groups.setdefault(clip_group(name), []).append(place)
+        together = {group: torch.linalg.vector_norm(norms[places]) for group, places in groups.items()}
+        for group, places in groups.items():
+            if most := self.clip if group else limit:
+                clip_([gradients[place] for place in places], together[group], most)
+        return together[""]
 
     def follow(self, bad: Tensor, decay: float) -> None:
         """After an optimizer step: averages of what sampling needs, left as they are where `bad`."""

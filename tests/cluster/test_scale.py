@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffx.cluster.machine import Machine
-from diffx.cluster.simulate import SAVED, TAIL, checkpoint_seconds, simulate, sum_seconds
+from diffx.cluster.simulate import TAIL, checkpoint_seconds, simulate, sum_seconds
 from diffx.cluster.work import Work, encoder_flops, work_of
 from diffx.commands.scale import counts, print_scale
 from diffx.config.compose import compose_config
@@ -22,6 +22,7 @@ WORK = Work(
     steps=1000,
     flops=1e12,
     parameters=10**9,
+    held=20 * 10**9,
     blocks=20,
     sample_bytes=10_000,
     sharded=False,
@@ -77,14 +78,14 @@ def test_slow_storage_makes_a_step_as_long_as_its_reading() -> None:
 
 
 def test_checkpoints_are_so_far_apart_that_writing_takes_its_share() -> None:
-    assert checkpoint_seconds(WORK, Machine(saving=2)) == pytest.approx(SAVED * 1e9 / 2e9 / 0.01)
+    assert checkpoint_seconds(WORK, Machine(saving=2)) == pytest.approx(16e9 / 2e9 / 0.01)
     assert checkpoint_seconds(WORK, Machine(saving=1e5)) == 300
 
 
 def test_failures_cost_a_restart_and_half_of_what_lies_between_checkpoints() -> None:
     step = simulate(WORK, replace(QUIET, failures=1.0, restart=10), 512)
     rate = 512 * 1e-3 / 86_400
-    assert step.lost == pytest.approx(rate * (600 + 150) + SAVED * 1e9 / 25e9 / 300)
+    assert step.lost == pytest.approx(rate * (600 + 150) + 16e9 / 25e9 / 300)
     assert step.hours(3600 * step.images_per_second) == pytest.approx(1 / (1 - step.lost))
 
 
@@ -147,8 +148,8 @@ def test_a_machine_that_cannot_be_is_refused_with_the_value(words: list[str], sa
 @pytest.mark.parametrize(
     ("work", "machine", "said"),
     [
-        (replace(WORK, parameters=10**10), QUIET, "type trainer.strategy=fsdp"),
-        (replace(WORK, parameters=10**12, sharded=True), QUIET, "type more devices="),
+        (replace(WORK, held=20 * 10**10), QUIET, "type trainer.strategy=fsdp"),
+        (replace(WORK, held=20 * 10**12, sharded=True), QUIET, "type more devices="),
         (WORK, replace(QUIET, failures=1e5), "it never ends"),
         (WORK, replace(QUIET, step_ms=100.0), "type step_batch=64"),
         (WORK, replace(QUIET, step_ms=1.0, step_batch=1), "less than the optimizer's pass"),

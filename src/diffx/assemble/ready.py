@@ -10,6 +10,7 @@ from torch import nn
 
 from diffx.assemble.model import TrainingModel, build_model
 from diffx.assemble.services import find_services
+from diffx.checkpoint.post_hoc import LENGTHS
 from diffx.config.protocol import precision_of
 from diffx.config.settings import Settings
 from diffx.config.target import make, target_of
@@ -95,8 +96,7 @@ def _check_shape(settings: Settings, sketch: TrainingModel, data: Data) -> None:
 def _check_memory(settings: Settings, sketch: TrainingModel, device: torch.device) -> None:
     """Weights, gradients, the optimizer's state and averages have to fit; activations come on top."""
     trainer = settings.trainer
-    averages = 1 + len(settings.more_ema_decays) + 2 * bool(settings.snapshot_steps)
-    each = bytes_of_training(sketch.backbone, sketch.plugins, averages)
+    each = bytes_of_training(sketch.backbone, sketch.plugins, averages_of(settings))
     if trainer.strategy == "fsdp":
         each //= trainer.devices * trainer.num_nodes
     together = trainer.devices if device.type == "cpu" else 1
@@ -114,6 +114,11 @@ def _check_memory(settings: Settings, sketch: TrainingModel, device: torch.devic
             f"{images:,} images at once keep at least {kept / GIB:,.1f} GiB of activations in each process, and there "
             f"are {there / GIB:.1f} GiB of memory here; type a smaller batch_size=, or a larger trainer.accumulate=."
         )
+
+
+def averages_of(settings: Settings) -> int:
+    """How many averages of the network a run keeps."""
+    return 1 + len(settings.more_ema_decays) + (len(LENGTHS) if settings.snapshot_steps else 0)
 
 
 def bytes_of_training(backbone: nn.Module, plugins: Mapping[str, nn.Module], averages: int) -> int:

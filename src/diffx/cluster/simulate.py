@@ -8,14 +8,12 @@ import math
 from dataclasses import dataclass, replace
 
 from diffx.cluster.machine import PER_DEVICE, Machine
-from diffx.cluster.work import Work
+from diffx.cluster.work import GRADIENT, Work
 from diffx.errors import DiffxError
 
 FORWARD, BACKWARD = 1 / 3, 2 / 3  # of a step's arithmetic
 TAIL = 56  # bytes of memory moved for a parameter: norm 4, AdamW 28, EMA 12, to bfloat16 and back 12
-STATES = 20  # bytes held for a parameter: weight, gradient, two moments, average
-SAVED = 16  # bytes of them in a checkpoint
-GRADIENT, WEIGHT = 4, 2  # bytes of a summed gradient, and of a weight that travels in bfloat16
+WEIGHT = 2  # bytes of a weight that travels in bfloat16
 PCIE = 25e9  # bytes/s from a GPU to its host
 DAY = 86_400.0
 
@@ -135,9 +133,8 @@ def _links(work: Work, machine: Machine, devices: int, arithmetic: float) -> flo
 
 def _with_losses(step: Step, work: Work, machine: Machine) -> Step:
     """The share of the wall-clock that goes to copies for checkpoints, to restarts and to what is trained again."""
-    size = SAVED * work.parameters
     every = checkpoint_seconds(work, machine)
-    copying = size / (step.devices if work.sharded else 1) / PCIE / every
+    copying = work.saved / (step.devices if work.sharded else 1) / PCIE / every
     failing = machine.failures / 1000 / DAY * step.devices * (60 * machine.restart + every / 2)
     if copying + failing >= 1:
         raise DiffxError(
@@ -150,11 +147,11 @@ def _with_losses(step: Step, work: Work, machine: Machine) -> Step:
 
 def checkpoint_seconds(work: Work, machine: Machine) -> float:
     """Between checkpoints: checkpoint_minutes, or so long that writing one takes checkpoint_share of it."""
-    return max(60 * work.minutes, SAVED * work.parameters / (machine.saving * 1e9) / work.share)
+    return max(60 * work.minutes, work.saved / (machine.saving * 1e9) / work.share)
 
 
 def _check_memory(work: Work, machine: Machine, devices: int) -> None:
-    each = STATES * work.parameters / (devices if work.sharded else 1)
+    each = work.held / (devices if work.sharded else 1)
     if each > machine.chip.memory:
         how = "type trainer.strategy=fsdp" if not work.sharded else "type more devices="
         raise DiffxError(

@@ -163,9 +163,7 @@ class Evaluations:
         self.evaluate, self.meter = evaluate, meter
         self.steps = {round(first * 2 ** (k / per_doubling)) for k in range(int(40 * per_doubling))}
         self.done = -1  # the step of the last evaluation
-        self.told: Callable[[int, float, dict[str, float]], None] = lambda *_: (
-            None
-        )  # hears of each, and how long it took
+        self.told: Callable[[int, float, dict[str, float]], None] | None = None  # hears of each, and how long it took
 
     def after_step(self, trainer: L.Trainer, module: DiffusionModule) -> None:
         if trainer.global_step in self.steps:
@@ -179,7 +177,8 @@ class Evaluations:
         with self.meter.section("eval"):
             values = self.evaluate(module.whole_ema(), step, self.meter.hours)
         self.done = step
-        self.told(step, time.monotonic() - begun, values)
+        if self.told is not None:
+            self.told(step, time.monotonic() - begun, values)
 
 
 class Snapshots:

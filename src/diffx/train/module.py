@@ -24,7 +24,7 @@ from diffx.assemble.model import BATCH_KEYS, TrainingModel, set_up
 from diffx.backbone import Backbone
 from diffx.backbone.teacher import NetworkTeacher
 from diffx.checkpoint.post_hoc import decay_at
-from diffx.end_to_end import EndToEnd, clip_, clip_group
+from diffx.end_to_end import EndToEnd, clip_
 from diffx.objective import Interpolant, Objective
 from diffx.planner import Phase, make_phases, phase_at
 from diffx.plugin import Batch, Plugin
@@ -230,22 +230,21 @@ class DiffusionModule(L.LightningModule):
             dist.all_reduce(squares)
             norms = squares.sqrt()
         bad = self.guard.see([name for name, _ in named], norms, self.terms)
-        groups = [clip_group(name) for name, _ in named]
-        for group in dict.fromkeys(groups):
-            chosen = [i for i, other in enumerate(groups) if other == group]
-            norm = torch.linalg.vector_norm(norms if len(chosen) == len(groups) else norms[chosen])
-            limit = self.end_to_end.clip if self.end_to_end is not None and group else gradient_clip_val
-            if not group:
-                self.gradient_norm = norm
-            if limit:
-                clip_([gradients[i] for i in chosen], norm, limit)
+        if self.end_to_end is None:
+            self.gradient_norm = torch.linalg.vector_norm(norms)
+            if gradient_clip_val:
+                clip_(gradients, self.gradient_norm, gradient_clip_val)
+        else:
+            names = [name for name, _ in named]
+            self.gradient_norm = self.end_to_end.clip_groups(names, gradients, norms, gradient_clip_val)
         _skip_if(bad, optimizer)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The optimizer, and then the averages, which a skipped step leaves where they are."""
         if self._share_of_rate is not None:
+            share = self._share_of_rate(self.global_step)
             for group, rate in zip(self.trainer.optimizers[0].param_groups, self._rates, strict=True):
-                group["lr"] = rate * self._share_of_rate(self.global_step)
+                group["lr"] = rate * share
         step = self.global_step + 1
         super().optimizer_step(*args, **kwargs)
         for decay, ema in self.emas.items():
