@@ -109,6 +109,17 @@ def test_a_sweep_leaves_out_the_further_seeds_of_a_method_that_is_told(
     assert "tread is told from the baseline after 3 seeds; 3 are not run" in capsys.readouterr().out
 
 
+def test_a_sweep_typed_again_looks_only_at_the_seeds_that_it_has_come_to_in_their_order(tmp_path: Path) -> None:
+    """Seeds 5, 4, ... of which the last are there already: by those tread is told, by the first three it is not."""
+    jobs = dict(reversed(sweep(tmp_path, 6, "plain", "tread").items()))
+    for job in jobs.values():
+        lower = 1.0 if job.label == "plain" else {5: 1.3, 4: 0.9, 3: 0.5}.get(job.seed, 0.5 + 0.001 * job.seed)
+        write_run(tmp_path, job.label, job.seed, {METRIC: falling(10 * lower, 1.0)})
+    rounds: list[set[int]] = []
+    assert run_in_rounds(jobs, lambda some: rounds.append({job.seed for job in some.values()}) or []) == []
+    assert rounds == [{5}, {4}, {3}, {2}, {1}, {0}]
+
+
 def test_a_sweep_too_short_to_stop_is_refused_before_it_starts(tmp_path: Path) -> None:
     with pytest.raises(DiffxError, match="this sweep has 3, so nothing could stop"):
         run_in_rounds(sweep(tmp_path, 3, "plain", "tread"), lambda jobs: pytest.fail("ran"))
@@ -125,12 +136,40 @@ def test_the_command_plans_from_pilot_runs(tmp_path: Path, capsys: pytest.Captur
     assert "More seeds or longer runs" in said
 
 
+def test_the_hours_of_a_plan_are_those_of_so_many_runs_of_the_length_in_its_title(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tread ran twice as long as plain, and both are read at 8 hours."""
+    for seed, value in enumerate((9.0, 10.0, 11.0)):
+        write_run(tmp_path, "plain", seed, {METRIC: falling(value, 1.0)})
+        write_run(tmp_path, "tread", seed, {METRIC: falling(8 * value, 1.0)}, (1.0, 2.0, 4.0, 8.0, 16.0))
+    assert main([str(tmp_path), "--difference", "20"]) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("20 % lower")]
+    seeds, hours = (float(row.split()[place]) for place in (3, -1))
+    assert hours == seeds * 2 * 8
+
+
+@pytest.mark.parametrize("lost", ["plain", "repa"])
+def test_a_method_that_broke_before_its_first_evaluation_leaves_the_plan_to_the_others(
+    lost: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for label in ("plain", "repa", "tread"):
+        for seed in range(3):
+            broke = {"status": "diverged", "diverged_at": 5} if label == lost else {}
+            folder = write_run(tmp_path, label, seed, {METRIC: falling(10 + seed, 1.0)}, facts=broke)
+            if broke:
+                (folder / "curve.jsonl").write_text("")
+    assert main([str(tmp_path), "--difference", "50"]) == 0
+    assert "More seeds or longer runs" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
         (["nowhere"], "neither a folder of runs nor a spread"),
         (["5%", "--error", "2"], "--error 2 is no chance"),
         (["5%", "--difference", "100"], "--difference 100 is not a share"),
+        (["5%", "--hours", "inf"], "--hours inf buys nothing"),
     ],
 )
 def test_what_cannot_be_planned_is_one_sentence(

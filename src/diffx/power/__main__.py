@@ -59,7 +59,7 @@ def check(given: argparse.Namespace) -> None:
     for value in given.difference:
         if not 0 < value < 100:
             raise DiffxError(f"--difference {value:g} is not a share that a value can fall by; type 1 to 99.")
-    if given.hours is not None and not given.hours > 0:
+    if given.hours is not None and not 0 < given.hours < math.inf:
         raise DiffxError(f"--hours {given.hours:g} buys nothing; type a number above 0.")
 
 
@@ -77,11 +77,10 @@ def plan(given: argparse.Namespace) -> Sequence[Table]:
             "spread such as 5%."
         )
     tables = [tabulate_spreads(study, [pilot for _, pilot in pilots])]
-    hours = 2 * count_run_hours(study.methods)
     for _, pilot in pilots:
         title = f"{name_metric(pilot.metric)}, {write_number(pilot.cost)} {study.cost_name} a run"
-        tables.append(tabulate_seeds(title, pilot.spread, pilot.ends[1], pilot.correlation, hours, given))
-    spend = given.hours or count_pilot_seeds(study) * hours
+        tables.append(tabulate_seeds(title, pilot.spread, pilot.ends[1], pilot.correlation, 2 * pilot.cost, given))
+    spend = given.hours or count_pilot_seeds(study) * 2 * count_run_hours(study.methods)
     lengths = [tabulate_lengths(study, result, given, spend) for result, _ in pilots]
     return [*tables, *(table for table in lengths if table.rows)]
 
@@ -164,7 +163,7 @@ def tabulate_lengths(study: Study, result: Result, given: argparse.Namespace, ho
     rows = []
     for cost in list_costs(study, result):
         pilot = read_pilot(study, result, cost)
-        seeds = int(hours / (2 * cost))
+        seeds = math.floor(hours / (2 * cost) + 1e-9)
         if pilot is None or seeds < 2:
             continue
         gaps = [pilot.gap(label) for label in others]

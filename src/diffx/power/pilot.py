@@ -77,12 +77,12 @@ def read_pilot(study: Study, result: Result, cost: float) -> Pilot | None:
 
 def list_costs(study: Study, result: Result) -> list[float]:
     """Where the baseline (else the first method) was evaluated, up to equal cost: the lengths that a run could have."""
-    label = (study.baseline or study.methods[0]).label
-    curve = next(iter(study.points.curves(label, result.metric, sound=True).values()))
+    labels = [one.label for one in (study.baseline, *study.methods) if one is not None]
+    curve = next(one for label in labels for one in study.points.curves(label, result.metric, sound=True).values())
     return [*(x for x in curve.x if x < 0.97 * result.equal_cost), result.equal_cost]
 
 
 def count_run_hours(methods: Sequence[Method]) -> float:
     """What a run of these methods costs: the mean over methods of the median seed's hours to its last evaluation."""
-    ends = [np.median([run.points[-1].cost for run in one.runs if run.points]) for one in methods if one.runs]
-    return float(np.mean(ends))
+    ends = [[run.points[-1].cost for run in one.runs if run.points] for one in methods]
+    return float(np.mean([np.median(seeds) for seeds in ends if seeds]))

@@ -39,9 +39,9 @@ def run_in_rounds(named: Mapping[str, Settings], run: Round) -> list[str]:
     for place, seed in enumerate(seeds, start=1):
         kept = {*going, baseline}
         failed += run({name: job for name, job in named.items() if job.seed == seed and job.id in kept})
-        told = [key for key in going if is_told(jobs, baseline, key, len(seeds), error)] if place < len(seeds) else []
+        rest = len(seeds) - place
+        told = [key for key in going if is_told(jobs, baseline, key, seeds[:place], rest, error)] if rest else []
         for key in told:
-            rest = len(seeds) - place
             print(f"sweep_stop: {going.pop(key)} is told from the baseline after {place} seeds; {rest} are not run.")
         if not going:
             break
@@ -59,15 +59,17 @@ def find_baseline(jobs: Sequence[Settings]) -> str:
     return plain.pop()
 
 
-def is_told(jobs: Sequence[Settings], baseline: str, method: str, seeds: int, error: float) -> bool:
-    """Whether every distance tells a method from the baseline, from the runs that are there; never when one
-    diverged."""
-    runs = {key: read_runs([job for job in jobs if job.id == key]) for key in (baseline, method)}
+def is_told(
+    jobs: Sequence[Settings], baseline: str, method: str, seeds: Sequence[int], rest: int, error: float
+) -> bool:
+    """Whether every distance tells a method from the baseline by the seeds run so far, with `rest` more planned; never
+    when one diverged. What an interrupted sweep has left of later seeds is not looked at."""
+    runs = {key: read_runs([job for job in jobs if job.id == key and job.seed in seeds]) for key in (baseline, method)}
     if not all(runs.values()) or any(run.diverged for several in runs.values() for run in several):
         return False
     points = tabulate([Method(key, tuple(several)) for key, several in runs.items()])
-    gaps = [find_differences(points, baseline, method, metric) for metric in pick_distances(points.metrics())]
-    return bool(gaps) and all(look(one, seeds, error) for one in gaps)
+    gaps = [find_differences(points, baseline, method, metric, seeds) for metric in pick_distances(points.metrics())]
+    return bool(gaps) and all(look(one, len(seeds) + rest, error) for one in gaps)
 
 
 def read_runs(jobs: Sequence[Settings]) -> list[Run]:
@@ -76,11 +78,12 @@ def read_runs(jobs: Sequence[Settings]) -> list[Run]:
     return read([folder for folder in folders if (folder / "run.json").exists()])[0]
 
 
-def find_differences(points: Points, baseline: str, method: str, metric: str) -> list[float]:
-    """Logarithms of the baseline's value over the method's at the seeds that both ran, at the end of the shorter."""
+def find_differences(points: Points, baseline: str, method: str, metric: str, seeds: Sequence[int]) -> list[float]:
+    """Logarithms of the baseline's value over the method's at the seeds that both ran, at the end of the shorter; in
+    the order in which they ran, which looks rest on."""
     sides = [points.curves(label, metric) for label in (baseline, method)]
     found = []
-    for seed in sorted(sides[0].keys() & sides[1].keys()):
+    for seed in (one for one in seeds if all(one in side for side in sides)):
         cost = min(side[seed].end for side in sides)
         values = [read_value(side[seed], cost) for side in sides]
         if all(one is not None and one.value > 0 for one in values):
