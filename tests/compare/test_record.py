@@ -85,6 +85,21 @@ def test_the_command_ends_with_whether_it_stands(tmp_path: Path, capsys: pytest.
     assert main(["check", str(track / "003-none")]) == 2
 
 
+def test_a_cost_that_no_run_counts_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    entry = write_entry(write_track(tmp_path), "001-plain", 1.0)
+    (tmp_path / "track.yaml").write_text((tmp_path / "track.yaml").read_text().replace("cpu_hours", "hours"))
+    assert main(["check", str(entry)]) == 2
+    assert "has cost hours; type one of gpu_hours, cpu_hours" in capsys.readouterr().err
+
+
+def test_what_an_entry_says_cannot_act_on_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    entry = write_entry(write_track(tmp_path), "001-plain", 1.0)
+    said = {"by": "A\x1b[31m", "date": "2026-12-01", "command": "python -m diffx", "search": "none"}
+    (entry / "record.yaml").write_text(json.dumps(said))
+    assert main(["check", str(entry)]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
 def test_every_track_is_read_and_every_entry_of_the_pages_stands() -> None:
     tracks = [read_track(one) for one in sorted(RECORDS.iterdir()) if one.is_dir()]
     assert [one.folder.name for one in tracks] == [

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffx.compare.card import UNITS
 from diffx.compare.curve import Curve, Reach, find_cost
+from diffx.compare.plain import clean
 from diffx.compare.points import tabulate
 from diffx.compare.runs.method import Method, group_runs
 from diffx.compare.runs.read import Run, read, read_settings
@@ -59,7 +61,10 @@ class Entry:
 
 def read_track(folder: Path) -> Track:
     """The track of a folder; DiffxError when its track.yaml is missing or wrong."""
-    return Track(folder, **read_facts(folder / "track.yaml", TRACK))
+    facts = read_facts(folder / "track.yaml", TRACK)
+    if facts["cost"] not in UNITS:
+        raise DiffxError(f"{folder / 'track.yaml'} has cost {facts['cost']}; type one of {', '.join(UNITS)}.")
+    return Track(folder, **facts)
 
 
 def read_entry(folder: Path) -> Entry:
@@ -78,7 +83,7 @@ def read_facts(file: Path, kinds: Mapping[str, type]) -> dict[str, Any]:
     if not file.is_file():
         raise DiffxError(f"there is no {file}; docs/records.md says what it holds.")
     try:
-        found = read_settings(file)
+        found = clean(read_settings(file))
     except Exception as error:  # any broken file is a stranger's
         raise DiffxError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
     found = found if isinstance(found, dict) else {}
