@@ -34,6 +34,24 @@ def test_each_method_has_a_dot_at_its_cost_and_a_whisker_over_its_interval(tmp_p
     assert (unmet.get_marker(), unmet.get_xdata()[0]) == (">", 8.0)
 
 
+def test_runs_with_one_evaluation_met_the_goal_before_it_and_are_not_said_to_have_missed_it(tmp_path: Path) -> None:
+    for label, start in (("plain", 100), ("tread", 90)):
+        for seed in range(3):
+            write_run(tmp_path, label, seed, {METRIC: falling(start + seed, 1.0)}, costs=(8.0,))
+    said = [text.get_text() for text in draw_answer(make_study([tmp_path])).axes[0].texts]
+    assert said == ["–", "plain: < 8"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_method_that_was_never_evaluated_leaves_the_panel_its_limits(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    for seed in range(3):
+        folder = write_run(tmp_path, "mdt", seed, facts={"status": "diverged", "diverged_at": 5})
+        (folder / "curve.jsonl").write_text("")
+    low, high = draw_answer(make_study([tmp_path])).axes[0].get_xlim()
+    assert 1 < low < 4 < 8 < high < 20
+
+
 def test_without_another_method_there_is_no_answer_to_draw(tmp_path: Path) -> None:
     write_run(tmp_path, "plain", 0)
     assert not can_answer(make_study([tmp_path]))
@@ -64,3 +82,7 @@ def test_samples_of_the_methods_stand_side_by_side_and_a_broken_picture_is_left_
     shown = [[int(image.get_array()[0, 0, 0]) for image in axis.images] for axis in figure.axes]
     assert has_samples(study)
     assert shown == [[50], [50], [50], [50], [200], [200], [200], []]
+    for file in (tmp_path / "demo").glob("*/s0/samples/*.png"):
+        file.write_bytes(b"no picture")
+    assert draw_samples(study) is None
+    assert not has_samples(study)

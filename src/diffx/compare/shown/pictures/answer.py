@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 
-from diffx.compare.plain import write_number
+from diffx.compare.plain import NONE, write_number
 from diffx.compare.runs.metric import name_metric
 from diffx.compare.seeds import Speedup
 from diffx.compare.shown.cell import write_bound, write_interval
@@ -53,7 +53,8 @@ def rank(result: Result, label: str) -> tuple[bool, float]:
 def draw_panel(axis: Axes, study: Study, result: Result, labels: list[str], named: bool) -> None:
     """One metric: the baseline as a line across, each method's cost with the interval of its speed-up."""
     assert study.baseline is not None
-    base = result.outcomes[study.baseline.label].reaches[result.goal].cost
+    start = result.outcomes[study.baseline.label].reaches[result.goal]
+    base = start.cost
     looks = choose_looks(study.methods, study.baseline)
     axis.set_xscale("log")
     ends = [base]
@@ -63,12 +64,15 @@ def draw_panel(axis: Axes, study: Study, result: Result, labels: list[str], name
         low, high = find_whisker(base, met.cost, gain)
         ends += [met.cost, *(end for end in (low, high) if 0 < end < math.inf)]
         draw_whisker(axis, row, met.cost, met.bound, low, high, colour)
-        said = f"{write_bound(gain.bound)}{gain.ratio:.2f}×{write_interval(gain.interval)}" if gain else "not reached"
+        said = "not reached" if met.bound == ">" else NONE
+        said = f"{write_bound(gain.bound)}{gain.ratio:.2f}×{write_interval(gain.interval)}" if gain else said
         side = blended_transform_factory(axis.transAxes, axis.transData)
         axis.text(1.03, row, said, transform=side, va="center", fontsize=7.5, color=colour)
     axis.axvline(base, color=BASELINE, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
-    axis.annotate(f"{study.baseline.label}: {write_number(base)}", (base, 1), xycoords=("data", "axes fraction"),
-                  xytext=(0, 3), textcoords="offset points", ha="center", fontsize=7.5, color=BASELINE)  # fmt: skip
+    axis.annotate(f"{study.baseline.label}: {write_bound(start.bound)}{write_number(base)}", (base, 1),
+                  xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points", ha="center",
+                  fontsize=7.5, color=BASELINE)  # fmt: skip
+    ends = [end for end in ends if end > 0]  # a method that diverged before its first evaluation is at no cost
     axis.set_xlim(min(ends) / BEYOND, max(ends) * BEYOND)
     axis.set_ylim(len(labels) - 0.4, -0.6)
     axis.set_yticks(range(len(labels)), [study.mark(label)[:LONGEST] for label in labels] if named else [])

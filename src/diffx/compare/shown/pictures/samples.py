@@ -26,12 +26,10 @@ STEP = re.compile(r"step_(\d+)\.png$")
 
 
 def draw_samples(study: Study) -> Figure | None:
-    """A row a method, a column a share of equal cost; None where fewer than two methods kept pictures."""
-    cost = study.results[0].equal_cost
-    kept = {one.label: found for one in study.methods if (found := seed_pictures(one)) is not None}
-    rows = {label: [pick(*found, share * cost) for share in SHARES] for label, found in kept.items()}
+    """A row a method, a column a share of equal cost; None where there is nothing to hold side by side."""
+    rows = list_rows(study)
     filled = [place for place in range(len(SHARES)) if any(row[place] for row in rows.values())]
-    if len(rows) < 2 or not filled:
+    if not filled:
         return None
     tall, names = SIDE * DOWN / ACROSS + 0.2, 0.2 + 0.062 * max(len(label[:LONGEST]) for label in rows)
     with matplotlib.rc_context(STYLE):
@@ -53,8 +51,17 @@ def draw_samples(study: Study) -> Figure | None:
 
 
 def has_samples(study: Study) -> bool:
-    """Whether two methods kept pictures."""
-    return sum(seed_pictures(method) is not None for method in study.methods) > 1
+    """Whether `draw_samples` draws."""
+    return bool(list_rows(study))
+
+
+def list_rows(study: Study) -> dict[str, list[tuple[float, np.ndarray] | None]]:
+    """By method, the cost and samples of its picture at each of SHARES; empty where fewer than two methods kept
+    pictures, or none of them can be shown."""
+    cost = study.results[0].equal_cost
+    kept = {one.label: found for one in study.methods if (found := seed_pictures(one)) is not None}
+    rows = {label: [pick(*found, share * cost) for share in SHARES] for label, found in kept.items()}
+    return rows if len(rows) > 1 and any(any(row) for row in rows.values()) else {}
 
 
 def seed_pictures(method: Method) -> tuple[Run, dict[int, Path]] | None:
