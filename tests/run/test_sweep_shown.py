@@ -14,7 +14,7 @@ from diffx.commands.sweep.words import announce, name_jobs
 from diffx.config.compose import compose_config, split_sweep
 from diffx.run.folder import RunDir
 from diffx.run.forecast import Left
-from diffx.run.screen import MARK, Moment
+from diffx.run.screen import MARK, Moment, Records
 
 
 def named(*typed: str) -> list[str]:
@@ -120,6 +120,24 @@ def test_a_long_sweep_keeps_to_half_of_the_terminal_and_shows_what_trains() -> N
     table.begin("run 57")
     assert "run 57" in drawn(table)
     assert len(drawn(table).splitlines()) <= 16
+
+
+def test_a_record_with_a_warning_in_it_is_shown_and_ends_no_sweep() -> None:
+    table = SweepTable(["plain s0"], 1, terminal())
+    table.hear("plain s0", record(8, 125.0).rstrip() + "UserWarning: slow\n")
+    assert "UserWarning: slow" in table.console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_record_is_one_write_so_that_no_other_process_writes_into_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Written(list[str]):
+        write = list.append
+
+        def flush(self) -> None: ...
+
+    written = Written()
+    monkeypatch.setattr("sys.stdout", written)
+    Records().show(Moment(8, 0.5))
+    assert len([part for part in written if part]) == 1
 
 
 def test_what_a_run_says_scrolls_by_above_the_table_behind_its_name() -> None:

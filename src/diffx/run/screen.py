@@ -140,7 +140,8 @@ class Records:
 
     def show(self, moment: Moment) -> None:
         self._spoken = time.monotonic()
-        print(MARK + json.dumps(asdict(moment)), flush=True)
+        # In one write: between two, another process of this run could put a warning into the line.
+        print(f"{MARK}{json.dumps(asdict(moment))}\n", end="", flush=True)
 
     def close(self) -> None:
         pass
@@ -150,5 +151,8 @@ def read_record(line: str) -> Moment | None:
     """The moment that a line of a run's output tells; None where it is an ordinary line."""
     if not line.startswith(MARK):
         return None
-    found: dict[str, Any] = json.loads(line.removeprefix(MARK))
+    try:
+        found: dict[str, Any] = json.loads(line.removeprefix(MARK))
+    except ValueError:  # something else has written into the line
+        return None
     return Moment(**found | {"left": Left(**found["left"])})
