@@ -31,7 +31,14 @@ def test_what_is_written_says_the_name_everywhere_and_has_no_gap(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("name", "why"), [("Bad-Name", "is no name"), ("class", "is no name"), ("repa", "has a method"), ("json", "module")]
+    ("name", "why"),
+    [
+        ("Bad-Name", "is no name"),
+        ("class", "is no name"),
+        ("none", "is no name"),
+        ("repa", "has a method"),
+        ("json", "module"),
+    ],
 )
 def test_a_name_that_cannot_be_is_refused_with_nothing_written(name: str, why: str, tmp_path: Path) -> None:
     with pytest.raises(DiffxError, match=why):

@@ -36,9 +36,10 @@ def write_method(name: str, folder: Path) -> list[Path]:
     Raises:
         DiffxError: the name is no name, is taken, or a file is there already; nothing has been written then.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+    kind = "".join(part.capitalize() for part in name.split("_"))
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name) or keyword.iskeyword(kind):
         raise DiffxError(f"{name} is no name of a method; type lower case letters, digits and _, such as my_method.")
-    filled = {"name": name, "kind": "".join(part.capitalize() for part in name.split("_"))}
+    filled = {"name": name, "kind": kind}
     texts = {
         folder / Template(place).substitute(filled): Template((Path(__file__).parent / source).read_text())
         for source, place in FILES.items()
