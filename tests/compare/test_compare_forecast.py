@@ -7,6 +7,7 @@ import pytest
 from made_runs import write_run
 
 from diffx.compare.__main__ import main
+from diffx.compare.ahead.forecast import forecast_method
 from diffx.compare.ahead.law import DRIFT, find_drift
 from diffx.compare.curve import Curve
 from diffx.compare.shown.forecast import forecast_study, order, tabulate_forecasts, write_forecast
@@ -95,6 +96,15 @@ def test_what_runs_missed_of_their_own_later_evaluations_widens_a_forecast() -> 
     lawful = Curve(COSTS, tuple(5 + 60 * cost**-0.9 for cost in COSTS))
     breaking = Curve(COSTS, tuple((5 + 60 * cost**-0.9) * (0.3 if cost > 6 else 1.0) for cost in COSTS))
     assert find_drift([[lawful]], 0.0) < DRIFT < find_drift([[breaking]], 0.0)
+
+
+def test_the_drift_widens_a_forecast_by_the_root_of_doublings() -> None:
+    lawful = [Curve(COSTS, tuple(5 + 60 * cost**-0.9 for cost in COSTS))]
+    end = COSTS[-1]
+    narrow, wide = (forecast_method("plain", METRIC, lawful, 0.0, drift, 16 * end, 60) for drift in (0.0, 1.0))
+    added = np.std(np.log(wide.draws) - np.log(narrow.draws), axis=0)
+    assert added[0] == pytest.approx(0)
+    assert added[-1] == pytest.approx(2.0, rel=0.25)  # four doublings
 
 
 def test_the_command_writes_the_picture_of_the_forecast(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

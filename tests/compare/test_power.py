@@ -65,6 +65,13 @@ def test_a_pilot_reads_spread_and_correlation_from_its_seeds(tmp_path: Path) -> 
     assert pilot.gap("tread") == pytest.approx(0.2, abs=0.02)
 
 
+def test_a_pilot_whose_seeds_share_half_of_their_variance_has_a_correlation_of_a_half(tmp_path: Path) -> None:
+    write_pair(tmp_path, gap=0.2, shared=0.05, own=0.05, seeds=40)
+    study = make_study([tmp_path])
+    pilot = read_pilot(study, study.results[0], study.results[0].equal_cost)
+    assert pilot.correlation == pytest.approx(0.5, abs=0.2)
+
+
 def test_looking_after_every_seed_keeps_the_error() -> None:
     null = walk(np.random.default_rng(7).standard_normal((20_000, 8)))
     assert np.mean((null <= np.array(find_levels(8, 0.05))).any(axis=1)) == pytest.approx(0.05, abs=0.006)
@@ -118,6 +125,19 @@ def test_a_sweep_typed_again_looks_only_at_the_seeds_that_it_has_come_to_in_thei
     rounds: list[set[int]] = []
     assert run_in_rounds(jobs, lambda some: rounds.append({job.seed for job in some.values()}) or []) == []
     assert rounds == [{5}, {4}, {3}, {2}, {1}, {0}]
+
+
+def test_a_method_that_lost_a_seed_is_never_told(tmp_path: Path) -> None:
+    def run(jobs: dict[str, SimpleNamespace]) -> list[str]:
+        for job in jobs.values():
+            broke = {"status": "diverged", "diverged_at": 400} if (job.label, job.seed) == ("tread", 1) else {}
+            lower = 1.0 if job.label == "plain" else 0.5 + 0.001 * job.seed
+            write_run(tmp_path, job.label, job.seed, {METRIC: falling(lower * 10, 1.0)}, facts=broke)
+        return []
+
+    ran: list[int] = []
+    run_in_rounds(sweep(tmp_path, 5, "plain", "tread"), lambda jobs: ran.append(len(jobs)) or run(jobs))
+    assert ran == [2] * 5
 
 
 def test_a_sweep_too_short_to_stop_is_refused_before_it_starts(tmp_path: Path) -> None:

@@ -49,6 +49,14 @@ def test_a_cheaper_entry_stands_against_the_one_before_with_the_chance_of_luck(t
     assert found.chance == pytest.approx(0.05)
 
 
+def test_an_entry_is_not_held_against_those_that_came_after_it(tmp_path: Path) -> None:
+    track = write_track(tmp_path)
+    write_entry(track, "002-tread", 1.5)
+    found = check(write_entry(track, "001-plain", 1.0))
+    assert found.stands
+    assert found.before is None
+
+
 @pytest.mark.parametrize(
     ("sooner", "seeds", "facts", "said"),
     [

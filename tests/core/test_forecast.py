@@ -45,6 +45,14 @@ def test_an_evaluation_under_way_counts_for_what_is_not_drawn_yet() -> None:
     assert forecast.left(0.25).seconds == pytest.approx(7.5)
 
 
+def test_the_first_evaluation_which_makes_networks_ready_does_not_speak_for_later_ones() -> None:
+    forecast = Forecast(4, None, [1, 2])
+    for step, seconds in ((1, 100.0), (2, 10.0)):
+        forecast.after_step(step, 0.0, step + 100.0 * (step - 1))
+        forecast.after_evaluation(step, seconds)
+    assert forecast.left().seconds == pytest.approx(2 * 1 + 10)
+
+
 def test_a_run_that_is_over_has_nothing_left() -> None:
     forecast = Forecast(2, None, [])
     for step in (1, 2):
