@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from diffx.config.compose import compose_config
+from diffx.config.target import make
 from diffx.data.latents import Latents
 from diffx.errors import DiffxError
 from diffx.prepare.job import Job, Process, Row, cut
@@ -165,3 +167,9 @@ def test_held_out_images_are_read_from_their_own_folder(root):
 def test_no_held_out_images_are_refused_with_the_command(root):
     with pytest.raises(DiffxError, match="--into reference"):
         Latents(str(root)).reference()
+
+
+def test_latents_that_are_missing_are_to_be_prepared_with_the_autoencoder_of_the_experiment(tmp_path):
+    settings = compose_config(["+experiment=rae2_xl", f"data.source.root={tmp_path}"])
+    with pytest.raises(DiffxError, match=r"diffx\.prepare latents .* --autoencoder rae2_dinov3_l`"):
+        make(settings.data.source)

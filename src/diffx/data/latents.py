@@ -34,6 +34,7 @@ class Latents:
             Their latents (and cached features) have to be prepared with --flip.
         cached_features: use the features in the folder where an encoder's are there.
         decoder: autoencoder that decodes samples (name or folder); None takes the one that encoded.
+        autoencoder: the one to prepare them with, for the sentence that says how.
 
     Raises:
         DiffxError: nothing is prepared there, or more classes than num_classes.
@@ -47,7 +48,9 @@ class Latents:
         flip: bool = False,
         cached_features: bool = True,
         decoder: str | None = None,
+        autoencoder: str | None = None,
     ) -> None:
+        self._prepared_with = autoencoder or "stabilityai/sd-vae-ft-mse"
         self.root, self.name, self.flip = Path(root).expanduser(), name, flip
         self.cached_features, self.decoder = cached_features, decoder
         self._sides = ("", "-flipped") if flip else ("",)
@@ -198,7 +201,7 @@ class Latents:
         if folder.startswith("features-"):
             return f"`python -m diffx.prepare features {self.root} --encoder {folder.removeprefix('features-')}{flip}`"
         images = f"`python -m diffx.prepare images SRC {self.root} --resolution 256`"
-        latents = f"`python -m diffx.prepare latents {self.root} --autoencoder stabilityai/sd-vae-ft-mse{flip}`"
+        latents = f"`python -m diffx.prepare latents {self.root} --autoencoder {self._prepared_with}{flip}`"
         return (
             images
             if folder == "images"
