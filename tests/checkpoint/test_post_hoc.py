@@ -8,7 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffx.checkpoint.post_hoc import LENGTHS, Snapshot, combine, decay_at, exponent, overlap, write_average
+from diffx.checkpoint.post_hoc import (
+    LENGTHS,
+    Snapshot,
+    combine,
+    decay_at,
+    exponent,
+    overlap,
+    write_average,
+    write_snapshot,
+)
 from diffx.commands.evaluate import main as evaluate
 from diffx.config.compose import compose_config
 from diffx.errors import DiffxError
@@ -74,6 +83,27 @@ def test_training_keeps_snapshots_of_both_lengths_and_a_kept_length_is_given_bac
     made = load_file(write_average(kept, 0.1))
     assert all(torch.allclose(made[name], own[name], atol=1e-5) for name in own)
     assert any(not torch.equal(own[name], load_file(kept.ema_weights)[name]) for name in own)
+
+
+def test_tables_that_nobody_trains_are_the_networks_own_in_every_average(kept: RunDir, tmp_path: Path) -> None:
+    assert torch.equal(load_file(write_average(kept, 0.07))["pos_embed"], load_file(kept.ema_weights)["pos_embed"])
+    run, index = RunDir(tmp_path), torch.arange(50)
+    for step in (2, 4, 6):
+        for length in LENGTHS:
+            write_snapshot(run, step, length, {"index": index, "trained": torch.full((2,), float(step))}, "made")
+    made = load_file(write_average(run, 0.07))
+    assert torch.equal(made["index"], index)
+    assert 4 < made["trained"][0] < 7
+
+
+def test_a_damaged_snapshot_is_one_sentence(kept: RunDir, tmp_path: Path) -> None:
+    shutil.copytree(kept.path, tmp_path / "run")
+    file = tmp_path / "run/checkpoints/snapshots/step_00000004_0.1.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(DiffxError, match=r"step_00000004_0\.1\.safetensors is damaged"):
+        write_average(RunDir(tmp_path / "run"), 0.06)
 
 
 def test_a_run_is_measured_with_an_average_of_another_length_under_a_protocol_of_its_own(

@@ -8,19 +8,20 @@ profile over τ is nearest in least squares.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from filelock import FileLock
-from safetensors.torch import load_file
 from torch import Tensor
 
 from diffx.config.protocol import with_ema
 from diffx.config.settings import Settings
 from diffx.errors import DiffxError
 from diffx.run.folder import RunDir
-from diffx.store.sealed import facts_of, write_sealed
+from diffx.store.sealed import facts_of, read_sealed, write_sealed
 from diffx.store.whole_file import replaced
 
 LENGTHS = (0.05, 0.1)
@@ -28,6 +29,7 @@ LENGTHS = (0.05, 0.1)
 SHORTEST, LONGEST = 0.01, 0.25
 
 
+@cache
 def exponent(length: float) -> float:
     """γ of an average of length σ: the largest root of (γ + 2)² (γ + 3) σ² = γ + 1."""
     inverse = length**-2
@@ -87,13 +89,23 @@ def write_average(run: RunDir, length: float) -> Path:
     facts = {"run": facts_of(kept[-1].file).get("run", ""), "step": str(last), "of": str(len(kept))}
     with FileLock(f"{out}.lock"):
         if not (out.exists() and facts.items() <= facts_of(out).items()):
-            total: dict[str, Tensor] = {}
-            for one, factor in zip(kept, combine(kept, Snapshot(last, length)), strict=True):
-                for name, tensor in load_file(one.file).items():
-                    total[name] = total[name] + factor * tensor if name in total else factor * tensor
+            weights = _combined(kept, combine(kept, Snapshot(last, length)))
             with replaced(out) as beside:
-                write_sealed(total, facts, beside)
+                write_sealed(weights, facts, beside)
     return out
+
+
+def _combined(snapshots: Sequence[Snapshot], factors: Sequence[float]) -> dict[str, Tensor]:
+    """The sum of the snapshots' tensors, each by its factor; one that is the same in all of them stays as it is: the
+    factors add up to about 1, and a table of positions or of indices is no average."""
+    fixed = read_sealed(snapshots[-1].file)
+    total: dict[str, Tensor] = {}
+    for one, factor in zip(snapshots, factors, strict=True):
+        for name, tensor in read_sealed(one.file).items():
+            total[name] = total[name] + factor * tensor if name in total else factor * tensor
+            if name in fixed and not torch.equal(tensor, fixed[name]):
+                del fixed[name]
+    return total | fixed
 
 
 def write_snapshot(run: RunDir, step: int, length: float, weights: Mapping[str, Tensor], name: str) -> None:
