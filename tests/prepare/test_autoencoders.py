@@ -361,6 +361,19 @@ def test_an_rae_without_one_of_its_files_is_refused(rae, file, what):
         load_autoencoder(str(rae))
 
 
+def test_an_rae_whose_statistics_lack_one_of_both_is_refused(rae):
+    torch.save({"mean": torch.zeros(24, 4, 4)}, rae / "stat.pt")
+    with pytest.raises(DiffxError, match=r"stat\.pt holds no var of latents; put the authors' stat\.pt there"):
+        load_autoencoder(str(rae))
+
+
+def test_an_rae_whose_configuration_lacks_a_size_is_refused(rae):
+    sizes = {key: value for key, value in DECODER.items() if key != "image_size"}
+    (rae / "config.json").write_text(json.dumps({**sizes, "encoder": "tiny"}))
+    with pytest.raises(DiffxError, match=r"config\.json has no image_size"):
+        load_autoencoder(str(rae))
+
+
 def test_an_rae_prepares_latents_and_decodes_them(rae, root):
     prepare_latents(root, str(rae))
     data = Latents(str(root))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from diffx.backbone.layers.position import sincos_table
 from diffx.errors import DiffxError
 from diffx.frozen.encoder import encoder_spec
-from diffx.frozen.vision import IMAGENET, name_takes_size, pretrained
+from diffx.frozen.vision import IMAGENET, pretrained, untrained
 from diffx.store.weights import read_weights
 
 VIT_XL: dict[str, Any] = {
@@ -125,20 +125,25 @@ def load(place: Path, encoder: str, layers: Sequence[int]) -> RAE:
     for file, what in ((WEIGHTS, "the decoder"), (STATISTICS, "mean and var of its latents")):
         if not (place / file).is_file():
             raise DiffxError(f"{place} is an RAE without {what}; put the authors' {file} there.")
+    if missing := [key for key in VIT_XL if key not in config]:
+        raise DiffxError(f"{place / 'config.json'} has no {missing[0]}, which a decoder's has; put the authors' there.")
     rae = _assemble(config, encoder, layers, weights=True)
     try:
         rae.decoder.load_state_dict(decoder_weights(read_weights(place / WEIGHTS), rae.decoder), strict=True)
     except (KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DiffxError(f"{place / WEIGHTS} is no decoder of the sizes in config.json ({reason}).") from error
-    for name, tensor in read_weights(place / STATISTICS).items():
-        if name in ("mean", "var") and tensor.shape != rae.mean.shape:
+    statistics = read_weights(place / STATISTICS)
+    for name in ("mean", "var"):
+        tensor = statistics.get(name)
+        if not isinstance(tensor, Tensor):
+            raise DiffxError(f"{place / STATISTICS} holds no {name} of latents; put the authors' {STATISTICS} there.")
+        if tensor.shape != rae.mean.shape:
             raise DiffxError(
                 f"{place / STATISTICS} is of latents {tuple(tensor.shape)}, and {encoder} gives "
                 f"{tuple(rae.mean.shape)}; put the statistics of this encoder there."
             )
-        if name in ("mean", "var"):
-            rae.register_buffer(name, tensor.float())
+        rae.register_buffer(name, tensor.float())
     return rae
 
 
@@ -148,17 +153,12 @@ def sketch(config: Mapping[str, Any], encoder: str, layers: Sequence[int]) -> RA
 
 
 def _assemble(config: Mapping[str, Any], encoder: str, layers: Sequence[int], weights: bool) -> RAE:
-    import timm
-
     model = encoder_spec(encoder).model
     if model is None:
         raise DiffxError(f"encoder {encoder} is no vision transformer that an RAE decodes; type dinov2_vitb14_reg.")
-    edge = config["image_size"] // config["patch_size"] * model.patch
-    if weights:
-        network = pretrained(encoder, model, edge)
-    else:
-        size = {"img_size": edge} if name_takes_size(model.name) else {}
-        network = timm.create_model(model.name, num_classes=0, **size, **dict(model.arguments))
+    side = config["image_size"] // config["patch_size"]
+    edge = side * model.patch
+    network = pretrained(encoder, model, edge) if weights else untrained(model, side)
     return RAE(network, Decoder(network.embed_dim, config), edge, layers, model.colours)
 
 
