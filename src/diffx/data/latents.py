@@ -139,7 +139,7 @@ class Latents:
         Raises:
             DiffxError: the autoencoder's weights cannot be found.
         """
-        return to_uint8(self._opened(x.device).decode(self._raw(x)), rounding)
+        return to_uint8(self.opened(x.device).decode(self._raw(x)), rounding)
 
     def autoencoder_features(self, x: Tensor) -> Tensor:
         """What the middle of the autoencoder's decoder makes of scaled latents x (B, C, H, W): (B, D, H, W).
@@ -147,15 +147,19 @@ class Latents:
         Raises:
             DiffxError: the autoencoder's weights cannot be found, or it has no such middle.
         """
-        return self._opened(x.device).features(self._raw(x))
+        return self.opened(x.device).features(self._raw(x))
 
     def latent_space(self) -> "Autoencoder":
         """The autoencoder that made the latents. Raises DiffxError where its weights cannot be found."""
         from diffx.frozen.autoencoder import load_autoencoder
 
+        if self.decoder in (None, self.autoencoder):
+            return self.opened(torch.device("cpu"))
         return load_autoencoder(self.autoencoder)
 
-    def _opened(self, device: torch.device) -> "Autoencoder":
+    def opened(self, device: torch.device) -> "Autoencoder":
+        """The autoencoder that decodes, loaded once. Raises DiffxError where its weights cannot be found, or it is of
+        another latent space."""
         if self._autoencoder is None:
             from diffx.frozen.autoencoder import load_autoencoder
 

@@ -10,7 +10,6 @@ from diffx.assemble.latents import autoencoder_line
 from diffx.data.latents import Latents
 from diffx.errors import DiffxError
 from diffx.features.inception import POOL_DIM, load_inception
-from diffx.frozen.autoencoder import load_autoencoder
 from diffx.metrics.frechet import Moments, frechet_distance
 from diffx.prepare.limits import check_count
 from diffx.processes.devices import own_device
@@ -41,7 +40,7 @@ def check_reconstruction(root: Path, decoder: str | None = None, count: int = 25
             f"{root}: images are {tuple(real.shape[1:])} and their latents decode to {tuple(made.shape[1:])}; prepare "
             "the latents of these images."
         )
-    autoencoder = load_autoencoder(decoder or data.autoencoder)
+    autoencoder = data.opened(device)
     return "\n".join(
         [
             autoencoder_line(autoencoder.name, autoencoder.network, real.shape[-1]),
