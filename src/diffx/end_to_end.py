@@ -18,12 +18,15 @@ from diffx.plugin import Batch
 from diffx.step import Draws
 from diffx.streams import Streams
 
+CLIPPED = ("autoencoder", "discriminator")
+"""Children whose gradients are clipped by a norm of their own."""
+
 
 class EndToEnd(nn.Module):
     """Latents made in the step from the batch's images, and the losses of the autoencoder that makes them.
 
-    Its parameters are trained by the run's optimizer. Those of a child module called "autoencoder" or "discriminator"
-    are clipped by a norm of their own.
+    Its parameters are trained by the run's optimizer. Those of a child module called as one of CLIPPED are clipped by a
+    norm of their own.
 
     clip: of these norms; None is not clipped.
     """
@@ -96,9 +99,10 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 
 
 def clip_group(name: str) -> str:
-    """The group of a parameter of a training module: "autoencoder", "discriminator", or "" for all else."""
-    _, inside, rest = name.partition("end_to_end.")
-    return rest.partition(".")[0] if inside and name.startswith("end_to_end.") else ""
+    """The group of a parameter of a training module: one of CLIPPED, or "" for all else."""
+    owner, _, rest = name.partition(".")
+    child = rest.partition(".")[0]
+    return child if owner == "end_to_end" and child in CLIPPED else ""
 
 
 def clip_(gradients: list[Tensor], norm: Tensor, limit: float) -> None:

@@ -212,6 +212,11 @@ def test_inside_frozen_gradients_pass_through_a_layer_and_leave_it_alone():
     assert not table.requires_grad
 
 
+def test_a_parameter_beside_autoencoder_and_discriminator_is_clipped_with_the_network():
+    names = ("end_to_end.autoencoder.a", "end_to_end.discriminator.b", "end_to_end.head.c", "backbone.autoencoder.d")
+    assert [clip_group(name) for name in names] == ["autoencoder", "discriminator", "", ""]
+
+
 def test_each_group_is_clipped_by_its_own_norm(stepped):
     *_, module = stepped
     module.configure_optimizers()

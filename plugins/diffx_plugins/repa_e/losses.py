@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 import torchmetrics
-import torchvision
 from torch import Tensor, nn
+from torchvision.models import vgg
 
 from diffx.errors import DiffxError
 from diffx.store.weights import local_file, read_weights, weights_folder
@@ -59,7 +59,8 @@ class LPIPS(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.features = torchvision.models.vgg16().features[: TAPS[-1] + 1]
+        layers = vgg.make_layers(vgg.cfgs["D"], batch_norm=False)  # without VGG-16's head of 124 million weights
+        self.features = layers[: TAPS[-1] + 1]
         for layer in self.features:
             if isinstance(layer, nn.ReLU):
                 layer.inplace = False
@@ -69,9 +70,9 @@ class LPIPS(nn.Module):
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1))
         self.eval().requires_grad_(False)
 
-    def load(self, vgg: Mapping[str, Tensor], linear: Mapping[str, Tensor]) -> "LPIPS":
+    def load(self, weights: Mapping[str, Tensor], linear: Mapping[str, Tensor]) -> "LPIPS":
         """VGG-16 under torchvision's names, and the five layers' weights under LPIPS' own."""
-        own = {key.removeprefix("features."): w for key, w in vgg.items() if key.startswith("features.")}
+        own = {key.removeprefix("features."): w for key, w in weights.items() if key.startswith("features.")}
         self.features.load_state_dict(own)
         self.weights.load_state_dict({str(i): linear[f"lin{i}.model.1.weight"] for i in range(len(TAPS))})
         return self
