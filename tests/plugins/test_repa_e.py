@@ -20,7 +20,11 @@ from diffx.config.compose import compose_config
 from diffx.embedded.architecture import SmallAutoencoder
 from diffx.end_to_end import clip_group, frozen
 from diffx.errors import DiffxError
+from diffx.evaluation.evaluation import Evaluation
+from diffx.evaluation.sample_set import decoder
+from diffx.pixels.values import to_uint8
 from diffx.plugin import Span
+from diffx.run.folder import RunDir
 from diffx.streams import Streams
 from diffx.testing import tiny_backbone
 from diffx.train.clock import Meter
@@ -31,6 +35,7 @@ from diffx_plugins.repa_e import REPAE
 from diffx_plugins.repa_e.latent_norm import LatentNorm
 from diffx_plugins.repa_e.losses import LPIPS, PatchDiscriminator, divergence, hinge
 from tests import forks
+from tests.golden.recordings import part
 from tests.run.conftest import OFTEN, SMALL
 
 SHAPES = [
@@ -93,6 +98,18 @@ def test_the_discriminator_learns_from_its_own_loss_alone(stepped):
     assert {clip_group(name) for name in to_it} == {"discriminator"}
     verdict = gradients(module, terms["autoencoder/adversarial"])
     assert all(g is None for name, g in verdict.items() if clip_group(name) == "discriminator")
+
+
+def test_the_total_is_the_weighted_terms_and_the_discriminators_loss(stepped):
+    component, model, encoded, draws, _, _ = stepped
+    terms = component.losses(encoded, draws, model.backbone, model.plugins, model.objective)
+    wanted = terms["autoencoder/discriminator"]
+    for name, weight in component.weights.items():
+        wanted = wanted + weight * terms.get(f"autoencoder/{name}", 0.0)
+    torch.testing.assert_close(terms["total"], wanted)
+    torch.testing.assert_close(terms["autoencoder/adversarial"], -component.discriminator(encoded.decoded).mean())
+    assert {"align", "reconstruction", "adversarial", "kl"} <= {name.removeprefix("autoencoder/") for name in terms}
+    assert component.weights["align"] != component.weights["reconstruction"]
 
 
 def test_the_latents_a_network_sees_are_those_of_the_batchs_statistics(stepped):
@@ -167,6 +184,16 @@ def test_what_is_undone_is_what_was_normalised_by_the_averages():
     norm.begin([1.0, 2.0, 3.0, 4.0], [0.5])
     assert norm.var.tolist() == [4.0] * 4
     torch.testing.assert_close(norm.undone(norm.by_running(z)), z, rtol=1e-5, atol=1e-5)
+
+
+def test_averages_of_the_statistics_follow_by_the_decay_and_stay_after_a_bad_step():
+    norm = LatentNorm(2)
+    norm.mean.copy_(torch.tensor([1.0, 2.0]))
+    norm.var.copy_(torch.tensor([3.0, 5.0]))
+    norm.follow(torch.tensor(True), 0.75)
+    assert (norm.average_mean.tolist(), norm.average_var.tolist()) == ([0, 0], [1, 1])
+    norm.follow(torch.tensor(False), 0.75)
+    assert (norm.average_mean.tolist(), norm.average_var.tolist()) == ([0.25, 0.5], [1.5, 2.0])
 
 
 def test_the_divergence_is_that_of_torch():
@@ -258,11 +285,24 @@ def test_a_run_resumes_to_the_same_numbers_and_is_sampled_by_its_own_autoencoder
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     assert not torch.equal(ours["norm.mean"], ours["norm.average_mean"])
+    x, network = torch.randn(2, 4, 8, 8), SmallAutoencoder(3)
+    network.load_state_dict(part(ours, "autoencoder."))
+    deviation = (ours["norm.average_var"] + 1e-4).sqrt()
+    with torch.no_grad():
+        images = network.decode(x * deviation.view(-1, 1, 1) + ours["norm.average_mean"].view(-1, 1, 1))
+    decode = decoder(settings_of(tmp_path / "halved"), resumed.ema_weights)
+    assert torch.equal(decode(x), to_uint8(images, "nearest"))
     sample([str(resumed.path), "-n", "2", "sampler.nfe=2"])
     assert (resumed.path / "samples" / "samples.npz").exists()
     resumed.autoencoder_weights.unlink()
     with pytest.raises(SystemExit):
         sample([str(resumed.path), "-n", "3", "sampler.nfe=2"])
+
+
+def test_an_evaluation_decodes_by_the_autoencoder_that_is_trained(tmp_path):
+    settings = settings_of(tmp_path)
+    parts = assemble(settings)
+    assert Evaluation(settings, RunDir.of(settings), parts).decode == parts.end_to_end.decode
 
 
 def test_its_published_setting_composes():
@@ -324,6 +364,7 @@ def test_lpips_without_its_weights_is_asked_for(tmp_path, monkeypatch):
     component.load()
     a = torch.rand(1, 3, 32, 32)
     assert F.mse_loss(component._lpips[0](a, a), torch.zeros(1)) == 0
+    assert component._lpips[0](a, -a) > 0  # whose layers' weights are zeros until they are loaded
 
 
 def test_an_autoencoder_without_a_posterior_is_refused():
