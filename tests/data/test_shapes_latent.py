@@ -1,5 +1,7 @@
 """The shapes as latents of their small autoencoder: what a batch is, and a run that trains and samples on them."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -70,6 +72,14 @@ def test_a_run_trains_evaluates_through_the_decoder_and_is_sampled(tmp_path, mon
     drawn = np.load(run.path / "samples" / "samples.npz")["arr_0"]
     assert drawn.shape == (4, 32, 32, 3)
     assert drawn.std() > 0
+
+
+def test_a_copy_for_a_worker_has_no_network_and_gives_the_same_batch(data):
+    data.decode(data.batch(torch.arange(1))["x"])
+    copy = pickle.loads(pickle.dumps(data))
+    assert "_autoencoder" in vars(data)
+    assert "_autoencoder" not in vars(copy)
+    assert torch.equal(copy.batch(torch.arange(2))["x"], data.batch(torch.arange(2))["x"])
 
 
 def test_another_decoder_than_its_own_is_refused():

@@ -26,7 +26,7 @@ from diffx.frozen.encoder import EncoderSpec
 from diffx.frozen.vision import VisionModel
 from diffx.prepare.encode import prepare_latents
 from diffx.prepare.images import prepare_images
-from diffx.prepare.reconstruction import psnr
+from diffx.prepare.reconstruction import check_reconstruction, psnr
 from tests.prepare.made_sources import tiny_autoencoder
 
 IMAGES = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -379,6 +379,12 @@ def test_an_rae_prepares_latents_and_decodes_them(rae, root):
     data = Latents(str(root))
     assert data.shape == (24, 4, 4)
     assert data.decode(data.batch(torch.arange(2))["x"]).shape == (2, 3, 16, 16)
+
+
+def test_one_image_is_checked_and_has_no_distance(root):
+    prepare_latents(root, "pixels")
+    assert "1 images decoded" in check_reconstruction(root, count=1)
+    assert "no Fréchet distance: it needs the spread of several images" in check_reconstruction(root, count=1)
 
 
 def test_psnr_is_that_of_its_definition():

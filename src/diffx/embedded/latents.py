@@ -89,6 +89,9 @@ class ShapesLatent:
         """The autoencoder that makes the latents."""
         return self._autoencoder
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_autoencoder"}
+
     @cached_property
     def _autoencoder(self) -> Autoencoder:
         network = networks.autoencoder(self.images)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffx import ranks
 from diffx.assemble.latents import autoencoder_line
 from diffx.assemble.services import make_encoder
 from diffx.data.shards import Shards, open_shards, read_note
@@ -40,7 +41,8 @@ def prepare_latents(root: Path, autoencoder: str, flip: bool = False, batch_size
         "shift": network.shift,
         "scale": network.scale,
     }
-    print(autoencoder_line(network.name, network.network, images.shape[-1]), flush=True)
+    if ranks.is_first():
+        print(autoencoder_line(network.name, network.network, images.shape[-1]), flush=True)
     encode, posterior = network.encode, network.posterior
     return _encode_all(root / "latents", images, encode, device, facts, flip, batch_size, posterior, network.dtype)
 
