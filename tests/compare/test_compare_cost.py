@@ -162,3 +162,14 @@ def test_a_baseline_that_still_falls_steeply_is_said_to_leave_the_order_open(roo
         write_run(root, "plain", seed, {METRIC: falling(100 + seed, 1.5)})
         write_run(root, "repa", seed, {METRIC: falling(90 + seed, 1.5)})
     assert "plain still fell 2.8-fold in the last doubling" in write_verdict(make_study([root]))
+
+
+def test_the_rule_of_cost_is_named_by_a_hash_on_the_card_and_in_the_csv(root: Path):
+    sweep(root)
+    hashes = {}
+    for rule in ("measured", "normalised"):
+        found = make_study([root], cost=rule)
+        hashes[rule] = found.rule_hash
+        assert any(line.startswith("cost:") and f"(rule {found.rule_hash})" in line for line in write_card(found))
+        assert f",{found.rule_hash}," in write_csv(found)
+    assert hashes["measured"] != hashes["normalised"] != make_study([root], best=True).rule_hash

@@ -4,10 +4,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
+from diffx.compare.curve import READING
 from diffx.compare.plain import join, write_number
 from diffx.compare.runs.method import Method, name_together
 from diffx.compare.runs.read import Run
 from diffx.errors import DiffxError
+from diffx.store.digest import digest
 
 RULES = {
     "measured": "each run is charged what it measured",
@@ -56,6 +58,11 @@ def group_by_work(methods: Sequence[Method]) -> list[list[Method]]:
 
 def count_method_flops(method: Method) -> float | None:
     return next((count for run in method.runs if (count := count_step_flops(run))), None)
+
+
+def hash_rule(rule: str, best: bool) -> str:
+    """Names how numbers were made from the curves: what a step was charged, and how curves are read."""
+    return digest({**READING, "cost": RULES[rule], "best so far": best})
 
 
 def charge(methods: Sequence[Method], rule: str) -> list[Method]:

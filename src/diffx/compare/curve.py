@@ -18,6 +18,8 @@ Bound = Literal["=", ">", "<"]
 NEAR = 0.02  # relative: costs that count as equal; runs of one budget end up to a step apart
 SHRINK, SHRINK_AT_ENDS = 4.0, 3.0  # how many times larger the error is when an evaluation is left out
 FLAT = 1e-9  # slopes below this are flat
+READING = {"between": "pchip log-log", "near": NEAR, "shrink": [SHRINK, SHRINK_AT_ENDS], "reached": "first crossing"}
+"""How curves are read, as facts that a hash can hold; a change of the rule changes them."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from diffx.compare.ahead.forecast import Forecast
 from diffx.compare.card import MARK, UNITS, Difference, check_measures, find_differences, find_odd, name_kinship
-from diffx.compare.cost import charge, name_busy, name_equal_work
+from diffx.compare.cost import charge, hash_rule, name_busy, name_equal_work
 from diffx.compare.curve import Curve, Reach, Value, find_cost, read_value
 from diffx.compare.plain import write_number
 from diffx.compare.points import Crossing, Points, cross, pool, tabulate
@@ -102,6 +102,11 @@ class Study:
         units = {UNITS.get(run.unit, run.unit) for method in self.methods for run in method.runs}
         rule = "" if self.cost_rule == "measured" else f", {self.cost_rule}"
         return " or ".join(sorted(units)) + (", mixed" if len(units) > 1 else "") + rule
+
+    @property
+    def rule_hash(self) -> str:
+        """Of how costs are charged and curves read; two studies are alike in that when it is the same."""
+        return hash_rule(self.cost_rule, self.best_so_far)
 
     @property
     def unit_name(self) -> str:

@@ -126,7 +126,8 @@ def say_mixed(study: Study) -> list[str]:
 def write_card(study: Study) -> list[str]:
     """The fair-comparison card: what differs beside the plugins, line by line, how cost is counted, and cautions."""
     lines = [str(difference) for difference in study.differences] or [say_nothing_differs(study)]
-    return [*lines, f"cost: {study.cost_rule}, {RULES[study.cost_rule]}", *study.cautions, *say_mixed(study)]
+    rule = f"cost: {study.cost_rule}, {RULES[study.cost_rule]} (rule {study.rule_hash})"
+    return [*lines, rule, *study.cautions, *say_mixed(study)]
 
 
 def write_verdict(study: Study) -> str:
