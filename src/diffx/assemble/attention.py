@@ -22,7 +22,9 @@ def attention_kernels(sketch: Backbone, batch: int, precision: str, device: torc
     few = min(batch, FEW)
     with _Calls() as calls, torch.device("meta"), torch.no_grad():
         sketch(torch.zeros(few, *state_shape(sketch)), torch.zeros(few), torch.zeros(few, dtype=torch.long))
-    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision, torch.float32)
+    dtype = {"bf16-mixed": torch.bfloat16, "fp8": torch.bfloat16, "16-mixed": torch.float16}.get(
+        precision, torch.float32
+    )
     return sorted({_kernel(call, dtype, device) for call in calls.seen})
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from diffx.assemble.model import TrainingModel, build_model
 from diffx.assemble.services import find_services
+from diffx.backbone.layers.fp8 import check_fp8
 from diffx.checkpoint.post_hoc import LENGTHS
 from diffx.config.protocol import precision_of
 from diffx.config.settings import Settings
@@ -67,6 +68,8 @@ def _check_device(settings: Settings, device: torch.device) -> None:
         raise DiffxError(
             f"trainer.precision={settings.trainer.precision} is for GPUs; type trainer.precision=bf16-mixed or 32-true."
         )
+    if settings.trainer.precision == "fp8":
+        check_fp8(device)
     precision_of(settings)
 
 

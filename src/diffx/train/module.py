@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from diffx import step
 from diffx.assemble.model import BATCH_KEYS, TrainingModel, set_up
 from diffx.backbone import Backbone
+from diffx.backbone.layers.fp8 import multiply_in_fp8
 from diffx.backbone.teacher import NetworkTeacher
 from diffx.checkpoint.post_hoc import decay_at
 from diffx.end_to_end import EndToEnd, clip_
@@ -68,6 +69,7 @@ class DiffusionModule(L.LightningModule):
         powers: lengths of power-function averages, which are kept in `powers` (diffx.checkpoint.post_hoc).
         skip_limit: so many steps in a row without a finite gradient end the run.
         compile: none | blocks (each block by itself) | step (all of the losses as one graph).
+        fp8: the blocks' products are in 8-bit floats (diffx.backbone.layers.fp8).
         activation_checkpointing: blocks keep their inputs alone and run a second time in the backward pass.
         shard: over all ranks (FSDP2), each block by itself; the rest, plugins included, is one group.
         end_to_end: an autoencoder that is trained with the network, whose latents of the batch's images it then sees.
@@ -92,6 +94,7 @@ class DiffusionModule(L.LightningModule):
         powers: Sequence[float] = (),
         skip_limit: int = 10,
         compile: str = "none",
+        fp8: bool = False,
         activation_checkpointing: bool = False,
         shard: bool = False,
         end_to_end: EndToEnd | None = None,
@@ -120,6 +123,8 @@ class DiffusionModule(L.LightningModule):
         self._trained: list[tuple[str, nn.Parameter]] = []
         self._whole = [average_of(self.ema)] if shard else []  # in a list, so that it is no part of this module
         self._last_step = -1
+        if fp8:
+            multiply_in_fp8(self.backbone.blocks)
         # Numbers of tokens are few, and kernels made for one number are the faster ones.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
         if compile == "step":

@@ -27,7 +27,7 @@ from diffx.train.lightning_internals import Handed, WholeEpoch, leave_signals_al
 BUCKET = 25  # MiB of gradients that DDP sums at once, torch's default; a block's where that is more
 GATHERED = 4 * 2**30  # bytes of float32: weights of this size cost less memory gathered than time gathered twice
 TRUE = MixedPrecisionPolicy()
-_LIGHTNINGS: dict[str, Any] = {"tf32": "32-true"}  # which of torch's switches are on is not Lightning's
+_LIGHTNINGS: dict[str, Any] = {"tf32": "32-true", "fp8": "bf16-mixed"}  # Lightning's part of what is diffx's
 
 
 def make_trainer(
