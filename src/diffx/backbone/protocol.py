@@ -50,6 +50,7 @@ class Backbone(nn.Module):
         token_times: whether times may be given for each token (B, N).
         starts_as_identity: whether a fresh block changes nothing.
         narrows_at: the depth from which on the stream has another width than hidden_size, if there is one.
+        stream_dtype: what the stream is kept in before and behind every block; None: as the family makes it, float32.
     """
 
     blocks: nn.ModuleList
@@ -64,6 +65,7 @@ class Backbone(nn.Module):
     token_times: bool = False
     starts_as_identity: bool = False
     narrows_at: int | None = None
+    stream_dtype: torch.dtype | None = None
 
     @property
     def streams(self) -> Mapping[str, Shape]:
@@ -176,7 +178,14 @@ def walk_blocks(
 
 
 def _block(net: Backbone, depth: int, memory: Memory) -> RunBlock:
-    return lambda tokens, cond: net.run_block(depth, tokens, cond, memory)
+    def run(tokens: Tokens, cond: Tensor) -> Tokens:
+        return _in_stream_dtype(net, net.run_block(depth, _in_stream_dtype(net, tokens), cond, memory))
+
+    return run
+
+
+def _in_stream_dtype(net: Backbone, tokens: Tokens) -> Tokens:
+    return tokens if net.stream_dtype is None else tokens._replace(x=tokens.x.to(net.stream_dtype))
 
 
 def pack(parts: Mapping[str, Tensor]) -> Tensor:

@@ -116,6 +116,11 @@ def _check_together(settings: Settings) -> None:
     trainer = settings.trainer
     if trainer.strategy == "fsdp" and trainer.precision == "16-mixed":
         raise DiffxError("trainer.strategy=fsdp does not go with 16-mixed; type trainer.precision=bf16-mixed.")
+    if trainer.stream == "bfloat16" and trainer.precision not in ("bf16-mixed", "fp8"):
+        raise DiffxError(
+            "trainer.stream=bfloat16 goes with trainer.precision=bf16-mixed or fp8, not with "
+            f"{trainer.precision}; type one of them, or trainer.stream=float32."
+        )
     if trainer.strategy == "fsdp" and settings.compile == "step":
         raise DiffxError("trainer.strategy=fsdp gathers weights between blocks; type compile=blocks.")
     if settings.optimizer.get("fused") and trainer.precision == "16-mixed":

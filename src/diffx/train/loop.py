@@ -152,6 +152,7 @@ def make_module(settings: Settings, parts: Parts, meter: Meter) -> DiffusionModu
         learning_rate=_learning_rate(settings.learning_rate),
         skip_limit=settings.max_skipped_steps,
         compile=settings.compile,
+        stream=settings.trainer.stream,
         fp8=settings.trainer.precision == "fp8",
         activation_checkpointing=settings.trainer.activation_checkpointing,
         shard=settings.trainer.strategy == "fsdp" and ranks.world() > 1,

@@ -69,6 +69,7 @@ class DiffusionModule(L.LightningModule):
         powers: lengths of power-function averages, which are kept in `powers` (diffx.checkpoint.post_hoc).
         skip_limit: so many steps in a row without a finite gradient end the run.
         compile: none | blocks (each block by itself) | step (all of the losses as one graph).
+        stream: float32, or bfloat16 under autocast: what the residual stream is kept in between blocks.
         fp8: the blocks' products are in 8-bit floats (diffx.backbone.layers.fp8).
         activation_checkpointing: blocks keep their inputs alone and run a second time in the backward pass.
         shard: over all ranks (FSDP2), each block by itself; the rest, plugins included, is one group.
@@ -94,6 +95,7 @@ class DiffusionModule(L.LightningModule):
         powers: Sequence[float] = (),
         skip_limit: int = 10,
         compile: str = "none",
+        stream: str = "float32",
         fp8: bool = False,
         activation_checkpointing: bool = False,
         shard: bool = False,
@@ -123,6 +125,8 @@ class DiffusionModule(L.LightningModule):
         self._trained: list[tuple[str, nn.Parameter]] = []
         self._whole = [average_of(self.ema)] if shard else []  # in a list, so that it is no part of this module
         self._last_step = -1
+        if stream == "bfloat16":  # of what is trained; averages are sampled in an arithmetic of their own
+            self.backbone.stream_dtype = torch.bfloat16
         if fp8:
             multiply_in_fp8(self.backbone.blocks)
         # Numbers of tokens are few, and kernels made for one number are the faster ones.
