@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from rich.progress import track
 from torch import Tensor
 
 from diffx import ranks
@@ -27,6 +26,7 @@ from diffx.pixels.files import write_npz
 from diffx.pixels.grid import save_grid
 from diffx.pixels.values import to_uint8
 from diffx.processes.devices import pick_device
+from diffx.run.counting import Counting
 from diffx.run.folder import AUTOENCODER
 from diffx.store.digest import digest
 from diffx.store.whole_file import replaced, write_text
@@ -114,12 +114,14 @@ class SampleSet:
         load_backbone(network, self.weights)
         backbone, decode = network.to(device), decoder(self.settings, self.weights)
         sampling = Sampling(self.settings, objective, self.label)
-        for start in track(missing, f"sampling in {len(missing)} batches") if ranks.is_first() else missing:
-            indices = range(start, min(start + self.settings.eval.batch_size, self.count))
-            (x,) = sampling.batches(backbone, indices, device)
-            refuse_non_finite(x, start)
-            images = sampling.decode(decode, x, self.settings.eval.rounding)
-            _save(folder / f"{start:08d}.npy", images)
+        batches = [range(start, min(start + self.settings.eval.batch_size, self.count)) for start in missing]
+        with Counting("samples", sum(map(len, batches)), ranks.rank(), ranks.world()) as counting:
+            for indices in batches:
+                (x,) = sampling.batches(backbone, indices, device)
+                refuse_non_finite(x, indices.start)
+                images = sampling.decode(decode, x, self.settings.eval.rounding)
+                _save(folder / f"{indices.start:08d}.npy", images)
+                counting.advance(len(indices))
 
     def _assemble(self, folder: Path, facts: dict[str, Any]) -> None:
         files = [folder / f"{start:08d}.npy" for start in self._starts()]

@@ -12,7 +12,7 @@ import numpy as np
 
 from diffx.data.shards import FORMAT, ShardWriter, read_json, read_note, write_json
 from diffx.errors import DiffxError
-from diffx.prepare.progress import Progress
+from diffx.run.counting import Counting
 
 Array = np.ndarray[Any, Any]
 
@@ -76,7 +76,9 @@ class Job:
         try:
             self._begin()
             mine = range(process.rank, len(self.shards), process.world)
-            with Progress(f"{self.folder.name}", sum(len(self.shards[i][0]) for i in mine), process) as progress:
+            with Counting(
+                self.folder.name, sum(len(self.shards[i][0]) for i in mine), process.rank, process.world
+            ) as progress:
                 for shard in mine:
                     if read_note(self.folder, shard) is None:
                         self._make(shard, progress)
@@ -111,7 +113,7 @@ class Job:
                 "since, and shards of both would not fit together. Type another folder."
             )
 
-    def _make(self, shard: int, progress: Progress) -> None:
+    def _make(self, shard: int, progress: Counting) -> None:
         keys, _ = self.shards[shard]
         writer = ShardWriter(self.folder, shard, self.shape, self.dtype, len(keys))
         rejected: list[tuple[str, str]] = []

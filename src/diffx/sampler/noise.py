@@ -18,7 +18,10 @@ class SampleNoise:
         self.generators = [torch.Generator().manual_seed((begin + index) % 2**32) for index in indices]
 
     def __call__(self, like: Tensor) -> Tensor:
-        return self.draw(tuple(like.shape[1:])).to(like.device, like.dtype)
+        drawn = self.draw(tuple(like.shape[1:])).to(like.dtype)
+        if like.is_cuda:  # from pinned memory, so that nobody waits for the kernels that are under way
+            return drawn.pin_memory().to(like.device, non_blocking=True)
+        return drawn
 
     def draw(self, shape: tuple[int, ...]) -> Tensor:
         """(B, *shape) in float64 on the CPU."""

@@ -1,26 +1,24 @@
-"""How far a preparation is and when it ends: a bar on a terminal, a line every half minute in a log file."""
+"""How far a work of many samples is, how fast, and when it ends: a bar on a terminal, a line every half minute in a log
+file."""
 
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
-if TYPE_CHECKING:
-    from diffx.prepare.job import Process
-
-EVERY = 30.0
+EVERY = 30.0  # seconds between lines
+SOON = 0.2  # seconds between two looks of a bar
 
 
-class Progress:
+class Counting:
     """Counts samples of this process; the first process alone speaks. Skipped samples leave the rate alone."""
 
-    def __init__(self, what: str, total: int, process: "Process") -> None:
-        self.what = what + (f" (process 1 of {process.world})" if process.world > 1 else "")
+    def __init__(self, what: str, total: int, rank: int = 0, world: int = 1) -> None:
+        self.what = what + (f" (process 1 of {world})" if world > 1 else "")
         self.total, self.done, self.made = total, 0, 0
-        self._silent = process.rank > 0
+        self._silent = rank > 0
         self._console = Console(stderr=True, highlight=False)
         columns = (
             TextColumn("{task.description}"),
@@ -32,15 +30,16 @@ class Progress:
         self._task = self._bar.add_task(self.what, total=total, pace="")
         self._start = self._spoke = time.monotonic()
 
-    def advance(self) -> None:
-        """One more sample is made."""
-        self.done, self.made = self.done + 1, self.made + 1
+    def advance(self, count: int = 1) -> None:
+        """So many more samples are made."""
+        self.done, self.made = self.done + count, self.made + count
         now = time.monotonic()
         if self._bar.disable:
             if not self._silent and now - self._spoke > EVERY:
                 self._spoke = now
                 self._console.print(f"{self.what}: {self.done} of {self.total}, {self.pace()}")
-        elif self.made % 16 == 0:
+        elif now - self._spoke > SOON:
+            self._spoke = now
             self._bar.update(self._task, completed=self.done, pace=self.pace())
 
     def skip(self, count: int) -> None:
@@ -56,9 +55,9 @@ class Progress:
         """The rate, and the time left at that rate."""
         rate = self.rate()
         left = round((self.total - self.done) / rate) if rate else 0
-        return f"{rate:,.0f}/s, {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+        return f"{write_rate(rate)}, {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "Counting":
         self._bar.start()
         return self
 
@@ -68,4 +67,9 @@ class Progress:
         self._bar.update(self._task, completed=self.done)
         self._bar.stop()
         if kind is None and not self._silent and self.made:
-            self._console.print(f"{self.what}: {self.made} made, {self.rate():,.0f}/s")
+            self._console.print(f"{self.what}: {self.made} made, {write_rate(self.rate())}")
+
+
+def write_rate(rate: float) -> str:
+    """Of samples per second, with a digit behind the point where they are few."""
+    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s"
