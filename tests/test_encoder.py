@@ -1,5 +1,6 @@
 """Frozen encoders: where their weights come from, how images reach them, and what comes out."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,23 @@ def test_weights_in_the_hugging_face_cache_are_used_offline(weights, monkeypatch
     save_file(random_network().state_dict(), repository / "snapshots" / "abc" / "model.safetensors")
     tiny(monkeypatch)
     assert make_encoder("tiny", None, 4, "cpu")(images).shape == (2, 16, 32)
+
+
+def test_a_compiled_encoder_is_one_graph_from_bytes_to_tokens(weights, monkeypatch, images):
+    tiny(monkeypatch)
+    save_file(random_network().state_dict(), weights / "tiny.safetensors")
+    encoder, graphs = make_encoder("tiny", None, 4, "cpu"), []
+
+    def keep_graph(graph, example_inputs):
+        graphs.append({node.target for node in graph.graph.nodes})
+        return graph
+
+    eager = encoder(images)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=keep_graph, fullgraph=True))
+    encoder.compile()
+    assert torch.equal(encoder(images.clone()), eager)
+    assert len(graphs) == 1
+    assert torch.nn.functional.interpolate in graphs[0]
 
 
 def test_the_class_token_is_timms_and_comes_from_the_run_that_gives_the_patches(weights, monkeypatch, images):

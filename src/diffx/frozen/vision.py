@@ -65,8 +65,9 @@ class VisionEncoder:
         self._rest: tuple[weakref.ref[Tensor] | None, dict[str, Tensor]] = (None, {})
 
     def compile(self) -> None:
-        """Compile the network; FLOPs have to be counted before, since a counter sees nothing of a compiled one."""
-        self._network.forward_intermediates = torch.compile(self._network.forward_intermediates)
+        """Compile the network, and with it resizing and normalising, which would each read and write all images; FLOPs
+        have to be counted before, since a counter sees nothing of a compiled one."""
+        self._forward = torch.compile(self._forward)  # type: ignore[method-assign]
 
     @property
     def network(self) -> Any:
@@ -93,17 +94,22 @@ class VisionEncoder:
     def _run(self, image: Tensor) -> dict[str, Tensor]:
         half = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            (tokens,) = self._network.forward_intermediates(
-                self.preprocess(image),
-                indices=1,
-                norm=self.final_norm,
-                output_fmt="NLC",
-                intermediates_only=True,
-                return_prefix_tokens=self._network.num_prefix_tokens > 0,
-            )
+            tokens = self._forward(image.to(self.device))
         if isinstance(tokens, tuple):
             return {"patches": tokens[0].float(), "class": tokens[1][:, 0].float()}
         return {"patches": tokens.float()}
+
+    def _forward(self, image: Tensor) -> Any:
+        """The patch tokens, and beside them the prefix tokens of a model that has some."""
+        (tokens,) = self._network.forward_intermediates(
+            self.preprocess(image),
+            indices=1,
+            norm=self.final_norm,
+            output_fmt="NLC",
+            intermediates_only=True,
+            return_prefix_tokens=self._network.num_prefix_tokens > 0,
+        )
+        return tokens
 
     def preprocess(self, image: Tensor) -> Tensor:
         """uint8 (B, 1 or 3, H, W) to float32 (B, 3, edge, edge) as the network was trained to see it."""
