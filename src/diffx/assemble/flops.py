@@ -15,6 +15,7 @@ from diffx.assemble.services import stand_ins
 from diffx.backbone import Backbone
 from diffx.backbone.protocol import state_shape
 from diffx.backbone.teacher import NetworkTeacher
+from diffx.backbone.text import blank_condition
 from diffx.end_to_end import EndToEnd
 from diffx.errors import DiffxError, describe_error, name_culprit
 from diffx.objective import Objective
@@ -95,7 +96,7 @@ def _count(net: Backbone, plugins: Mapping[str, Plugin], objective: Objective, p
 def _forward_flops(net: Any, objective: Objective) -> int:
     """One forward of a network on meta, per image."""
     with torch.device("meta"), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(torch.zeros(1, *state_shape(net)), torch.zeros(1), torch.zeros(1, dtype=torch.long))
+        net(torch.zeros(1, *state_shape(net)), torch.zeros(1), blank_condition(net, 1))
     return counter.get_total_flops()
 
 
@@ -114,7 +115,8 @@ def count_end_to_end(
     net, component = on_meta["backbone"], on_meta["end_to_end"]
     draws = tree_map_only(Tensor, lambda t: t.to("meta"), _fake_draws(net, members, objective, _fixed_counts(plan)[0]))
     image = torch.zeros(1, 3, 1, 1, dtype=torch.uint8, device="meta").expand(IMAGES, -1, image_size, image_size)
-    batch = {"image": image, "y": torch.zeros(IMAGES, dtype=torch.long, device="meta")}
+    with torch.device("meta"):
+        batch = {"image": image, "y": blank_condition(net, IMAGES)}
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         _, encoded = component.encode(batch, Streams(0, 0))
         component.losses(encoded, draws, net, members, objective)["total"].backward()
@@ -133,7 +135,7 @@ def _fixed_counts(plan: Plan) -> list[Plan]:
 
 def _fake_draws(net: Backbone, plugins: Mapping[str, Plugin], objective: Objective, plan: Plan) -> Draws:
     """Draws for IMAGES images, with zeros in place of what the data and the teachers would give."""
-    batch: dict[str, Any] = {"x": torch.zeros(IMAGES, *net.shape), "y": torch.zeros(IMAGES, dtype=torch.long)}
+    batch: dict[str, Any] = {"x": torch.zeros(IMAGES, *net.shape), "y": blank_condition(net, IMAGES)}
     batch["image"] = torch.zeros(IMAGES, 3, 1, 1, dtype=torch.uint8).expand(-1, -1, *net.shape[1:])
     for stream, key in plan.streams.items():
         batch[key] = torch.zeros(IMAGES, *net.streams[stream])

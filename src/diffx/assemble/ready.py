@@ -10,6 +10,7 @@ from torch import nn
 
 from diffx.assemble.model import TrainingModel, build_model
 from diffx.assemble.services import find_services
+from diffx.backbone import Backbone, TextShape
 from diffx.backbone.layers.fp8 import check_fp8
 from diffx.checkpoint.post_hoc import LENGTHS
 from diffx.config.protocol import precision_of
@@ -89,10 +90,33 @@ def _check_shape(settings: Settings, sketch: TrainingModel, data: Data) -> None:
             f"data={settings.data.name} has samples of shape {data.shape} and the backbone takes {backbone.shape}; "
             f"type data.channels={data.shape[0]} data.size={data.shape[1]}."
         )
+    _check_condition(settings.data.name, getattr(data, "text", None), backbone)
     if data.num_classes > backbone.num_classes:
         raise DiffxError(
             f"data={settings.data.name} has {data.num_classes} classes and the backbone {backbone.num_classes}; "
             f"type data.num_classes={data.num_classes}."
+        )
+
+
+def _check_condition(name: str, text: TextShape | None, backbone: Backbone) -> None:
+    """Refuse classes for a network that text conditions, the reverse, and text of other sizes than it takes."""
+    family = type(backbone).__name__
+    if text is None and backbone.text is not None:
+        raise DiffxError(
+            f"data={name} has classes, and the backbone {family} is conditioned by text; type data=captions, or "
+            "backbone=tiny."
+        )
+    if text is not None and backbone.text is None:
+        raise DiffxError(
+            f"data={name} has captions, and the backbone {family} is conditioned by classes; type "
+            "backbone=mmdit_tiny, or data=shapes."
+        )
+    if text != backbone.text:
+        assert text is not None
+        length, channels, pooled = text
+        raise DiffxError(
+            f"data={name} has captions of {text}, and the backbone takes {backbone.text}; type data.text.length="
+            f"{length} data.text.channels={channels} data.text.pooled={pooled}."
         )
 
 

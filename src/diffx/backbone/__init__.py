@@ -11,6 +11,7 @@ from diffx.backbone.methods.sr_dit import SRDiT
 from diffx.backbone.protocol import Backbone
 from diffx.backbone.rae import DiTDH
 from diffx.backbone.rae2 import RAE2
+from diffx.backbone.text import Text, TextShape
 from diffx.backbone.uvit import UViT
 
 __all__ = [
@@ -26,5 +27,7 @@ __all__ = [
     "SRDiT",
     "SparseMiddle",
     "SprintBackbone",
+    "Text",
+    "TextShape",
     "UViT",
 ]

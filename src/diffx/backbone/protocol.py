@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from diffx.backbone.text import TextShape
 from diffx.tokens import Tokens
 
 Condition = Any
-"""What conditions a sample: labels (B,), or a structure of tensors with a row for each sample (text tokens, mask)."""
+"""What conditions a sample: labels (B,), or a structure of tensors with a row for each sample, such as Text."""
 Shape = tuple[int, ...]
 RunBlock = Callable[[Tokens, Tensor], Tokens]
 
@@ -40,7 +41,9 @@ class Backbone(nn.Module):
 
     Declared:
         blocks: what the stream walks through, one after the other; depth d means "before block d".
-        hidden_size: width D of the stream. shape: (C, H, W) of the image that it denoises. num_classes: of its labels.
+        hidden_size: width D of the stream. shape: (C, H, W) of the image that it denoises. num_classes: of its labels;
+            0 where text conditions it.
+        text: the shape of the Text that conditions it; None: labels do.
         extra_tokens: how many tokens without a place stand behind the grid at depth 0.
         borders: depths at which `switch` changes the stream; no span of a plugin may lie across one.
         tokens_after: border -> how many tokens there are behind it, where the number changes.
@@ -57,7 +60,8 @@ class Backbone(nn.Module):
     hidden_size: int
     side: int
     shape: tuple[int, int, int]
-    num_classes: int
+    num_classes: int = 0
+    text: TextShape | None = None
     extra_tokens: int = 0
     borders: tuple[int, ...] = ()
     tokens_after: Mapping[int, int] = {}

@@ -72,9 +72,24 @@ OF_EVERY_PLUGIN = {"stop": inspect.Parameter("stop", inspect.Parameter.KEYWORD_O
 
 def check(settings: Settings) -> None:
     """Refuse arguments that no class takes, and settings that do not go with each other."""
+    _check_condition(settings)
     for path, node in nodes_of(settings):
         _check_arguments(path, node)
     _check_together(settings)
+
+
+def _check_condition(settings: Settings) -> None:
+    """Refuse data without classes and captions, and captions for a network of classes, whose number would be 0."""
+    data = settings.data
+    if data.text is None and data.num_classes == 0:
+        raise DiffxError(
+            f"data.num_classes=0, and data={data.name} has no captions (data.text); type how many there are."
+        )
+    if data.text is not None and "num_classes" in settings.backbone.arguments:
+        raise DiffxError(
+            f"data={data.name} has captions, and the backbone {settings.backbone.target} is conditioned by classes; type "
+            "backbone=mmdit_tiny, or data=shapes."
+        )
 
 
 def _check_arguments(path: str, node: Node) -> None:

@@ -76,6 +76,11 @@ def _plain(config: DictConfig) -> Tree:
     try:
         tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
+        if "data.text." in str(error):
+            raise DiffxError(
+                f"The backbone is conditioned by text, and data={config.data.name} has classes; type data=captions, or "
+                "backbone=tiny."
+            ) from error
         raise DiffxError(f"The configuration cannot be resolved: {first_line(error)}.") from error
     assert isinstance(tree, dict)
     return {str(key): value for key, value in tree.items() if key != "hydra"}

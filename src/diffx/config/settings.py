@@ -46,14 +46,25 @@ class Budget:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextSettings:
+    """Sizes of encoded captions: tokens of one, channels of a token, width of the pooled vector."""
+
+    length: int = number(least=1, below=65536, required=True)
+    channels: int = number(least=1, below=1_000_000, required=True)
+    pooled: int = number(0, below=1_000_000)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """Of the training data: sizes of x (channels, size), pixels of the images, and where they come from."""
+    """Of the training data: sizes of x (channels, size), pixels of the images, what conditions them (classes, or text
+    and then num_classes is 0), and where they come from."""
 
     name: str
     channels: int = number(least=1, below=65536, required=True)
     size: int = number(least=1, below=65536, required=True)
     image_size: int = number(least=1, below=65536, required=True)
-    num_classes: int = number(least=1, below=10_000_001, required=True)
+    num_classes: int = number(least=0, below=10_000_001, required=True)
+    text: TextSettings | None = None
     encoder: str
     decoder: str | None
     workers: int = number(0, below=1024)

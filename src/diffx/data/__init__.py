@@ -21,6 +21,8 @@ class Data(Protocol):
     shape: tuple[int, int, int]
     """(C, H, W) of x."""
     num_classes: int
+    """0 where captions condition the images: such data has an attribute `text`, the shape of what batch() gives as "y".
+    """
     identity: str
     """Short hash of everything that determines the images; part of protocols and cache keys."""
 
@@ -28,7 +30,7 @@ class Data(Protocol):
         """Number of training images."""
 
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
-        """Training images: "x" float32 (B, C, H, W), "y" int64 (B,), "image" uint8 (B, 1 or 3, H, W)."""
+        """Training images: "x" float32 (B, C, H, W), "y" int64 (B,) or Text, "image" uint8 (B, 1 or 3, H, W)."""
 
     def provide(self, needs: Iterable[str], side: int) -> list[str]:
         """Make batch() carry what of `needs` is at hand ("image", "features/NAME" as side² tokens); return the rest."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from diffx.assemble.model import build_model
 from diffx.assemble.services import encoder_names, make_encoder
 from diffx.backbone import Backbone
+from diffx.backbone.text import blank_condition
 from diffx.checkpoint.native import load_backbone
 from diffx.config.protocol import precision_of
 from diffx.config.settings import Settings
@@ -141,7 +142,8 @@ def block_outputs(backbone: Backbone, objective: Objective, x: Tensor, t: float,
         noise = torch.randn(clean.shape, generator=rng)
         times = torch.full((len(clean),), time, device=device)
         x_in, t_in = objective.inputs(objective.noised(clean.to(device), noise.to(device), times), times)
-        nothing = backbone.null_condition(torch.zeros(len(clean), dtype=torch.long, device=device))
+        with device:
+            nothing = backbone.null_condition(blank_condition(backbone, len(clean)))
         _, seen = walk_with_plugins(backbone, view, {"probe": everywhere}, x_in, t_in, nothing, {"probe": {}})
         for depth, kept in enumerate(outputs, start=1):
             kept.append(seen["probe"][depth].x[:, : backbone.grid_tokens].float().mean(1).cpu())

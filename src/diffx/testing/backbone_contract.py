@@ -17,8 +17,8 @@ from diffx.step import walk_with_plugins
 from diffx.testing.operations import Operations
 from diffx.testing.tiny import (
     BATCH,
-    CLASSES,
     TinyRun,
+    example_condition,
     make_registered,
     randomised_anew,
     registered,
@@ -46,7 +46,7 @@ class BackboneContract:
 
     family: Any
     """The class, with a classmethod tiny() that builds a network for the batch of diffx.testing.tiny_batch: a state of
-    (4, 8, 8), ten classes."""
+    (4, 8, 8), ten classes or text of any sizes."""
 
     def backbone(self) -> Backbone:
         """A fresh tiny network, the same every time, with no weight left at zero."""
@@ -56,14 +56,14 @@ class BackboneContract:
         """Plugins without which this backbone cannot be trained: those that bring its further streams."""
         return {}
 
-    def condition(self) -> Condition:
+    def condition(self, net: Backbone) -> Condition:
         """A condition for each sample of the batch."""
-        return torch.randint(CLASSES, (BATCH,), generator=torch.Generator().manual_seed(3))
+        return example_condition(net, torch.Generator().manual_seed(3))
 
     def inputs(self, net: Backbone) -> tuple[Tensor, Tensor, Condition]:
         """A state, times and a condition for each sample."""
         x = torch.randn(BATCH, *state_shape(net), generator=torch.Generator().manual_seed(4))
-        return x, torch.linspace(0.1, 0.9, BATCH), self.condition()
+        return x, torch.linspace(0.1, 0.9, BATCH), self.condition(net)
 
     def start(self, **plugins: Plugin) -> TinyRun:
         """A run of `plugins` and of those that must stand beside."""
@@ -174,7 +174,8 @@ class BackboneContract:
         assert make_plan(run.backbone, run.plugins, run.provided).views[0].tokens
 
     def test_the_null_condition_is_shaped_as_the_condition_and_differs_from_it(self) -> None:
-        net, y = self.backbone(), self.condition()
+        net = self.backbone()
+        y = self.condition(net)
         shapes = tree_map(lambda rows: (rows.shape, rows.dtype), net.null_condition(y))
         assert shapes == tree_map(lambda rows: (rows.shape, rows.dtype), y)
 

@@ -10,11 +10,14 @@ import torch.distributed
 import torch.multiprocessing
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from diffx.assemble.model import TrainingModel, set_up
 from diffx.assemble.services import Service, stand_ins
 from diffx.backbone import Backbone, DiT, MDTBackbone
+from diffx.backbone.protocol import Condition
 from diffx.backbone.teacher import NetworkTeacher
+from diffx.backbone.text import Text
 from diffx.errors import DiffxError
 from diffx.frozen.encoder import encoder_spec
 from diffx.objective import Interpolant
@@ -84,12 +87,22 @@ def stand_in_services(plugins: Iterable[Plugin], backbone: Backbone) -> Services
     return {**stand_ins(needs, backbone), **encoders, **pooled}
 
 
-def tiny_batch() -> dict[str, Tensor]:
-    """Four samples with their images."""
+def example_condition(net: Backbone | None, rng: torch.Generator) -> Condition:
+    """What conditions the four samples: labels, or text of different lengths where text conditions the network."""
+    if net is None or net.text is None:
+        return torch.randint(CLASSES, (BATCH,), generator=rng)
+    length, channels, pooled = net.text
+    present = torch.randint(1, length + 1, (BATCH, 1), generator=rng)
+    tokens = torch.randn(BATCH, length, channels, generator=rng)
+    return Text(tokens, torch.arange(length) < present, torch.randn(BATCH, pooled, generator=rng))
+
+
+def tiny_batch(net: Backbone | None = None) -> dict[str, Any]:
+    """Four samples with their images, and what conditions a network: labels, unless it says otherwise."""
     rng = torch.Generator().manual_seed(2)
     return {
         "x": torch.randn(BATCH, 4, 8, 8, generator=rng),
-        "y": torch.randint(CLASSES, (BATCH,), generator=rng),
+        "y": example_condition(net, rng),
         "image": torch.randint(256, (BATCH, 3, IMAGE, IMAGE), generator=rng).byte(),
     }
 
@@ -101,7 +114,7 @@ class TinyRun:
         self, plugins: Mapping[str, Plugin], backbone: Backbone | None = None, services: Services | None = None
     ) -> None:
         self.backbone = tiny_backbone() if backbone is None else backbone
-        self.plugins, self.objective, self.batch = dict(plugins), Interpolant(), tiny_batch()
+        self.plugins, self.objective, self.batch = dict(plugins), Interpolant(), tiny_batch(self.backbone)
         for seed, (name, plugin) in enumerate(self.plugins.items()):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
@@ -133,7 +146,7 @@ class TinyRun:
 
     def draws(self, step: int = 0, rank: int = 0, ranks: int = 1) -> Draws:
         """What training step `step` draws on one of so many ranks, a tenth of the labels dropped."""
-        batch = {key: rows.chunk(ranks)[rank] for key, rows in self.batch.items()}
+        batch = tree_map(lambda rows: rows.chunk(ranks)[rank], self.batch)
         streams = Streams(0, step, rank)
         return draw(self.backbone, self.plan, self.plugins, self.objective, batch, self.services, streams, 0.1)
 

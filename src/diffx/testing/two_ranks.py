@@ -8,6 +8,7 @@ import torch.distributed
 import torch.multiprocessing
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_map
 
 from diffx.objective import Interpolant
 from diffx.planner import Plan
@@ -46,10 +47,9 @@ def shard(draws: Draws, rank: int, ranks: int) -> Draws:
     """The samples of one rank: every tensor that has a row for each sample, cut."""
     size = len(draws.x) // ranks
 
-    def cut(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: cut(entry) for key, entry in value.items()}
+    def cut(value: Tensor) -> Tensor:
         has_rows = value.ndim and len(value) == len(draws.x)
         return value[rank * size : (rank + 1) * size].clone() if has_rows else value
 
-    return Draws(*map(cut, draws))
+    cut_draws: Draws = tree_map(cut, draws)
+    return cut_draws
