@@ -34,6 +34,11 @@ class Contrastive(Plugin):
         self.partners = partners
 
     def setup(self, backbone: Backbone) -> None:
+        if backbone.text is not None and self.partners in ("conditional", "class_conditioned"):
+            raise DiffxError(
+                f"plugins.contrastive.partners={self.partners} is about classes, and {type(backbone).__name__} is "
+                "conditioned by text; type plugins.contrastive.partners=all."
+            )
         self.null, self._shapes = backbone.num_classes, dict(backbone.streams)
 
     def prepare(self, batch: Batch, rng: torch.Generator) -> Aux:

@@ -87,7 +87,7 @@ def _check_condition(settings: Settings) -> None:
         )
     if data.text is not None and "num_classes" in settings.backbone.arguments:
         raise DiffxError(
-            f"data={data.name} has captions, and the backbone {settings.backbone.target} is conditioned by classes; type "
+            f"data={data.name} has captions, and {settings.backbone.target} is conditioned by classes; type "
             "backbone=mmdit_tiny, or data=shapes."
         )
 
