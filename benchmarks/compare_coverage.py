@@ -7,6 +7,7 @@ evaluations lie elsewhere.
 
     python -m benchmarks.compare_coverage                 # the tables of docs/compare.md, about a quarter of an hour
     python -m benchmarks.compare_coverage --studies 50    # a rough look
+    python -m benchmarks.compare_coverage --readings 400 --noise 0.05   # how far off planted speed-ups are read
 """
 
 import argparse
@@ -112,6 +113,20 @@ def simulate_speedups(rng: np.random.Generator, setting: Setting, studies: int) 
     return seen, {truth: float(np.median(found)) for truth, found in ratios.items() if found}
 
 
+def simulate_reading(rng: np.random.Generator, setting: Setting, truth: float, studies: int) -> tuple[float, float]:
+    """The median reading of a planted speed-up over the truth, and that median's own standard error, relative."""
+    ratios = []
+    for _ in range(studies):
+        baseline = make_curves(rng, setting)
+        method = make_curves(rng, setting, truth, float(np.exp(rng.uniform(math.log(0.5), math.log(2)))))
+        final = choose_targets(baseline, method)[0]
+        gain = compare_costs(*([find_cost(curve, final) for curve in side] for side in (baseline, method)))
+        if gain is not None and gain.bound == "=":
+            ratios.append(math.log(gain.ratio / truth))
+    error = 1.2533 * float(np.std(ratios)) / math.sqrt(len(ratios))  # of a median of normal numbers
+    return math.expm1(float(np.median(ratios))), error
+
+
 def simulate_nulls(rng: np.random.Generator, setting: Setting, step_cost: float, studies: int) -> float:
     """How often a method with the baseline's own curve is called different at equal cost, after equally many steps."""
     called = 0
@@ -169,10 +184,34 @@ def print_coverage(studies: int) -> None:
         print(f"\nAll of them with {seeds} seeds: {seen.covered / seen.intervals:.1%} of {seen.intervals} intervals")
 
 
+def print_readings(studies: int, noise: float) -> None:
+    print(
+        "\nPlanted speed-ups at the baseline's final value: median reading over the truth, ± its own standard error\n"
+    )
+    print("| shape | noise | of each | seeds | per doubling |" + "".join(f" {truth:g} |" for truth in SPEEDUPS))
+    print("|---|---|---|---:|---:|" + "---:|" * len(SPEEDUPS))
+    rng = np.random.default_rng(3)
+    for one in settings():
+        if one.noise < noise:
+            continue
+        cells = [simulate_reading(rng, one, truth, studies) for truth in SPEEDUPS]
+        kind = "seed" if one.of_seed else "evaluation"
+        print(
+            f"| {one.shape} | {one.noise:.0%} | {kind} | {one.seeds} | {one.per_doubling} |"
+            + "".join(f" {off:+.1%} ± {error:.1%} |" for off, error in cells),
+            flush=True,
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare_coverage")
     parser.add_argument("--studies", type=int, default=400, help="simulated studies a row")
+    parser.add_argument("--readings", type=int, help="only this: simulated studies for each planted speed-up")
+    parser.add_argument("--noise", type=float, default=0.0, help="with --readings: only noise of at least so much")
     given = parser.parse_args()
+    if given.readings:
+        print_readings(given.readings, given.noise)
+        return
     print_nulls(given.studies // 2)
     print_coverage(given.studies)
 
