@@ -36,6 +36,11 @@ class StochasticDepth(Plugin):
                 f"plugins.stochastic_depth runs blocks on fewer samples, and skips join blocks of this "
                 f"{type(backbone).__name__}; take a backbone without skips."
             )
+        if backbone.reads_samples:
+            raise DiffxError(
+                f"plugins.stochastic_depth runs blocks on fewer samples, and blocks of this {type(backbone).__name__} "
+                "read every sample's text; take a backbone that classes condition."
+            )
         blocks = len(backbone.blocks)
         end = blocks - 1 if self.end is None else self.end
         if not 0 <= self.start <= end < blocks:

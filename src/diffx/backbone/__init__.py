@@ -8,6 +8,8 @@ from diffx.backbone.methods.mdt import MDTBackbone
 from diffx.backbone.methods.reg import REGBackbone
 from diffx.backbone.methods.sprint import SparseMiddle, SprintBackbone
 from diffx.backbone.methods.sr_dit import SRDiT
+from diffx.backbone.mmdit import MMDiT
+from diffx.backbone.pixart import PixArt
 from diffx.backbone.protocol import Backbone
 from diffx.backbone.rae import DiTDH
 from diffx.backbone.rae2 import RAE2
@@ -22,7 +24,9 @@ __all__ = [
     "DiTDH",
     "JiT",
     "MDTBackbone",
+    "MMDiT",
     "MaskDiTBackbone",
+    "PixArt",
     "REGBackbone",
     "SRDiT",
     "SparseMiddle",

@@ -52,6 +52,8 @@ class Backbone(nn.Module):
             the state is their packing (see `pack`).
         token_times: whether times may be given for each token (B, N).
         starts_as_identity: whether a fresh block changes nothing.
+        reads_samples: whether blocks read or change what memory.other holds of each sample, such as its text, so that
+            none can run on some of the samples.
         narrows_at: the depth from which on the stream has another width than hidden_size, if there is one.
         stream_dtype: what the stream is kept in before and behind every block; None: as the family makes it, float32.
     """
@@ -68,6 +70,7 @@ class Backbone(nn.Module):
     skips: Mapping[int, int] = {}
     token_times: bool = False
     starts_as_identity: bool = False
+    reads_samples: bool = False
     narrows_at: int | None = None
     stream_dtype: torch.dtype | None = None
 

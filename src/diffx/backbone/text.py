@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from diffx.errors import DiffxError
+
 if TYPE_CHECKING:
     from diffx.backbone.protocol import Backbone, Condition
 
@@ -41,3 +43,12 @@ def blank_text(shape: TextShape, count: int) -> Text:
 def blank_condition(net: "Backbone", count: int) -> "Condition":
     """Something that conditions so many samples of a backbone, where only its shape matters: label 0, or blank text."""
     return torch.zeros(count, dtype=torch.long) if net.text is None else blank_text(net.text, count)
+
+
+def check_text_sizes(length: int, channels: int, pooled: int) -> None:
+    """Raises DiffxError for a text that cannot be."""
+    if length < 1 or channels < 1 or pooled < 0:
+        raise DiffxError(
+            f"backbone.text_length={length}, text_channels={channels} and pooled_channels={pooled} are no text; take "
+            "those of the data, as backbone=mmdit_tiny does."
+        )

@@ -154,7 +154,7 @@ def _check(tensors: Tensors, architecture: Architecture) -> tuple[bool, bool]:
     with torch.device("meta"):
         ours = architecture.build().state_dict()
     tables = {key: made for key, made in layout.made(settings).items() if key in tensors}
-    may_lack = (True, False) if len(ours[TABLE]) > settings["num_classes"] else (True,)
+    may_lack = (True, False) if TABLE in ours and len(ours[TABLE]) > settings["num_classes"] else (True,)
     kinds = product(may_lack, (False, True) if layout.dead_variance else (False,))
     expected = {
         (null, doubled): _written(_variant(ours, null, doubled, settings), architecture) | tables

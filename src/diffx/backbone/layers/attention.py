@@ -54,8 +54,7 @@ class Attention(nn.Module):
         """x (B, N, D) at places ids (B, N), None for all in order. Queries and keys (B, H, N, d), as the product sees
         them, are appended to `attention` where one is given. values: holds those (B, N, D) of an earlier block, of the
         same tokens, for value_residual; where there is none, this block's own are appended."""
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
-        q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = self.project(x)
         if self.rotary is not None:
             q, k = self.rotary(q, ids), self.rotary(k, ids)
         if attention is not None:
@@ -69,11 +68,16 @@ class Attention(nn.Module):
         bias = None if self.rel_pos_bias is None else self.rel_pos_bias(ids).to(q.dtype)
         return self.proj(attend(q, k, v, bias).transpose(1, 2).flatten(2))
 
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, H, N, d) of tokens (B, N, D), the first two normalised."""
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
+        return self.q_norm(q), self.k_norm(k), v
+
 
 class CrossAttention(nn.Module):
-    """Tokens attend to a few vectors that are no tokens, such as the embeddings of time and label."""
+    """Tokens attend to vectors that are no tokens, such as the embeddings of time and label, or of a text."""
 
-    def __init__(self, dim: int, heads: int, qk_norm: bool) -> None:
+    def __init__(self, dim: int, heads: int, qk_norm: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.q, self.kv = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim)
@@ -81,15 +85,16 @@ class CrossAttention(nn.Module):
         self.k_norm = nn.RMSNorm(dim // heads, eps=1e-6) if qk_norm else nn.Identity()
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """x (B, N, D), context (B, M, D) -> (B, N, D)."""
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, N, D), context (B, M, D) -> (B, N, D). mask (B, M): true for what may be attended to."""
         q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = self.kv(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        out = attend(self.q_norm(q), self.k_norm(k), v)
+        out = attend(self.q_norm(q), self.k_norm(k), v, None if mask is None else mask[:, None, None])
         return self.proj(out.transpose(1, 2).flatten(2))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """SDPA of queries, keys and values (B, H, N, d), with a bias on the logits that broadcasts to (B, H, N, N)."""
+    """SDPA of queries, keys and values (B, H, N, d), with a bias on the logits, or a mask of booleans, that
+    broadcasts to (B, H, N, M)."""
     with sdpa_kernel(BIASED) if bias is not None and q.is_cuda else nullcontext():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)

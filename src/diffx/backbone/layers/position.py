@@ -10,13 +10,14 @@ ROTARY = ("rope", "sincos_rope")
 """The positions by which queries and keys turn; "sincos_rope" has the table beside."""
 
 
-def sincos_table(dim: int, side: int) -> Tensor:
+def sincos_table(dim: int, side: int, spacing: float = 1.0) -> Tensor:
     """DiT's fixed 2-D table (side², dim): the first half of the channels encodes the column, the second the row.
 
-    Each half is [sin | cos] over dim/4 frequencies 10000^(-i/(dim/4)), computed in float64 as in facebookresearch/DiT.
+    spacing: between neighbours. Each half is [sin | cos] over dim/4 frequencies 10000^(-i/(dim/4)), computed in float64
+    as in facebookresearch/DiT.
     """
     omega = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64, device="cpu") / (dim // 4))
-    angle = torch.arange(side, dtype=torch.float64, device="cpu")[:, None] * omega
+    angle = spacing * torch.arange(side, dtype=torch.float64, device="cpu")[:, None] * omega
     axis = torch.cat([angle.sin(), angle.cos()], dim=1)  # (side, dim/2)
     columns = axis.repeat(side, 1)
     rows = axis.repeat_interleave(side, dim=0)
