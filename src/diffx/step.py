@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from diffx.backbone import Backbone
 from diffx.backbone.protocol import Condition, RunBlock, pack, unpack, walk, where_dropped
 from diffx.errors import DiffxError, naming
-from diffx.objective import Objective
+from diffx.objective import Averaging, Objective
 from diffx.planner import MAIN, Plan, Plugins, View
 from diffx.plugin import Aux, Batch, Plugin, Seen
 from diffx.streams import Streams
@@ -27,7 +27,8 @@ class Draws(NamedTuple):
     """All that a step needs beside the weights.
 
     x: the clean state, (B, C, H, W) or packed. t: (B,) times, shared by the views. noise, y: by view, shaped as x, and
-    the condition after dropping. aux: by plugin, what its retime() and prepare() returned.
+    the condition after dropping. aux: by plugin, what its retime() and prepare() returned. r: (B,) times below t, where
+    the objective is about what lies between the two.
     """
 
     x: Tensor
@@ -35,6 +36,7 @@ class Draws(NamedTuple):
     noise: dict[str, Tensor]
     y: dict[str, Condition]
     aux: dict[str, Aux]
+    r: Tensor | None = None
 
 
 @torch.no_grad()
@@ -54,7 +56,11 @@ def draw(
     """
     batch = batch | _serve(plan, batch, services)
     x = _state(backbone, plan, batch, streams)
-    t = objective.times(len(x), streams.own("times"))
+    times, r = streams.own("times"), None
+    if isinstance(objective, Averaging):
+        t, r = objective.intervals(len(x), times)
+    else:
+        t = objective.times(len(x), times)
     noise, labels, aux = {}, {}, {}
     null = backbone.null_condition(batch["y"])
     for view in plan.views:
@@ -67,21 +73,21 @@ def draw(
         if view.couples:
             with naming(view.couples, "in couple()"):
                 noise[view.name] = plugins[view.couples].couple(x, noise[view.name], rngs[view.couples])
-        times: Aux = {}
+        retimed: Aux = {}
         if view.retimes:
             with naming(view.retimes, "in retime()"):
-                times = plugins[view.retimes].retime(t, rngs[view.retimes])
-        own_t = times.get("times", t)
+                retimed = plugins[view.retimes].retime(t, rngs[view.retimes])
+        own_t = retimed.get("times", t)
         for name, rng in rngs.items():
             plugin = plugins[name]
             drawn = {"t": own_t, "noise": noise[view.name], "label": labels[view.name]}
-            own: Aux = times if name == view.retimes else {}
+            own: Aux = retimed if name == view.retimes else {}
             given = batch | own | {"x": x} | _asked(backbone, plugin, objective, x, drawn)
             with naming(name, "in prepare()"):
                 aux[name] = own | plugin.prepare(given, rng)
             if name in view.entering and "keep" not in aux[name]:
                 aux[name] = aux[name] | {"keep": _draw_kept(view, name, len(x), streams, rng)}
-    return Draws(x, t, noise, labels, aux)
+    return Draws(x, t, noise, labels, aux, r)
 
 
 def _serve(plan: Plan, batch: Batch, services: Services) -> Batch:
@@ -222,6 +228,8 @@ def _predict(
     backbone: Backbone, view: View, members: Plugins, objective: Objective, draws: Draws
 ) -> tuple[Tensor, dict[str, Seen]]:
     x_in, t_in = fed(objective, backbone.side, draws.x, draws.noise[view.name], _times(view, draws))
+    if draws.r is not None:
+        t_in = torch.stack([t_in, draws.r], dim=1)
     return walk_with_plugins(backbone, view, members, x_in, t_in, draws.y[view.name], draws.aux)
 
 
@@ -233,6 +241,8 @@ def _denoise(
     out_image, x, noise = (
         unpack(part, backbone.streams)["image"] for part in (out.float(), draws.x, draws.noise[view.name])
     )
+    if draws.r is not None:
+        return _deviation(backbone, view, objective, draws, draws.r, out_image)
     if view.weighs is None and view.retimes is None:
         return objective.loss(out_image, x, noise, t).mean()
     errors = objective.errors(out_image, x, noise, t).mean(1, keepdim=True)
@@ -240,6 +250,19 @@ def _denoise(
     if weights is None:
         return errors.mean()
     return ((errors * weights).flatten(1).sum(1) / weights.flatten(1).sum(1)).mean()
+
+
+def _deviation(backbone: Backbone, view: View, objective: Objective, draws: Draws, r: Tensor, out: Tensor) -> Tensor:
+    """The loss of an objective that makes its target with the network: with the plain one, whatever plugins do."""
+    if view.weighs:
+        raise DiffxError(
+            f"plugins.{view.weighs} weighs the error of each pixel, and this objective that of each sample; leave "
+            f"plugins.{view.weighs} out, or type objective=linear."
+        )
+    averaging, y = cast(Averaging, objective), draws.y[view.name]
+    null = backbone.null_condition(y)
+    average = averaging.average(backbone, draws.x, draws.noise[view.name], draws.t, r, y, null)
+    return averaging.deviation(out, average).mean()
 
 
 def _check_names(name: str, named: Mapping[str, Tensor], plugin: Plugin) -> None:

@@ -69,9 +69,9 @@ def build_network(settings: Settings) -> tuple[Backbone, Objective]:
     backbone: Backbone = make(settings.backbone)
     objective: Objective = make(settings.objective)
     check_fit(make(settings.sampler), objective)
-    guidance = make(settings.guidance)
-    if isinstance(guidance, FitsBackbone):
-        guidance.check_backbone(backbone)
+    for part in (objective, make(settings.guidance)):
+        if isinstance(part, FitsBackbone):
+            part.check_backbone(backbone)
     return backbone, objective
 
 

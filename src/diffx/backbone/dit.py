@@ -34,7 +34,8 @@ class DiT(Backbone):
     scaled_rmsnorm and swiglu.
     conditioning: how time and label reach the blocks, "adaln_zero" or another of layers/conditioning.py.
     zero_init: modulations and the output start at zero; false for TREAD's published runs, whose code zeroes them and
-    then draws all layers anew.
+    then draws all layers anew. two_times: times may be pairs t, r, and a second embedder is fed t − r (MeanFlow, whose
+    names these are); t alone is the pair t, t.
 
     Raises DiffxError when sizes do not fit each other.
     """
@@ -56,12 +57,15 @@ class DiT(Backbone):
         qk_norm: bool = False,
         conditioning: str = "adaln_zero",
         zero_init: bool = True,
+        two_times: bool = False,
     ) -> None:
         super().__init__()
         check_sizes(input_size, patch_size, hidden_size, num_heads, depth)
         check_options(tuple(BLOCKS), position=position, norm=norm, mlp=mlp, conditioning=conditioning)
-        self.conditioning = conditioning
-        self.token_times = conditioning not in ("cross_attention", "in_context")
+        summed = conditioning not in ("cross_attention", "in_context")
+        check_two_times(two_times, summed, conditioning)
+        self.conditioning, self.two_times = conditioning, two_times
+        self.token_times = summed and not two_times
         self.extra_tokens = 2 if conditioning == "in_context" else 0
         self.shape = (in_channels, input_size, input_size)
         self.patch_size, self.side = patch_size, input_size // patch_size
@@ -87,6 +91,7 @@ class DiT(Backbone):
         self.final_layer = make_head(conditioning, hidden_size, patch_size, out_channels, norm)
         initialise(self, zero_init)
         self.starts_as_identity = zero_init and conditioning in SUMMED
+        self.r_embedder = fresh_times(hidden_size) if two_times else None
 
     def new_block(self) -> nn.Module:
         """A block like those of this backbone, freshly initialised (of adaLN-Zero: the identity)."""
@@ -97,13 +102,16 @@ class DiT(Backbone):
         """x (B, C, H, W), t (B,) or (B, N), y (B,) -> all tokens (B, N, D) and the conditioning: the sum of both
         embeddings (B, D), or (B, 7D) if shared, or both side by side (B, 2D) for cross-attention; in context they are
         the last two tokens, and nothing is beside the stream (B, 0). With times for each token, each has a conditioning
-        of its own, and the sample's is their mean."""
+        of its own, and the sample's is their mean. t (B, 2) is a pair where there are two times."""
         tokens = Tokens(embed_patches(self, x))
         if self.conditioning == "cross_attention":
             return tokens, torch.cat([self.t_embedder(t), self.y_embedder(y)], dim=-1)
         if self.conditioning == "in_context":
             pair = torch.stack([self.t_embedder(t), self.y_embedder(y)], dim=1)
             return Tokens(torch.cat([tokens.x, pair.to(tokens.x.dtype)], dim=1)), tokens.x.new_zeros(len(x), 0)
+        if self.r_embedder is not None:
+            t, r = t.unbind(1) if t.ndim == 2 else (t, t)
+            return embed_condition(self, tokens, t, y, self.r_embedder(t - r))
         return embed_condition(self, tokens, t, y)
 
     def run_block(self, depth: int, tokens: Tokens, cond: Tensor, memory: Memory) -> Tokens:
@@ -133,9 +141,12 @@ def embed_patches(net: Any, x: Tensor) -> Tensor:
     return tokens + net.pos_embed if hasattr(net, "pos_embed") else tokens.float()
 
 
-def embed_condition(net: Any, tokens: Tokens, t: Tensor, y: Tensor) -> tuple[Tokens, Tensor]:
-    """Tokens and the conditioning of the sample, from the network's embedders of times and labels."""
-    label = net.y_embedder(y)
+def embed_condition(
+    net: Any, tokens: Tokens, t: Tensor, y: Tensor, more: Tensor | None = None
+) -> tuple[Tokens, Tensor]:
+    """Tokens and the conditioning of the sample, from the network's embedders of times and labels, and what is summed
+    with them (B, D)."""
+    label = net.y_embedder(y) if more is None else net.y_embedder(y) + more
     if t.ndim == 2:
         each = net.t_embedder(t) + rows(label)
         cond = each.mean(1)
@@ -153,6 +164,15 @@ def run(block: nn.Module, depth: int, tokens: Tokens, cond: Tensor, memory: Memo
     if attention is not None:
         memory.attention[depth] = (attention[0], attention[1])
     return Tokens(x, tokens.ids, tokens.cond)
+
+
+def fresh_times(dim: int) -> TimestepEmbedder:
+    """An embedder of times, initialised as DiT's."""
+    embedder = TimestepEmbedder(dim)
+    initialise_linears(embedder)
+    for layer in (embedder.mlp[0], embedder.mlp[2]):
+        nn.init.normal_(layer.weight, std=0.02)  # type: ignore[arg-type]
+    return embedder
 
 
 def fresh_position(dim: int, side: int, trained: bool) -> nn.Parameter:
@@ -219,6 +239,15 @@ def check_sizes(input_size: int, patch_size: int, hidden_size: int, num_heads: i
         )
     if depth < 1:
         raise DiffxError(f"backbone.depth={depth} must be at least 1; type backbone.depth=12.")
+
+
+def check_two_times(two_times: bool, summed: bool, conditioning: str) -> None:
+    """Raises DiffxError where a second time would have no sum to go into."""
+    if two_times and not summed:
+        raise DiffxError(
+            f"backbone.two_times=true sums both times with the label, which backbone.conditioning={conditioning} does "
+            "not; type backbone.conditioning=adaln_zero."
+        )
 
 
 def check_options(conditionings: tuple[str, ...] = SUMMED, **chosen: str) -> None:

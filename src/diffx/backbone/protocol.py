@@ -51,6 +51,7 @@ class Backbone(nn.Module):
         streams: name -> shape of all that the state consists of. One of them, "image", is the state itself; of several
             the state is their packing (see `pack`).
         token_times: whether times may be given for each token (B, N).
+        two_times: whether times may be pairs (B, 2), t and r: the output is then about the stretch from r to t.
         starts_as_identity: whether a fresh block changes nothing.
         reads_samples: whether blocks read or change what memory.other holds of each sample, such as its text, so that
             none can run on some of the samples.
@@ -69,6 +70,7 @@ class Backbone(nn.Module):
     tokens_after: Mapping[int, int] = {}
     skips: Mapping[int, int] = {}
     token_times: bool = False
+    two_times: bool = False
     starts_as_identity: bool = False
     reads_samples: bool = False
     narrows_at: int | None = None

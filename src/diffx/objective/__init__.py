@@ -1,6 +1,6 @@
 """Objectives: each owns the times, the path, the target and the loss, and says what a network's output stands for."""
 
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -8,6 +8,7 @@ from torch import Tensor
 from diffx.objective.ddpm import DDPM
 from diffx.objective.edm import EDM
 from diffx.objective.interpolant import Interpolant
+from diffx.objective.meanflow import MeanFlow, Network
 
 
 class Objective(Protocol):
@@ -42,4 +43,20 @@ class Objective(Protocol):
     def sigma(self, t: float) -> float: ...
 
 
-__all__ = ["DDPM", "EDM", "Interpolant", "Objective"]
+@runtime_checkable
+class Averaging(Protocol):
+    """What a step asks, in place of `times`, `target` and `loss`, of an objective about averages between two times,
+    whose target takes the network itself (MeanFlow).
+
+    intervals: t and r <= t, (B,) each. average: what the output at (t, r) is pulled to, from the plain network as it is
+    and without a gradient. deviation: the loss of each sample (B,).
+    """
+
+    def intervals(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]: ...
+    def average(
+        self, network: Network, x: Tensor, noise: Tensor, t: Tensor, r: Tensor, y: Any, null: Any
+    ) -> Tensor: ...
+    def deviation(self, out: Tensor, average: Tensor) -> Tensor: ...
+
+
+__all__ = ["DDPM", "EDM", "Averaging", "Interpolant", "MeanFlow", "Objective"]

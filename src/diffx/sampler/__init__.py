@@ -5,6 +5,7 @@ from diffx.sampler.dopri5 import Dopri5
 from diffx.sampler.edm import EDMHeun
 from diffx.sampler.field import Field, check_fit
 from diffx.sampler.guidance import AnyGuidance, Guidance
+from diffx.sampler.meanflow import MeanFlowSteps
 from diffx.sampler.noise import SampleNoise
 from diffx.sampler.ode import Euler, Heun
 from diffx.sampler.sde import EulerMaruyama
@@ -19,6 +20,7 @@ __all__ = [
     "Field",
     "Guidance",
     "Heun",
+    "MeanFlowSteps",
     "SampleNoise",
     "check_fit",
 ]

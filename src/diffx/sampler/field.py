@@ -8,7 +8,12 @@ from diffx.errors import DiffxError
 from diffx.objective import Objective
 from diffx.sampler.guidance import AnyGuidance, Guidance, Network
 
-STEPS = {"velocity": "times in [0, 1]", "noise_levels": "noise levels", "chain": "the steps of a chain"}
+STEPS = {
+    "velocity": "times in [0, 1]",
+    "average_velocity": "averages between two times",
+    "noise_levels": "noise levels",
+    "chain": "the steps of a chain",
+}
 
 
 class Field:
@@ -51,6 +56,12 @@ class Field:
         x_in, times = self.objective.inputs(x, self._times(x, t))
         position = self.objective.position(t if guided_as is None else guided_as)
         return self.guidance(self.network, x_in.float(), times[0], self.y, self.null, position).double()
+
+    def average_velocity(self, x: Tensor, t: float, r: float) -> Tensor:
+        """Of the stretch from t down to r (B, C, H, W), float64, by a network that is fed both times."""
+        self.nfe += 1
+        pair = torch.tensor([t, r], dtype=x.dtype, device=x.device)
+        return self.guidance(self.network, x.float(), pair, self.y, self.null, self.objective.position(t)).double()
 
     @staticmethod
     def _times(x: Tensor, t: float) -> Tensor:

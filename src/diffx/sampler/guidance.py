@@ -20,8 +20,8 @@ Network = Callable[[Tensor, Tensor, Condition], Tensor]  # x_t (B, C, H, W), t (
 class AnyGuidance(Protocol):
     """The network's guided output at one time for all samples; y conditions them, `null` stands for no condition.
 
-    t: what the network is fed, a number or a scalar tensor. position: where that is between data (0) and noise (1), if
-    it is not t itself.
+    t: what the network is fed, a number, a scalar tensor, or two times as a tensor (2,). position: where that is
+    between data (0) and noise (1), if it is not t itself.
     """
 
     def __call__(
@@ -125,5 +125,6 @@ class Guidance:
 
 
 def times_of(t: float | Tensor, x: Tensor) -> Tensor:
-    """t for every row of x, in the type of x."""
-    return torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x))
+    """t, or a pair of times, for every row of x, in the type of x."""
+    fed = torch.as_tensor(t, dtype=x.dtype, device=x.device)
+    return fed.expand(len(x), *fed.shape)

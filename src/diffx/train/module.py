@@ -26,7 +26,8 @@ from diffx.backbone.layers.fp8 import multiply_in_fp8
 from diffx.backbone.teacher import NetworkTeacher
 from diffx.checkpoint.post_hoc import decay_at
 from diffx.end_to_end import EndToEnd, clip_
-from diffx.objective import Interpolant, Objective
+from diffx.errors import DiffxError
+from diffx.objective import Averaging, Interpolant, Objective
 from diffx.planner import Phase, make_phases, phase_at
 from diffx.plugin import Batch, Plugin
 from diffx.streams import Streams
@@ -102,6 +103,11 @@ class DiffusionModule(L.LightningModule):
         end_to_end: EndToEnd | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(model.objective, Averaging) and (shard or compile == "step"):
+            raise DiffxError(
+                "This objective takes a forward-mode derivative of the network, which has not been made to work with a "
+                "sharded network or with a step as one graph; type compile=blocks and trainer.strategy=ddp."
+            )
         self.backbone = model.backbone
         self.plugins = nn.ModuleDict(model.plugins)
         self._plugins = model.plugins  # the same objects, typed
