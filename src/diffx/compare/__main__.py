@@ -27,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
             protocol=given.protocol,
             cost=given.cost,
             forecast=given.forecast,
+            scaling=given.scaling,
             destination=destination,
         )
     except DiffxError as error:
@@ -51,6 +52,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="charge each run what it measured (default), or methods of equal FLOPs the same for a step")  # fmt: skip
     add("--forecast", type=float, metavar="HOURS",
         help="what every method would measure at this larger budget, with intervals")  # fmt: skip
+    add("--scaling", action="store_true",
+        help="fit how distances fall with training FLOPs over networks of many sizes")  # fmt: skip
     add("--best", action="store_true", help="use the best value so far instead of the current one")
     add("--mixed", action="store_true", help="draw runs of two protocols, devices or cost units, marked")
     add("--wandb", action="store_true", help="publish the figure, the tables and a report in W&B")

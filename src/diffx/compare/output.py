@@ -17,9 +17,11 @@ from diffx.compare.shown.page import write_page
 from diffx.compare.shown.pictures import figure
 from diffx.compare.shown.pictures.answer import can_answer, draw_answer
 from diffx.compare.shown.pictures.samples import draw_samples, has_samples
+from diffx.compare.shown.pictures.scaling import draw_scaling
 from diffx.compare.shown.pictures.sweep import draw_sweep
 from diffx.compare.shown.publish import Destination, check_extra, publish
 from diffx.compare.shown.published import find_published, read_published
+from diffx.compare.shown.scaling import scale_study, write_scaling
 from diffx.compare.shown.table import make_tables, write_csv
 from diffx.compare.shown.terminal import Printed
 from diffx.compare.study import Study, count_in, make_study
@@ -39,6 +41,7 @@ def compare(
     protocol: str | None = None,
     cost: str = "measured",
     forecast: float | None = None,
+    scaling: bool = False,
     destination: Destination | None = None,
     console: Console | None = None,
 ) -> Path:
@@ -53,6 +56,7 @@ def compare(
         protocol: compare evaluations that diffx.evaluate made under this protocol instead of those of training.
         cost: `measured`, or `normalised`: methods with the same FLOPs of a step are charged the same for it.
         forecast: hours of a budget beyond the runs, for which to forecast every method.
+        scaling: fit how the distances fall with training FLOPs over the methods' networks.
         destination: where to publish in W&B too.
 
     Returns the folder. Raises DiffxError, with nothing written, when the runs cannot be compared.
@@ -63,6 +67,7 @@ def compare(
     found = make_study(paths, mixed, baseline, targets, best, protocol=protocol, cost=cost)
     found = replace(found, published=tuple(read_published(find_published())))
     found = found if forecast is None else forecast_study(found, forecast)
+    found = scale_study(found) if scaling else found
     folder = Path(out) if out is not None else find_common_parent(paths) / "compare"
     write_files(found, folder)
     say(found, folder, console)
@@ -89,6 +94,8 @@ def write_files(study: Study, folder: Path) -> None:
         figure.save(samples, folder, "samples", ["png"])
     if study.forecasts:
         figure.save(figure.draw(study, words.write_forecast_caption(study), ahead=True), folder, "forecast")
+    if study.scalings:
+        figure.save(draw_scaling(study.scalings), folder, "scaling")
     for axis in list_axes(study):
         other = count_in(study, axis)
         figure.save(figure.draw(other, words.write_caption(other)), folder, f"compare_{FILES[axis]}")
@@ -126,6 +133,8 @@ def write_markdown(study: Study) -> str:
     ]
     ahead = ["![the forecasts](forecast.png)", escape_markdown(words.write_forecast_caption(study))]
     ahead = ahead if study.forecasts else []
+    if study.scalings:
+        ahead += ["![the scaling law](scaling.png)", *(escape_markdown(write_scaling(law)) for law in study.scalings)]
     others = [f"[{axis}](compare_{FILES[axis]}.png)" for axis in list_axes(study)]
     parts = [
         f"# Comparison: {escape_markdown(study.name)}",

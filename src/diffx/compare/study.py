@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffx.compare.ahead.forecast import Forecast
+from diffx.compare.ahead.scaling import Scaling
 from diffx.compare.card import MARK, UNITS, Difference, check_measures, find_differences, find_odd, name_kinship
 from diffx.compare.cost import charge, hash_rule, name_busy, name_equal_work
 from diffx.compare.curve import Curve, Reach, Value, find_cost, read_value
@@ -77,6 +78,7 @@ class Study:
     forecasts: tuple[Forecast, ...] = ()  # beyond the runs, of each method and metric, where they were asked for
     horizon: float = 0.0  # the cost up to which they go
     asked: tuple[float, ...] = ()  # targets that were asked for
+    scalings: tuple[Scaling, ...] = ()  # of each metric, where they were asked for
 
     def mark(self, label: str) -> str:
         """A label with the mark of being measured unlike the baseline, where it is."""

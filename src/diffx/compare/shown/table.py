@@ -25,6 +25,7 @@ from diffx.compare.shown.cell import (
 )
 from diffx.compare.shown.epochs import tabulate_epochs
 from diffx.compare.shown.forecast import tabulate_forecasts
+from diffx.compare.shown.scaling import tabulate_scaling
 from diffx.compare.study import Result, Study, find_floor
 
 CLOCKS = {"clock": "", "train_parts": "of train: "}  # entries of run.json in seconds, and how their columns begin
@@ -37,6 +38,7 @@ def make_tables(study: Study) -> list[Table]:
     per_metric = [make(study, result) for result in study.results for make in (tabulate_values, tabulate_times)]
     taken = [table for result in study.results for table in tabulate_epochs(study, result)]
     ahead = [table for result in study.results for table in tabulate_forecasts(study, result)]
+    ahead += [tabulate_scaling(law) for law in study.scalings]
     whole = [tabulate_sizes(study), tabulate_time(study)]
     beside = [*tabulate_others(study), *tabulate_protocols(study)]
     return [
