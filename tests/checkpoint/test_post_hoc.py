@@ -1,6 +1,7 @@
 """Averages of any length after training, from two that were kept (EDM2)."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from diffx.checkpoint.post_hoc import (
     LENGTHS,
     Snapshot,
+    choose_average,
     combine,
     decay_at,
     exponent,
@@ -20,8 +22,11 @@ from diffx.checkpoint.post_hoc import (
 )
 from diffx.commands.evaluate import main as evaluate
 from diffx.config.compose import compose_config
+from diffx.config.read import read_settings
+from diffx.config.target import Node
 from diffx.errors import DiffxError
 from diffx.run.folder import RunDir
+from diffx.store.sealed import write_sealed
 from diffx.train.loop import train
 from tests.run.conftest import small
 
@@ -114,6 +119,17 @@ def test_a_run_is_measured_with_an_average_of_another_length_under_a_protocol_of
     assert "fd_embedded_sup_20" in capsys.readouterr().out
     line = (tmp_path / "run/curve_evaluation_ema_length_0.07.jsonl").read_text()
     assert '"ema_length": 0.07' in line
+
+
+def test_an_average_is_not_decoded_by_an_autoencoder_of_another_step(kept: RunDir, tmp_path: Path) -> None:
+    shutil.copytree(kept.path, tmp_path / "run")
+    run = RunDir(tmp_path / "run")
+    settings = replace(read_settings(run.settings), end_to_end=Node("diffx_plugins.repa_e.REPAE", {}))
+    write_sealed({"weight": torch.zeros(1)}, {"step": "5"}, run.autoencoder_weights)
+    with pytest.raises(DiffxError, match=r"of step 6 and the autoencoder .* of step 5, which would decode"):
+        choose_average(settings, run, None, 0.07)
+    write_sealed({"weight": torch.zeros(1)}, {"step": "6"}, run.autoencoder_weights)
+    assert choose_average(settings, run, None, 0.07)[0].ema_length == 0.07
 
 
 def test_a_run_without_snapshots_and_a_length_that_is_none_are_refused(kept: RunDir, tmp_path: Path) -> None:

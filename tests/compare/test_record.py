@@ -84,6 +84,16 @@ def test_the_chance_of_luck_is_the_share_of_splits_that_are_as_cheap() -> None:
     assert permute_below([4, 5, 6], [1, 2, 3]) == 1.0
 
 
+def test_a_seed_of_the_record_before_that_was_never_evaluated_has_no_cost(tmp_path: Path) -> None:
+    track = write_track(tmp_path)
+    first = write_entry(track, "001-plain", 1.0)
+    lost = write_run(first, "plain", 3, facts={"status": "diverged", "diverged_at": 5, "reason": "not finite"})
+    (lost / "curve.jsonl").write_text("")
+    found = check(write_entry(track, "002-tread", 1.5))
+    assert found.chance == pytest.approx(0.05)
+    assert found.stands
+
+
 def test_the_command_ends_with_whether_it_stands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     track = write_track(tmp_path)
     assert main(["check", str(write_entry(track, "001-plain", 1.0))]) == 0

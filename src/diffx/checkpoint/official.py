@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffx.checkpoint.architecture import Architecture
 from diffx.checkpoint.layouts import Layout
-from diffx.checkpoint.rules import Tensors
+from diffx.checkpoint.rules import Tensors, moved
 from diffx.checkpoint.tensors import describe_mismatch, mismatches
 from diffx.errors import DiffxError
 
@@ -81,7 +81,7 @@ def to_official(
         key: weights.unused.get(key, made) for key, made in layout.made(settings).items()
     }
     for official, ours in layout.training_only.items():
-        tensors |= {_moved(key, ours, official): t for key, t in weights.plugin.items() if key.startswith(ours)}
+        tensors |= {moved(key, {ours: official}): t for key, t in weights.plugin.items() if key.startswith(ours)}
     return tensors
 
 
@@ -111,12 +111,8 @@ def _split(tensors: Tensors, layout: Layout) -> tuple[Tensors, Tensors]:
         if match is None:
             backbone[key] = tensor
         else:
-            plugin[_moved(key, match, layout.training_only[match])] = tensor
+            plugin[moved(key, layout.training_only)] = tensor
     return backbone, plugin
-
-
-def _moved(key: str, old: str, new: str) -> str:
-    return new + key.removeprefix(old)
 
 
 def _written(backbone: Tensors, architecture: Architecture) -> Tensors:

@@ -124,4 +124,18 @@ def choose_average(settings: Settings, run: RunDir, decay: float | None, length:
     """
     if length is None:
         return with_ema(settings, run, decay)
-    return replace(settings, ema_length=length), write_average(run, length)
+    made = write_average(run, length)
+    if settings.end_to_end is not None:
+        _check_decoder(run, facts_of(made)["step"], length)
+    return replace(settings, ema_length=length), made
+
+
+def _check_decoder(run: RunDir, step: str, length: float) -> None:
+    """Raises DiffxError where the autoencoder that was trained too is of another step than the average."""
+    decoder = facts_of(run.autoencoder_weights).get("step")
+    if decoder != step:
+        raise DiffxError(
+            f"--ema-length {length:g}: the last snapshot of {run.path} is of step {step} and the autoencoder that was "
+            f"trained with the network of step {decoder}, which would decode latents of another space; type --ema, or "
+            "train on to a step of which both are kept (snapshot_steps)."
+        )

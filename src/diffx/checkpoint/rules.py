@@ -31,11 +31,11 @@ class Prefixes:
     names: Mapping[str, str]
 
     def read(self, tensors: Tensors, settings: Settings) -> Tensors:
-        return {_moved(key, self.names): tensor for key, tensor in tensors.items()}
+        return {moved(key, self.names): tensor for key, tensor in tensors.items()}
 
     def write(self, tensors: Tensors, settings: Settings) -> Tensors:
         back = {ours: official for official, ours in self.names.items()}
-        return {_moved(key, back): tensor for key, tensor in tensors.items()}
+        return {moved(key, back): tensor for key, tensor in tensors.items()}
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,8 @@ class Joined:
         return parts
 
 
-def _moved(key: str, names: Mapping[str, str]) -> str:
+def moved(key: str, names: Mapping[str, str]) -> str:
+    """A name with the first of these beginnings that it has, old -> new, exchanged."""
     for old, new in names.items():
         if key.startswith(old):
             return new + key.removeprefix(old)

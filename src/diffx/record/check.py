@@ -45,7 +45,8 @@ def check(folder: Path) -> Finding:
     previous = find_before(track, folder)
     if previous is None or cost is None:
         return Finding(track, entry, cost, None, None, tuple(faults))
-    theirs = [one.cost for one in previous.reach(track).values()]
+    # A seed that was never evaluated has no cost at all; one that was, and did not reach it, costs that at least.
+    theirs = [one.cost for one in previous.reach(track).values() if one.cost > 0]
     before, chance = (previous.folder.name, statistics.median(theirs)), permute_below(costs, theirs)
     faults += compare_with(before, cost, chance)
     if (own := name_devices(entry)) != (other := name_devices(previous)):
