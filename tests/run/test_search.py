@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from diffx.commands.train import read_result
+from diffx.commands.train import check_search, read_result
 from diffx.config.compose import compose_config
 from diffx.errors import DiffxError
 from diffx.run.folder import RunDir
@@ -43,6 +43,13 @@ def test_a_run_that_diverged_is_the_worst_there_is(tmp_path: Path) -> None:
 def test_a_metric_that_was_not_measured_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DiffxError, match="sweep_metric=fid was not measured; type one of nearest_train, fd_a, fd_b"):
         read_result(write_result(tmp_path, sweep_metric="fid"))
+
+
+@pytest.mark.parametrize("other", ["hydra/sweeper=optuna", "hydra/launcher=joblib"])
+def test_the_rule_that_stops_seeds_is_refused_where_hydra_runs_the_jobs(other: str) -> None:
+    with pytest.raises(DiffxError, match=f"with {other} no job is left out"):
+        check_search(["-m", other, "sweep_stop=0.05"])
+    check_search(["-m", other, "sweep_stop=null"])
 
 
 @pytest.mark.slow

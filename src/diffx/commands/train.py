@@ -33,7 +33,7 @@ def main() -> None:
     if any(a in ABOUT for a in arguments):
         finish(lambda: print(about(arguments)))
     elif any(a.split("=")[0] in (*TO_HYDRA, "hydra/launcher", "hydra/sweeper") for a in arguments):
-        finish(lambda: _check_search(arguments))
+        finish(lambda: check_search(arguments))
         _run_hydra()
     elif len(overrides) < len(arguments):
         finish(lambda: run_sweep(overrides))
@@ -128,10 +128,17 @@ def read_result(settings: "Settings") -> float:
     return float(values[wanted])
 
 
-def _check_search(arguments: Sequence[str]) -> None:
-    """Refuse Optuna's sweeper in a sentence where it is not installed."""
+def check_search(arguments: Sequence[str]) -> None:
+    """Refuse Optuna's sweeper in a sentence where it is not installed, and a rule that Hydra's own would not follow."""
     if "hydra/sweeper=optuna" in arguments and find_spec("optuna") is None:
         raise DiffxError("hydra/sweeper=optuna needs the extra `search`; type pip install 'diffx-train[search]'.")
+    chosen = next((a for a in arguments if a.split("=")[0] in ("hydra/launcher", "hydra/sweeper")), None)
+    if chosen and any(a.lstrip("+").startswith("sweep_stop=") and not a.endswith("=null") for a in arguments):
+        raise DiffxError(
+            f"sweep_stop leaves out further seeds of a method, which only diffx's own sweep does: with {chosen} no job "
+            "is left out, and a trial has no seeds that could tell it. Leave one of the two out; what bounds the cost "
+            "of a search is its n_trials and the budget of a trial."
+        )
 
 
 def _run_hydra() -> None:
