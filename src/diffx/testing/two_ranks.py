@@ -48,7 +48,7 @@ def shard(draws: Draws, rank: int, ranks: int) -> Draws:
     size = len(draws.x) // ranks
 
     def cut(value: Tensor) -> Tensor:
-        has_rows = value.ndim and len(value) == len(draws.x)
+        has_rows = isinstance(value, Tensor) and value.ndim and len(value) == len(draws.x)
         return value[rank * size : (rank + 1) * size].clone() if has_rows else value
 
     cut_draws: Draws = tree_map(cut, draws)
