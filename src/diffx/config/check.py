@@ -85,10 +85,12 @@ def _check_condition(settings: Settings) -> None:
         raise DiffxError(
             f"data.num_classes=0, and data={data.name} has no captions (data.text); type how many there are."
         )
-    if data.text is not None and "num_classes" in settings.backbone.arguments:
+    if data.text is None:
+        return
+    if "num_classes" in inspect.signature(target_of(settings.backbone, "backbone")).parameters:
         raise DiffxError(
             f"data={data.name} has captions, and {settings.backbone.target} is conditioned by classes; type "
-            "backbone=mmdit_tiny, or data=shapes."
+            "backbone=mmdit_tiny without plugins that bring a backbone of their own, or data=shapes."
         )
 
 
