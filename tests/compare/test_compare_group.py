@@ -54,6 +54,13 @@ def test_settings_that_follow_a_swept_one_are_not_repeated_in_the_label(root: Pa
     assert labels(root) == ["repa weight=0.5", "repa weight=1"]
 
 
+def test_backbones_of_several_classes_go_by_their_names_and_by_what_their_class_does_not_say(root: Path):
+    for name, depth in (("DiT", 6), ("DiT", 12), ("UViT", 7)):
+        backbone = {"_target_": f"diffx.backbone.{name}", "depth": depth, "conv": name == "UViT"}
+        write_run(root, "plain", config={"backbone": backbone}, identity=f"{name}{depth}")
+    assert labels(root) == ["plain backbone=DiT depth=6", "plain backbone=DiT depth=12", "plain backbone=UViT depth=7"]
+
+
 def test_the_method_without_plugins_is_the_baseline(root: Path):
     write_run(root, "plain")
     write_run(root, "repa")

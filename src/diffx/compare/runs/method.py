@@ -1,7 +1,7 @@
 """Methods: runs of one experiment and id with their seeds pooled, under labels that tell them from each other."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from diffx.compare.runs.read import Run, list_leaves
 from diffx.errors import DiffxError
 from diffx.run.name import is_part_of_a_run
 
+CLASS = "._target_"
 SEVERAL = 4  # more labels than this are not listed one by one
 
 
@@ -81,26 +82,42 @@ def tell_apart(methods: Sequence[Method]) -> list[str]:
     """The settings that differ between methods of one label, as `name=value` with the shortest clear name."""
     settings = [method.settings for method in methods]
     short = shorten_names(find_varied(settings))
-    return [" ".join(f"{text}={write_value(one.get(name))}" for name, text in short.items()) for one in settings]
+    return [" ".join(write_setting(name, text, one.get(name)) for name, text in short.items()) for one in settings]
 
 
 def find_varied(settings: Sequence[dict[str, Any]]) -> list[str]:
-    """Names whose values are not the same everywhere. Settings that change together count once."""
+    """Names whose values are not the same everywhere. Settings that change together count once, and those of a class
+    that says them not at all."""
     columns: dict[tuple[str, ...], str] = {}
     for name in dict.fromkeys(name for one in settings for name in one):
         column = tuple(repr(one.get(name)) for one in settings)
         if len(set(column)) > 1:
             columns.setdefault(column, name)
-    return list(columns.values())
+    varied = {name: column for column, name in columns.items()}
+    classes = [name for name, column in varied.items() if name.endswith(CLASS) and repr(None) not in column]
+    return [name for name in varied if not any(is_said_by(varied, name, one) for one in classes)]
+
+
+def is_said_by(varied: Mapping[str, tuple[str, ...]], name: str, chosen: str) -> bool:
+    """Whether a setting of the class `chosen` has one value wherever that class has."""
+    if name == chosen or not name.startswith(chosen.removesuffix(CLASS[1:])):
+        return False
+    return len({*zip(varied[chosen], varied[name], strict=True)}) == len({*varied[chosen]})
+
+
+def write_setting(name: str, text: str, value: Any) -> str:
+    """`text=value`, as a label has it; a class goes by its own name."""
+    return f"{text}={str(value).rpartition('.')[2] if name.endswith(CLASS) else write_value(value)}"
 
 
 def shorten_names(names: Sequence[str]) -> dict[str, str]:
     """The last part of each dotted name, or as many parts as are needed to tell it from the others."""
     short: dict[str, str] = {}
+    ends = [f".{name.removesuffix(CLASS)}" for name in names]
     for name in names:
-        parts = name.split(".")
+        parts = name.removesuffix(CLASS).split(".")
         tails = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
-        clear = (tail for tail in tails if sum(f".{other}".endswith(f".{tail}") for other in names) == 1)
+        clear = (tail for tail in tails if sum(end.endswith(f".{tail}") for end in ends) == 1)
         short[name] = next(clear, name)
     return short
 
