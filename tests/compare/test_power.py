@@ -196,4 +196,6 @@ def test_what_cannot_be_planned_is_one_sentence(
     typed: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(typed) == 2
-    assert said in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert message.startswith("diffx: ")
+    assert said in message

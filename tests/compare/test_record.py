@@ -101,6 +101,9 @@ def test_the_command_ends_with_whether_it_stands(tmp_path: Path, capsys: pytest.
     assert main(["check", str(write_entry(track, "002-more", 1.5, seeds=1))]) == 1
     assert "It does not stand" in capsys.readouterr().out
     assert main(["check", str(track / "003-none")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("diffx: ")
+    assert "003-none does not exist; type the folder of an entry" in said
 
 
 def test_a_cost_that_no_run_counts_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,7 @@ from diffx.frozen.autoencoder import SPECS, AutoencoderSpec, load_autoencoder
 from diffx.frozen.autoencoder_diffusers import KL
 from diffx.frozen.encoder import SPECS as ENCODERS
 from diffx.frozen.encoder import EncoderSpec
+from diffx.frozen.latent_statistics import read_statistics
 from diffx.frozen.vision import VisionModel
 from diffx.prepare.encode import prepare_latents
 from diffx.prepare.images import prepare_images
@@ -198,6 +199,27 @@ def test_statistics_that_are_missing_are_asked_for(tiny_va_vae, weights):
     vavae(weights / "va_vae", ldm_state(), None)
     with pytest.raises(DiffxError, match=r"needs the statistics of its latents.*latents_stats\.pt"):
         load_autoencoder("va_vae")
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        ([1.0], "holds a list, and tensors by name are wanted"),
+        ({"mean": torch.zeros(4), "std": [1.0] * 4}, "holds no tensors of statistics"),
+        ({"mean": torch.zeros(4), "std": torch.zeros(4)}, "has a std of 0.0, and those of latents are positive"),
+    ],
+)
+def test_a_file_of_statistics_that_holds_something_else_is_refused_in_a_sentence(tmp_path, found, why):
+    torch.save(found, tmp_path / "latents_stats.pt")
+    with pytest.raises(DiffxError, match=why):
+        read_statistics(tmp_path)
+
+
+def test_of_several_files_of_statistics_none_is_taken_silently(tmp_path):
+    for name in ("latents_stats.pt", "e2e-latents-stats.pt"):
+        torch.save(STATISTICS, tmp_path / name)
+    with pytest.raises(DiffxError, match=r"2 files of latent statistics \(e2e-latents-stats.pt, latents_stats.pt\)"):
+        read_statistics(tmp_path)
 
 
 def test_statistics_of_another_number_of_channels_are_refused(tiny_va_vae, weights):

@@ -71,6 +71,12 @@ CASES = {
     "an average twice": (["more_ema_decays=[0.99]"], ["twice"]),
     "sharding one graph": (["trainer.strategy=fsdp", "compile=step"], ["compile=blocks"]),
     "unprepared ImageNet": (["data=imagenet256"], ["python -m diffx.prepare"]),
+    "object storage": (["runs_dir=s3://bucket/runs"], ["s3://bucket/runs", "runs_dir=runs", "rclone mount"]),
+    "end_to_end that is none": (["end_to_end.perceptual=0"], ["end_to_end.perceptual", "end_to_end=repa_e"]),
+    "end_to_end that was taken away": (
+        ["+experiment=repa_e_shapes", "end_to_end=none", "end_to_end.perceptual=1"],
+        ["end_to_end.perceptual", "end_to_end=repa_e"],
+    ),
     "a sweep with one bad value": (["-m", "plugins=[tread]", "plugins.tread.selection_ratio=0.5,1.5"], ["1.5"]),
 }
 

@@ -38,6 +38,8 @@ def test_what_is_written_says_the_name_everywhere_and_has_no_gap(tmp_path: Path)
         ("none", "is no name"),
         ("repa", "has a method"),
         ("json", "module"),
+        ("tokens", "import another Tokens"),
+        ("plugin", "import another Plugin"),
     ],
 )
 def test_a_name_that_cannot_be_is_refused_with_nothing_written(name: str, why: str, tmp_path: Path) -> None:

@@ -88,10 +88,12 @@ def test_the_plan_says_what_happens_where_and_what_it_costs(tmp_path: Path) -> N
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     rows = [" ".join(line.split()) for line in lines]
-    assert rows[0] == "view main depth tokens what backbone 675.1M · plugins 8.1M, training only"
+    assert rows[0] == "view main depth tokens what"
     assert rows[1].startswith("2 256 tread keeps its state here, drops 128")
     assert rows[2].startswith("8 128 repa reads")
     assert rows[3].startswith("25 128 tread restores 256")
+    assert rows[4] == "backbone 675.1M · plugins 8.1M, training only"
+    assert max(map(len, lines)) <= 80
     assert "forward 0.59x" in result.stdout
     assert "0.42 TFLOP per image" in result.stdout
     assert not list(tmp_path.iterdir())

@@ -1,7 +1,9 @@
 """The plan as text: what happens before which block, on how many tokens, and what a step costs."""
 
+import textwrap
 from collections.abc import Mapping
 from itertools import zip_longest
+from typing import Any
 
 from torch import nn
 
@@ -10,13 +12,21 @@ from diffx.backbone import Backbone
 from diffx.planner import Plan, View
 from diffx.plugin import Plugin
 
+COLUMNS = 80  # of the narrowest terminal
+WHAT = 29  # columns before the words of a row
+WHOLE: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False, "drop_whitespace": True}
+
 
 def plan_table(backbone: Backbone, plugins: Mapping[str, Plugin], plan: Plan, flops: Flops) -> str:
-    """Left, a row for every depth at which something happens; right, sizes and costs."""
+    """A row for every depth at which something happens, and sizes and costs: beside them in so far as COLUMNS columns
+    hold both, else below."""
     left = [row for view in plan.views for row in _rows(view, backbone)]
     right = _facts(backbone, plugins, flops)
     width = max(map(len, left)) + 2
-    return "\n".join(f"{a:<{width}}{b}".rstrip() for a, b in zip_longest(left, right, fillvalue=""))
+    if width + max(map(len, right)) <= COLUMNS:
+        return "\n".join(f"{a:<{width}}{b}".rstrip() for a, b in zip_longest(left, right, fillvalue=""))
+    rows = [line for row in left for line in textwrap.wrap(row, COLUMNS, subsequent_indent=" " * WHAT, **WHOLE)]
+    return "\n".join([*rows, *(line for fact in right for line in textwrap.wrap(fact, COLUMNS, **WHOLE))])
 
 
 def _rows(view: View, backbone: Backbone) -> list[str]:

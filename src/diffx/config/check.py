@@ -211,6 +211,12 @@ def _check_names(settings: Settings) -> None:
             raise DiffxError(f"{key}={name} names a folder under runs_dir; type a name without slashes.")
     if not settings.runs_dir.strip():
         raise DiffxError("runs_dir= is no folder; type runs_dir=runs.")
+    if "://" in settings.runs_dir:
+        raise DiffxError(
+            f"runs_dir={settings.runs_dir} is object storage, which has neither the renames nor the locks that keep a "
+            "run whole; type runs_dir=runs and copy it during or after the run (`s5cmd sync`, `rclone copy`), or the "
+            "folder where `rclone mount --vfs-cache-mode full` has put the bucket."
+        )
     encoder_spec(settings.data.encoder)
     if settings.logger.name == "lightning" and settings.logger.lightning is None:
         raise DiffxError(

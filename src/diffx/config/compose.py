@@ -25,6 +25,7 @@ from diffx.errors import DiffxError, unknown_key
 
 OmegaConf.register_new_resolver("quotient", lambda whole, part: int(whole) // int(part), replace=True)
 VERSION_BASE = "1.3"
+END_TO_END = "end_to_end."
 MOST_JOBS = 10_000  # of a sweep: each is composed and looked at before the first begins
 
 
@@ -66,6 +67,10 @@ def compose_config(overrides: Sequence[str]) -> Settings:
                 str(error).splitlines()[0].replace("Got NoneType", "Got null, where nothing is [], as in plugins=[]")
             )
             raise DiffxError(f"{' '.join(overrides)}: {reason}.") from error
+        typed = [word.lstrip("+").split("=")[0] for word in overrides]
+        if "_target_" not in (config.get("end_to_end") or {}):
+            for key in (key for key in typed if key.startswith(END_TO_END)):
+                raise DiffxError(_not_end_to_end(key))
         return settings_of_composed(config)
 
 
@@ -162,6 +167,8 @@ def _explain(message: str) -> str:
         group = key.split(".")[0].lstrip("+~")
         if (config_dir() / group).is_dir() and "." not in key:
             return f"{key} is a group of files; to add one that the defaults do not have, type +{key}=NAME."
+        if key.startswith(END_TO_END):
+            return _not_end_to_end(key)
         if key in (known := _all_keys()):
             name = key.split(".")[1]
             return f"{key} is a setting of {name}, which plugins= has not chosen; type plugins=[{name}]."
@@ -170,6 +177,11 @@ def _explain(message: str) -> str:
     if found := re.match(r"\w+Exception: (.*)|(?:mismatched|extraneous|missing|no viable).*", first):
         return f"{found.group(1) or first} cannot be read; type KEY=VALUE, quoted where it holds brackets or spaces."
     return first
+
+
+def _not_end_to_end(key: str) -> str:
+    choices = [one for one in GlobalHydra.instance().config_loader().get_group_options("end_to_end") if one != "none"]
+    return f"{key} is a setting of end_to_end, which is none; type end_to_end={' or '.join(choices)} too."
 
 
 def _no_such_choice(group: str, name: str) -> str:

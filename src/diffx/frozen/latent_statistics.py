@@ -22,7 +22,7 @@ def read_statistics(folder: Path) -> Scaling | None:
     (LightningDiT), or "latents_bias" and "latents_scale", whose scale is 1/std (REPA-E).
 
     Raises:
-        DiffxError: the file is damaged, or says something else.
+        DiffxError: there are several files, or the one is damaged, or says something else.
     """
     if (own := folder / OWN).is_file():
         try:
@@ -31,6 +31,9 @@ def read_statistics(folder: Path) -> Scaling | None:
         except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
             raise DiffxError(f'{own} has to be {{"mean": [...], "std": [...]}}, std positive.') from error
     files = sorted({*folder.glob("*latents_stats.pt"), *folder.glob("*latents-stats.pt")})
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise DiffxError(f"{folder} has {len(files)} files of latent statistics ({names}); leave that of its weights.")
     return _of_tensors(files[0]) if files else None
 
 
@@ -42,7 +45,10 @@ def is_statistics(file: Path) -> bool:
 def _of_tensors(file: Path) -> Scaling:
     state = read_weights(file)
     if state.keys() >= {"mean", "std"}:
-        return _numbers(state["mean"], file), _numbers(1 / state["std"], file)
+        stds = _numbers(state["std"], file)
+        if not all(std > 0 for std in stds):
+            raise DiffxError(f"{file} has a std of {min(stds)}, and those of latents are positive.")
+        return _numbers(state["mean"], file), [1 / std for std in stds]
     if state.keys() >= {"latents_bias", "latents_scale"}:
         return _numbers(state["latents_bias"], file), _numbers(state["latents_scale"], file)
     raise DiffxError(f"{file} holds {sorted(state)[:4]}, and mean and std of latents are wanted.")

@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         check(given)
         tables = list(plan(given))
     except DiffxError as error:
-        print(error, file=sys.stderr)
+        print(f"diffx: {error}", file=sys.stderr)
         return 2
     console = Console()
     for table in tables:

@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         found = check(given.folder)
     except DiffxError as error:
-        print(error, file=sys.stderr)
+        print(f"diffx: {error}", file=sys.stderr)
         return 2
     print("\n".join(write_finding(found)))
     return 0 if found.stands else 1

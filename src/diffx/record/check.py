@@ -12,6 +12,7 @@ import numpy as np
 from diffx.compare.card import name_device
 from diffx.compare.plain import join, write_number, write_value
 from diffx.compare.runs.read import Run, list_leaves
+from diffx.errors import DiffxError
 from diffx.record.track import Entry, Track, read_entry, read_track
 
 FEWEST = 3  # seeds
@@ -38,6 +39,8 @@ class Finding:
 def check(folder: Path) -> Finding:
     """The finding on an entry. Raises DiffxError where there is no entry, or its track is not readable."""
     folder = folder.resolve()
+    if not folder.is_dir():
+        raise DiffxError(f"{folder} does not exist; type the folder of an entry: TRACK/ENTRY, as docs/records.md says.")
     track, entry = read_track(folder.parent), read_entry(folder)
     faults = list(find_faults(track, entry))
     costs = [one.cost for one in entry.reach(track).values() if one.bound == "="]

@@ -37,7 +37,7 @@ def read_weights(file: Path, keys: str = "") -> dict[str, Tensor]:
 
     try:
         if file.suffix == ".safetensors":
-            state: dict[str, Any] = load_file(file)
+            state: Any = load_file(file)
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, SafetensorError, ValueError, KeyError) as error:
@@ -45,5 +45,9 @@ def read_weights(file: Path, keys: str = "") -> dict[str, Tensor]:
     except Exception as error:
         raise DiffxError(f"{file} holds more than tensors, and diffx loads nothing that can execute.") from error
     for outer in ("state_dict", "model"):
-        state = state.get(outer, state)
-    return {k.removeprefix(keys): v for k, v in state.items() if k.startswith(keys)} if keys else state
+        if isinstance(state, dict):
+            state = state.get(outer, state)
+    if not isinstance(state, dict):
+        raise DiffxError(f"{file} holds a {type(state).__name__}, and tensors by name are wanted.")
+    found: dict[str, Tensor] = state
+    return {k.removeprefix(keys): v for k, v in found.items() if k.startswith(keys)} if keys else found

@@ -39,6 +39,8 @@ def write_method(name: str, folder: Path) -> list[Path]:
     kind = "".join(part.capitalize() for part in name.split("_"))
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name) or keyword.iskeyword(kind):
         raise DiffxError(f"{name} is no name of a method; type lower case letters, digits and _, such as my_method.")
+    if kind in _imported():
+        raise DiffxError(f"{name} is no name of a method: its files import another {kind}; type another name.")
     filled = {"name": name, "kind": kind}
     texts = {
         folder / Template(place).substitute(filled): Template((Path(__file__).parent / source).read_text())
@@ -55,6 +57,13 @@ def write_method(name: str, folder: Path) -> list[Path]:
     except OSError as error:
         raise DiffxError(f"{folder} cannot be written ({error.strerror}); type -o and another folder.") from error
     return list(texts)
+
+
+def _imported() -> set[str]:
+    """The names that the files of a method import."""
+    texts = [(Path(__file__).parent / source).read_text() for source in FILES]
+    lines = [found for text in texts for found in re.findall(r"^from \S+ import (.+)$", text, re.MULTILINE)]
+    return {name.strip() for line in lines for name in line.split(",")}
 
 
 def _refuse_taken(name: str) -> None:
