@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffx.data.latents import Latents
-from diffx.prepare.repa import import_repa
+from diffx.prepare.published.repa import import_repa
 
 Read = Callable[[Tensor], dict[str, Tensor]]  # indices (B,) -> a batch
 CLASSES, SCALE = 1000, 0.18215

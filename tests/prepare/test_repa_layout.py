@@ -10,7 +10,7 @@ from made_sources import picture
 
 from diffx.data.latents import Latents
 from diffx.errors import DiffxError
-from diffx.prepare.repa import import_repa
+from diffx.prepare.published.repa import import_repa
 
 
 @pytest.fixture

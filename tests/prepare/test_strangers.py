@@ -17,7 +17,7 @@ from diffx.errors import DiffxError
 from diffx.pixels.decode import Refused, decode
 from diffx.prepare.images import prepare_images
 from diffx.prepare.limits import Limits
-from diffx.prepare.repa import import_repa
+from diffx.prepare.published.repa import import_repa
 from diffx.prepare.source import list_source, read_bytes
 
 

@@ -1,4 +1,4 @@
-"""python -m diffx.prepare images | latents | features | import-repa | check | verify"""
+"""python -m diffx.prepare images | latents | features | import-repa | import-lightningdit | check | verify"""
 
 import argparse
 import sys
@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return asked.run(asked)
     except DiffxError as error:
-        print(error, file=sys.stderr)
+        print(f"diffx: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Stopped. Finished shards are safe; type the same command again to go on.", file=sys.stderr)
@@ -65,6 +65,12 @@ def parser() -> argparse.ArgumentParser:
     repa.add_argument("--shard-size", type=int, default=SHARD)
     _add_limits(repa)
     repa.set_defaults(run=_import_repa)
+    lightningdit = commands.add_parser("import-lightningdit", help="latents*.safetensors of LightningDiT's extraction")
+    lightningdit.add_argument("source", type=Path)
+    lightningdit.add_argument("root", type=Path)
+    lightningdit.add_argument("--autoencoder", default="va_vae", help="the one that they were extracted with")
+    lightningdit.add_argument("--shard-size", type=int, default=SHARD)
+    lightningdit.set_defaults(run=_import_lightningdit)
     quality = commands.add_parser("check", help="how well the autoencoder gives back the prepared images: PSNR and FD")
     quality.add_argument("root", type=Path)
     quality.add_argument("--decoder", help="another autoencoder of the same latents, as of conf/autoencoder")
@@ -110,10 +116,16 @@ def _features(asked: argparse.Namespace) -> int:
 
 
 def _import_repa(asked: argparse.Namespace) -> int:
-    from diffx.prepare.repa import import_repa
+    from diffx.prepare.published.repa import import_repa
 
     size, limits = asked.shard_size, _limits(asked)
     return _print_made(import_repa(asked.source, asked.root, asked.autoencoder, asked.scale, size, limits))
+
+
+def _import_lightningdit(asked: argparse.Namespace) -> int:
+    from diffx.prepare.published.lightningdit import import_lightningdit
+
+    return _print_made(import_lightningdit(asked.source, asked.root, asked.autoencoder, asked.shard_size))
 
 
 def _print_made(manifest: dict[str, Any] | None) -> int:

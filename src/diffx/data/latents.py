@@ -18,6 +18,8 @@ from diffx.store.digest import digest
 if TYPE_CHECKING:
     from diffx.frozen.autoencoder import Autoencoder
 
+EQUAL, OTHERS = 1e-3, 0.05  # relative: how far statistics may be apart; those that others measured on their images
+
 
 class Latents:
     """Latents of labelled images from memory-mapped shards, joined by key with the images or with cached features.
@@ -170,8 +172,10 @@ class Latents:
     def _check_decoder(self, decoder: "Autoencoder") -> None:
         """Refuse an autoencoder of another latent space: two of one space (SD-VAE's two) scale alike."""
         facts = self._latents[0].manifest["facts"]
-        same = decoder.network.channels == self.shape[0] and decoder.posterior == self._posterior
-        if not same or not _alike([*decoder.shift, *decoder.scale], [*facts["shift"], *facts["scale"]]):
+        drawn = facts.get("drawn", False)  # once from the posterior, when others extracted them
+        same = decoder.network.channels == self.shape[0] and (drawn or decoder.posterior == self._posterior)
+        ours, theirs = (decoder.shift, decoder.scale), (facts["shift"], facts["scale"])
+        if not same or not _alike(ours, theirs, OTHERS if drawn else EQUAL):
             raise DiffxError(
                 f"{self.root / 'latents'} holds latents of {self.autoencoder}, of {self.shape[0]} channels, and "
                 f"{decoder.name}, of {decoder.network.channels}, has another latent space (or other statistics), so "
@@ -254,5 +258,10 @@ class Latents:
         return num_classes or present
 
 
-def _alike(ours: list[float], theirs: list[float]) -> bool:
-    return len(ours) == len(theirs) and all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(ours, theirs, strict=True))
+def _alike(ours: tuple[list[float], list[float]], theirs: tuple[list[float], list[float]], near: float) -> bool:
+    """Whether two (shift, scale) are the same: scales relative to each other, shifts to the deviation 1 / scale."""
+    if [len(one) for one in ours] != [len(one) for one in theirs]:
+        return False
+    scales = all(math.isclose(a, b, rel_tol=near) for a, b in zip(ours[1], theirs[1], strict=True))
+    widest = 1 / min(map(abs, theirs[1]))
+    return scales and all(abs(a - b) <= near * max(widest, abs(b)) for a, b in zip(ours[0], theirs[0], strict=True))

@@ -15,7 +15,7 @@ from diffx.data.shards import Shards, open_shards, read_note
 from diffx.errors import DiffxError
 from diffx.frozen.autoencoder import load_autoencoder
 from diffx.frozen.encoder import check_grid, encoder_spec
-from diffx.prepare.job import Array, Job, Process, Put, Row
+from diffx.prepare.job import Job, Process, Put, store
 from diffx.prepare.limits import check_count
 from diffx.processes.arithmetic import set_tf32
 from diffx.processes.devices import own_device
@@ -97,7 +97,7 @@ def _encode_all(
                 image = torch.from_numpy(images.read(starts[shard] + rows)).to(device)
                 out = network(image.flip(-1) if mirrored else image).cpu().numpy()
                 for row, array in zip(rows, out, strict=True):
-                    put(_row(keys[row], labels[row], array, dtype))
+                    put(store(keys[row], labels[row], array, dtype))
 
         job = Job(
             folder=folder.with_name(f"{folder.name}-flipped") if mirrored else folder,
@@ -111,14 +111,6 @@ def _encode_all(
         )
         manifest = job.run(Process.here())
     return manifest
-
-
-def _row(key: str, label: int, array: Array, dtype: str) -> Row:
-    with np.errstate(over="ignore"):
-        stored = array.astype(dtype)
-    if not np.isfinite(stored).all():
-        return Row(key, label, None, f"not finite in {dtype}")
-    return Row(key, label, stored)
 
 
 def _images(root: Path) -> Shards:

@@ -46,6 +46,15 @@ class Row(NamedTuple):
 Put = Callable[[Row], None]
 
 
+def store(key: str, label: int, array: Array, dtype: str) -> Row:
+    """The row as it is stored; refused where it is not finite in that type."""
+    with np.errstate(over="ignore"):
+        stored = array.astype(dtype)
+    if not np.isfinite(stored).all():
+        return Row(key, label, None, f"not finite in {dtype}")
+    return Row(key, label, stored)
+
+
 @dataclass(frozen=True)
 class Job:
     """What is to be made.
