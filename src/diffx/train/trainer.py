@@ -37,6 +37,7 @@ def make_trainer(
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning.*")
+    warnings.filterwarnings("ignore", message=".*torch.jit.script", module="torch.jit")  # torch.func.jvp's
     trainer = L.Trainer(
         accelerator=device.type,
         devices=settings.trainer.devices,
