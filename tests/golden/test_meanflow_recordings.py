@@ -7,10 +7,14 @@ recording; in the guided one the same draws agree for a share from 0.056 to 0.15
 
 import pytest
 import torch
-from recordings import Recording, assert_agrees, load
+from recordings import Recording, architecture_of, assert_agrees, imported, load
 from torch import Tensor
 
 from diffx.backbone import DiT
+from diffx.checkpoint.architecture import check_layout
+from diffx.checkpoint.layouts import LAYOUTS
+from diffx.checkpoint.official import from_official, to_official
+from diffx.errors import DiffxError
 from diffx.objective import MeanFlow
 from diffx.objective.meanflow import squared_error
 from diffx.sampler import Field, MeanFlowSteps
@@ -26,10 +30,7 @@ def meanflow() -> Recording:
 
 @pytest.fixture
 def backbone(meanflow: Recording) -> DiT:
-    sizes = ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads", "num_classes")
-    backbone = DiT(**{key: meanflow.config[key] for key in sizes}, two_times=True)
-    backbone.load_state_dict(meanflow.weights, strict=True)
-    return backbone.eval()
+    return imported(meanflow, "meanflow")[0]
 
 
 def drawn_times(meanflow: Recording, case: str) -> tuple[Tensor, Tensor]:
@@ -65,3 +66,11 @@ def test_samples_in_one_step_and_two_end_at_the_recorded_points(meanflow, backbo
     sample = MeanFlowSteps(steps)(field, meanflow["sample_init"].double(), lambda x: x)
     assert_agrees(sample, meanflow[f"sample_{steps}"])
     assert field.nfe == steps
+
+
+def test_a_network_of_two_times_is_written_as_the_recorded_file_and_as_no_other(meanflow, backbone):
+    architecture = architecture_of(meanflow, "meanflow")
+    weights = from_official(meanflow.weights, architecture, "").weights
+    assert to_official(weights, architecture, "").keys() == meanflow.weights.keys()
+    with pytest.raises(DiffxError, match=r"backbone\.two_times=true, for which repa has no embedder"):
+        check_layout("DiT", architecture.settings, {}, LAYOUTS["repa"], "repa")

@@ -83,6 +83,8 @@ def _differences(
         for key, wanted in layout.options.items()
         if key not in layout.free and settings.get(key, wanted) != wanted
     ]
+    if settings.get("two_times") and "two_times" not in layout.options:
+        wrong.append(f"backbone.two_times=true, for which {family} has no embedder")
     ours, trained_for = objective.get("_target_"), layout.objective["_target_"]
     if ours not in (None, trained_for):
         wrong.append(f"objective {ours} where {family} has {trained_for}")

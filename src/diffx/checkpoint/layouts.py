@@ -260,6 +260,7 @@ LAYOUTS = {
         training_only=SIDE_INTERPOLATER,
     ),
     "tread": Layout(EDM),
+    "meanflow": Layout({"_target_": "diffx.objective.MeanFlow"}, {**PLAIN, "two_times": True}),
     "lightningdit": Layout(
         VELOCITY | {"times": "lognormal"},
         {**PLAIN, "position": "sincos_rope", "norm": "scaled_rmsnorm", "mlp": "swiglu"},
