@@ -6,9 +6,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from diffx.assemble.flops import count_flops
 from diffx.backbone import MMDiT, PixArt, Text
 from diffx.backbone.protocol import Memory
 from diffx.errors import DiffxError
+from diffx.objective import Interpolant
+from diffx.planner import MAIN, make_plan, make_view
+from diffx.step import walk_with_plugins
 from diffx.testing import BATCH, example_condition, make_registered, tiny_of
 
 
@@ -62,6 +66,28 @@ def test_the_flops_of_mm_dit_are_those_of_its_products(text: int):
     modulations = 2 * dim * dim * (6 * depth + 6 * (depth - 1) + 2 + 2)
     embeddings = 2 * dim * (256 + dim) + 2 * dim * (3 + dim) + 2 * 6 * dim * text + 2 * 2 * 16 * dim * image
     assert counter.get_total_flops() == BATCH * (attention + products + modulations + embeddings)
+
+
+def test_a_step_of_pixart_is_counted_as_its_products():
+    depth, dim, ratio, image, text = 6, 32, 4, 16, 5
+    net, objective = PixArt.tiny(), Interpolant()
+    counted = count_flops(net, {}, objective, make_plan(net, {}, set()), {})
+    per_token = 2 * dim * (3 * dim + dim + 2 * dim + 2 * ratio * dim)
+    attention = depth * 2 * 2 * dim * (image * image + image * text)
+    products = depth * (per_token * image + 2 * dim * 2 * dim * text)
+    embeddings = 2 * dim * (256 + dim) + 2 * dim * 6 * dim + 2 * dim * (6 + dim) * text + 2 * 2 * 16 * dim * image
+    assert counted.forward == counted.plain == attention + products + embeddings
+
+
+@torch.no_grad()
+def test_a_block_left_out_leaves_the_text_as_it_was():
+    net, shorter, plugin = tiny_of(MMDiT), tiny_of(MMDiT), make_registered("identity")
+    plugin.setup(net)
+    shorter.blocks = torch.nn.ModuleList(block for d, block in enumerate(shorter.blocks) if d not in plugin.wraps)
+    x, t, y = inputs(net)
+    plugins = {"identity": plugin}
+    out, _ = walk_with_plugins(net, make_view(MAIN, net, plugins), plugins, x, t, y, {"identity": {}})
+    assert torch.equal(out, shorter(x, t, y))
 
 
 @pytest.mark.parametrize("family", [MMDiT, PixArt])

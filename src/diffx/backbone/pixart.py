@@ -126,9 +126,10 @@ class PixArt(Backbone):
 
     def null_condition(self, y: Text) -> Text:
         """The fixed caption of noise, as long as the longest text."""
-        return Text(
-            self.null_tokens.to(y.tokens).expand_as(y.tokens), torch.ones_like(y.mask), torch.zeros_like(y.pooled)
-        )
+        null = self.null_tokens
+        if null.is_meta:  # a network without storage, whose step is counted on texts of zeros
+            null = y.tokens.new_zeros(null.shape)
+        return Text(null.to(y.tokens).expand_as(y.tokens), torch.ones_like(y.mask), torch.zeros_like(y.pooled))
 
     @classmethod
     def tiny(cls, **options: Any) -> "PixArt":
