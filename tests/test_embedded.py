@@ -35,7 +35,7 @@ def forbid_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def train(*_: object) -> None:
         raise AssertionError("a network was trained again")
 
-    monkeypatch.setattr(training, "_steps", train)
+    monkeypatch.setattr(training, "descend", train)
 
 
 def weights(network: torch.nn.Module) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """The report leads with the answer: what each method needs to reach the baseline's end, and samples side by side."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,12 @@ def test_samples_of_the_methods_stand_side_by_side_and_a_broken_picture_is_left_
     shown = [[int(image.get_array()[0, 0, 0]) for image in axis.images] for axis in figure.axes]
     assert has_samples(study)
     assert shown == [[50], [50], [50], [50], [200], [200], [200], []]
+    record = tmp_path / "demo" / "plain" / "s0" / "run.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"prompts": [f"a star {i}" for i in range(20)]}))
+    prompted = draw_samples(make_study([tmp_path]))
+    assert prompted.texts[-2].get_text().splitlines() == [
+        f"{place}. a star {i}" for place, i in enumerate((0, 1, 2, 3, 10, 11, 12, 13), start=1)
+    ]
     for file in (tmp_path / "demo").glob("*/s0/samples/*.png"):
         file.write_bytes(b"no picture")
     assert draw_samples(study) is None

@@ -46,6 +46,7 @@ class Network:
             ("tokens", earlier.grid_tokens, ours.grid_tokens),
             ("numbers in a state", state_shape(earlier), state_shape(ours)),
             ("classes", earlier.num_classes, ours.num_classes),
+            ("as its text", earlier.text, ours.text),
         ):
             if theirs != here:
                 raise DiffxError(

@@ -19,6 +19,7 @@ from diffx.config.protocol import protocol
 from diffx.config.settings import Settings
 from diffx.config.target import make
 from diffx.data import Data
+from diffx.data.prompts import prompts_digest, prompts_of
 from diffx.end_to_end import EndToEnd
 
 
@@ -61,7 +62,7 @@ def assemble(settings: Settings) -> Parts:
     flops = count_flops(sketch.backbone, sketch.plugins, sketch.objective, sketch.plan, teachers)
     batch = settings.batch_size // (ranks.world() * settings.trainer.accumulate)
     kernels = attention_kernels(sketch.backbone, batch, settings.trainer.precision, device)
-    measured = protocol(settings, data.identity, metrics.identity)
+    measured = protocol(settings, data.identity, metrics.identity, prompts_digest(prompts_of(data)))
     if end_to_end := make_end_to_end(settings, model, data):
         flops = with_end_to_end(flops, end_to_end, model, settings.data.image_size)
     return Parts(model, data, metrics, services, flops, kernels, device, measured, end_to_end)

@@ -11,10 +11,13 @@ from diffx import ranks
 from diffx.assemble.parts import Parts
 from diffx.assemble.services import encoder_names
 from diffx.config.settings import Settings
+from diffx.data.prompts import prompts_of
 from diffx.frozen.encoder import encoder_spec
 from diffx.processes.devices import cost_unit
 from diffx.run.name import short_hash
 from diffx.run.origin import git_state, versions
+
+LISTED = 20  # of the prompts, the first: those of the pictures that a comparison shows
 
 
 def describe_run(settings: Settings, parts: Parts) -> dict[str, Any]:
@@ -55,6 +58,7 @@ def describe_run(settings: Settings, parts: Parts) -> dict[str, Any]:
         "feature_networks": list(parts.metrics.networks),
         "higher_is_better": [n for n, metric in parts.metrics.metrics.items() if metric.higher_is_better],
         "offline": _offline(parts),
+        **({"prompts": prompts[:LISTED]} if (prompts := prompts_of(parts.data)) else {}),
         "reference": {"floor": parts.metrics.floor(settings.eval.samples)},
         "status": "running",
     }

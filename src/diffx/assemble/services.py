@@ -198,7 +198,7 @@ def make_encoder(name: str, data: "Data | None", side: int, device: torch.device
         return VisionEncoder(name, spec.model, side, torch.device(device))
     from diffx.embedded.networks import encoder as embedded_encoder
 
-    images = getattr(data, "images", data)  # of latents, the images
+    images = getattr(data, "images", data)  # of latents and of captions, the images
     return Embedded(embedded_encoder(cast("LabelledReference", images)).to(device), side, device)
 
 

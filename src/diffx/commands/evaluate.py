@@ -90,6 +90,7 @@ def evaluate_network(chosen: argparse.Namespace) -> None:
     from diffx.checkpoint.imported import is_model
     from diffx.config.protocol import protocol
     from diffx.config.target import make
+    from diffx.data.prompts import prompts_digest, prompts_of
     from diffx.evaluation.sample_set import SampleSet
     from diffx.pixels.files import NpzImages
     from diffx.processes.devices import pick_device
@@ -108,7 +109,7 @@ def evaluate_network(chosen: argparse.Namespace) -> None:
         out = SampleSet(case.weights, case.settings, case.settings.eval.samples, file).draw()
         values = metrics(NpzImages(out).batches(READ, ranks.rank(), ranks.world()))
         if ranks.is_first():
-            facts = protocol(case.settings, data.identity, metrics.identity)
+            facts = protocol(case.settings, data.identity, metrics.identity, prompts_digest(prompts_of(data)))
             print_table(f"{folder} · {case.title}", values)
             if run is None:
                 print(f"wrote {write_values(folder, case.title, facts, values)}; the samples are in {out}")

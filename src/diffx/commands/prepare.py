@@ -1,4 +1,4 @@
-"""python -m diffx.prepare images | latents | features | import-repa | import-lightningdit | check | verify"""
+"""python -m diffx.prepare images | latents | features | text | import-repa | import-lightningdit | check | verify"""
 
 import argparse
 import sys
@@ -54,6 +54,16 @@ def parser() -> argparse.ArgumentParser:
     features.add_argument("--encoder", required=True, help="dinov2_vitb14, ...")
     features.add_argument("--grid", type=int, help="side of the backbone's grid of tokens")
     features.set_defaults(run=_features)
+    text = commands.add_parser("text", help="captions beside the images, as frozen text encoders read them")
+    text.add_argument("source", help="what the images came from: a folder, .tar or .parquet files")
+    text.add_argument("root", type=Path)
+    help = "folder of a text encoder (CLIP, T5, a decoder language model); several are joined as SD3 joins them"
+    text.add_argument("--encoder", action="append", required=True, metavar="FOLDER", help=help)
+    text.add_argument("--length", type=int, help="tokens of a caption (default 256; CLIP's is its own)")
+    help = "samples without a caption: left out and named, or the empty prompt"
+    text.add_argument("--missing", choices=["refuse", "empty"], default="refuse", help=help)
+    text.add_argument("--batch-size", type=int, default=32, help="captions per forward pass")
+    text.set_defaults(run=_text)
     for command in (latents, features):
         command.add_argument("--flip", action="store_true", help="of the horizontally flipped images too")
         command.add_argument("--batch-size", type=int, default=32, help="images per forward pass")
@@ -113,6 +123,13 @@ def _features(asked: argparse.Namespace) -> int:
     from diffx.prepare.encode import prepare_features
 
     return _print_made(prepare_features(asked.root, asked.encoder, asked.grid, asked.flip, asked.batch_size))
+
+
+def _text(asked: argparse.Namespace) -> int:
+    from diffx.prepare.text.encode import prepare_text
+
+    source, root, encoders = asked.source, asked.root, asked.encoder
+    return _print_made(prepare_text(source, root, encoders, asked.length, asked.missing, asked.batch_size))
 
 
 def _import_repa(asked: argparse.Namespace) -> int:

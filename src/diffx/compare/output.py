@@ -10,6 +10,7 @@ from rich.console import Console
 
 from diffx.compare.design import Response, find_responses
 from diffx.compare.plain import escape_markdown
+from diffx.compare.runs.metric import pick_alignments
 from diffx.compare.runs.read import find_runs
 from diffx.compare.shown import words
 from diffx.compare.shown.forecast import forecast_study
@@ -88,6 +89,8 @@ def write_files(study: Study, folder: Path) -> None:
     """All files of the comparison."""
     caption = words.write_caption(study)
     figure.save(figure.draw(study, caption), folder, "compare")
+    if (aligned := figure.draw_alignment(study, caption)) is not None:
+        figure.save(aligned, folder, "alignment")
     if can_answer(study):
         figure.save(draw_answer(study), folder, "answer")
     if (samples := draw_samples(study)) is not None:
@@ -145,6 +148,7 @@ def write_markdown(study: Study) -> str:
         ),
         "![the curves](compare.png)",
         escape_markdown(words.write_caption(study)),
+        *(["![agreement with prompts](alignment.png)"] * bool(pick_alignments(study.points.metrics()))),
         *(["![samples of the methods, over cost](samples.png)"] * has_samples(study)),
         *ahead,
         *sweeps,

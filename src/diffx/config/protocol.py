@@ -106,8 +106,11 @@ def precision_of(settings: Settings) -> str:
     return ("tf32" if on_gpu else "32") if chosen == "auto" else chosen
 
 
-def protocol(settings: Settings, data_identity: str, metrics_identity: str) -> dict[str, Any]:
-    """All that moves a metric and is not the model, as plain data.
+def protocol(
+    settings: Settings, data_identity: str, metrics_identity: str, prompts: str | None = None
+) -> dict[str, Any]:
+    """All that moves a metric and is not the model, as plain data. prompts: a hash of those of the samples, where there
+    are any.
 
     The precision is what "auto" means on this device, since that is what moves a metric; float32 is left out, as it was
     before there was another, so that its protocols keep their hashes.
@@ -115,6 +118,7 @@ def protocol(settings: Settings, data_identity: str, metrics_identity: str) -> d
     precision = precision_of(settings)
     return {
         **({} if precision == "32" else {"precision": precision}),
+        **({} if prompts is None else {"prompts": prompts, "negative": settings.eval.negative}),
         "labels": settings.eval.labels,
         "sampler": tree_of(settings.sampler),
         "guidance": tree_of(settings.guidance),

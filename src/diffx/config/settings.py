@@ -89,7 +89,8 @@ class TrainerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSettings:
-    """When a run is measured, on how many samples, of which labels, and by what."""
+    """When a run is measured, on how many samples, of which labels or prompts (a file; None: the data's), and by what.
+    negative: the prompt that guidance leads away from; None: the backbone's null condition."""
 
     first: float = number(100, least=1, below=STEPS)
     per_doubling: float = number(2, least=1e-3, below=1000)
@@ -99,6 +100,8 @@ class EvalSettings:
     rounding: str = one_of("nearest", *ROUNDINGS)
     precision: str = one_of("auto", "auto", "tf32", "bf16", "32")
     decoder: str | None = None
+    prompts: str | None = None
+    negative: str | None = None
     seed: int = number(0, below=SEEDS)
     metrics: Node
 
@@ -181,10 +184,10 @@ class Settings:
 
     @property
     def source(self) -> Node:
-        """data.source, but that it decodes with eval.decoder where that is set."""
-        chosen = self.eval.decoder
-        own = self.data.source
-        return own if chosen is None else replace(own, arguments={**own.arguments, "decoder": chosen})
+        """data.source, but that it decodes with eval.decoder and is measured by eval.prompts where those are set."""
+        given = {"decoder": self.eval.decoder, "prompts": self.eval.prompts}
+        own, chosen = self.data.source, {key: value for key, value in given.items() if value is not None}
+        return replace(own, arguments={**own.arguments, **chosen}) if chosen else own
 
     @property
     def group(self) -> str:

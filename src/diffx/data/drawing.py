@@ -33,45 +33,47 @@ def draw(labels: NDArray[np.int64], uniforms: Array, size: int) -> NDArray[np.ui
 
 def _coverage(labels: NDArray[np.int64], x: Array, y: Array, column: Iterator[Array], pixel: float) -> Array:
     """Share of each pixel that the shape covers, (N, H, W), with an edge one to two and a half pixels wide."""
-    scale = _between(0.5, 0.85, next(column))
+    scale = between(0.5, 0.85, next(column))
     room = 0.97 - scale
-    x, y = x - room * _between(-1, 1, next(column)), y - room * _between(-1, 1, next(column))
-    u, v = _rotate(x / scale, y / scale, TAU * next(column))
+    x, y = x - room * between(-1, 1, next(column)), y - room * between(-1, 1, next(column))
+    u, v = rotate(x / scale, y / scale, TAU * next(column))
     distance = np.empty_like(u)
     for label, outline in enumerate(OUTLINES.values()):
         chosen = labels == label
         distance[chosen] = outline(u[chosen], v[chosen])
-    return (0.5 - distance * scale / (pixel * _between(1, 2.5, next(column)))).clip(0, 1)
+    return (0.5 - distance * scale / (pixel * between(1, 2.5, next(column)))).clip(0, 1)
 
 
 def _layer(x: Array, y: Array, column: Iterator[Array], bright: NDArray[np.bool_]) -> Array:
     """A textured surface of two colours that are both bright or both dark, (N, 3, H, W)."""
     kind = (next(column).ravel() * len(TEXTURES)).astype(np.int64)
-    angle, frequency = TAU * next(column), _between(8, 18, next(column))
-    u, v = _rotate(x, y, angle)
+    angle, frequency = TAU * next(column), between(8, 18, next(column))
+    u, v = rotate(x, y, angle)
     u, v = u * frequency + TAU * next(column), v * frequency + TAU * next(column)
     mix = np.empty_like(u)
     for index, texture in enumerate(TEXTURES.values()):
         chosen = kind == index
         mix[chosen] = texture(u[chosen], v[chosen])
-    hue, saturation = next(column), _between(0.25, 0.95, next(column))
-    lightness = np.where(bright, _between(0.66, 0.84, next(column)), _between(0.14, 0.30, next(column)))
-    step = _between(0.06, 0.12, next(column))
-    one = _rgb(hue, saturation, lightness - step)
-    other = _rgb(hue + _between(-0.2, 0.2, next(column)), saturation, lightness + step)
+    hue, saturation = next(column), between(0.25, 0.95, next(column))
+    lightness = np.where(bright, between(0.66, 0.84, next(column)), between(0.14, 0.30, next(column)))
+    step = between(0.06, 0.12, next(column))
+    one = rgb(hue, saturation, lightness - step)
+    other = rgb(hue + between(-0.2, 0.2, next(column)), saturation, lightness + step)
     return one + mix.clip(0, 1)[:, None] * (other - one)
 
 
-def _between(low: float, high: float, uniform: Array) -> Array:
+def between(low: float, high: float, uniform: Array) -> Array:
+    """Uniform numbers of [0, 1) in [low, high)."""
     return low + np.float32(high - low) * uniform
 
 
-def _rotate(x: Array, y: Array, angle: Array) -> tuple[Array, Array]:
+def rotate(x: Array, y: Array, angle: Array) -> tuple[Array, Array]:
+    """Coordinates in axes that are turned by `angle`."""
     cos, sin = np.cos(angle), np.sin(angle)
     return cos * x + sin * y, cos * y - sin * x
 
 
-def _rgb(hue: Array, saturation: Array, lightness: Array) -> Array:
+def rgb(hue: Array, saturation: Array, lightness: Array) -> Array:
     """HSL to RGB: each (N, 1, 1), hue in turns; returns (N, 3, 1, 1)."""
     chroma = saturation * np.minimum(lightness, 1 - lightness)
     place = (np.array([0, 8, 4], dtype=np.float32).reshape(1, 3, 1, 1) + 12 * hue[:, None]) % 12

@@ -1,7 +1,7 @@
 """Images as an autoencoder's latents, prepared beforehand with `python -m diffx.prepare` (docs/prepare.md)."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffx.backbone import Text
 from diffx.data.shards import Shards, join, open_shards, verify_command
+from diffx.data.text_rows import EncodedCaptions
 from diffx.errors import DiffxError
 from diffx.pixels.values import to_uint8
 from diffx.store.digest import digest
@@ -37,6 +39,8 @@ class Latents:
         cached_features: use the features in the folder where an encoder's are there.
         decoder: autoencoder that decodes samples (name or folder); None takes the one that encoded.
         autoencoder: the one to prepare them with, for the sentence that says how.
+        captions: samples are conditioned by the encoded captions in the folder (`prepare text`), not by their labels.
+        prompts: a file of prompts that samples are drawn for when a run on captions is measured.
 
     Raises:
         DiffxError: nothing is prepared there, or more classes than num_classes.
@@ -51,6 +55,8 @@ class Latents:
         cached_features: bool = True,
         decoder: str | None = None,
         autoencoder: str | None = None,
+        captions: bool = False,
+        prompts: str | None = None,
     ) -> None:
         self._prepared_with = autoencoder or "stabilityai/sd-vae-ft-mse"
         self.root, self.name, self.flip = Path(root).expanduser(), name, flip
@@ -75,9 +81,16 @@ class Latents:
                 f"{self.root / 'latents' / 'manifest.json'} has scale {facts['facts']['scale']}, which leaves nothing "
                 f"to train on; type {verify_command(self.root / 'latents')}."
             )
-        self.num_classes = self._check_classes(num_classes)
-        self.identity = digest({"checksums": [s.manifest["checksum"] for s in self._latents], "flip": flip})
+        made_from = {"checksums": [s.manifest["checksum"] for s in self._latents], "flip": flip}
         self.offline: dict[str, dict[str, float]] = {}
+        self._captions = EncodedCaptions(self.root, self._keys, prompts) if captions else None
+        self.text = self._captions and self._captions.shape
+        self.prompts = self._captions.prompts if self._captions else []
+        if self._captions is not None:
+            made_from["captions"] = self._captions.identity
+            self.offline["text"] = self._captions.cost
+        self.num_classes = 0 if captions else self._check_classes(num_classes)
+        self.identity = digest(made_from)
         self._autoencoder: Autoencoder | None = None
 
     def __len__(self) -> int:
@@ -111,13 +124,14 @@ class Latents:
                 left.append(need)
         return left
 
-    def batch(self, indices: Tensor) -> dict[str, Tensor]:
-        """Training images: "x" and "x_std" float32 (B, C, H, W), "y" int64 (B,), and what provide() was asked for:
-        "image" uint8 (B, 3, R, R), "features/NAME" float16 (B, side², dim)."""
+    def batch(self, indices: Tensor) -> dict[str, Any]:
+        """Training images: "x" and "x_std" float32 (B, C, H, W), "y" int64 (B,) or Text, and what provide() was asked
+        for: "image" uint8 (B, 3, R, R), "features/NAME" float16 (B, side², dim)."""
         flipped, place = np.divmod(indices.numpy(), len(self._labels))
         moments = torch.from_numpy(self._read("latents", self._latents, flipped, place)).float()
         mean, *std = moments.chunk(2, dim=1) if self._posterior else (moments,)
-        batch = {"x": (mean - self._shift) * self._scale, "y": self._labels[place]}
+        y = self._labels[place] if self._captions is None else self._captions.read(place)
+        batch: dict[str, Any] = {"x": (mean - self._shift) * self._scale, "y": y}
         if std:
             batch["x_std"] = std[0] * self._scale
         for key, shards in self._features.items():
@@ -128,6 +142,11 @@ class Latents:
             image[mirrored] = image[mirrored, ..., ::-1]
             batch["image"] = torch.from_numpy(image)
         return batch
+
+    def encode(self, prompts: Sequence[str]) -> Text:
+        """Prompts as the captions were encoded. Raises DiffxError where the encoders are not there, or refuse one."""
+        assert self._captions is not None
+        return self._captions.encode(prompts)
 
     def reference(self) -> Tensor:
         """The held-out images, uint8 (M, 3, R, R), prepared with `images SRC ROOT --into reference`."""

@@ -26,7 +26,7 @@ class TokenEncoder(nn.Module):
         super().__init__()
         widths = (channels, 32, 64, 128)
         pairs = list(pairwise(widths))
-        self.stages = nn.ModuleList(nn.Sequential(_convolution(a, b, 2), _convolution(b, b)) for a, b in pairs)
+        self.stages = nn.ModuleList(nn.Sequential(convolution(a, b, 2), convolution(b, b)) for a, b in pairs)
         self.merges = nn.ModuleList(nn.Conv2d(width, ENCODER_DIM, 1) for width in widths[1:])
 
     def grid(self, x: Tensor) -> Tensor:
@@ -78,11 +78,11 @@ class FeatureNetwork(nn.Module):
 def classifier(channels: int) -> FeatureNetwork:
     """The network that tells classes apart; its features are the layer before the logits."""
     trunk = nn.Sequential(
-        _convolution(channels, 32, 2),
-        _convolution(32, 64),
-        _convolution(64, 64, 2),
-        _convolution(64, 128),
-        _convolution(128, 128, 2),
+        convolution(channels, 32, 2),
+        convolution(32, 64),
+        convolution(64, 64, 2),
+        convolution(64, 128),
+        convolution(128, 128, 2),
         nn.AdaptiveAvgPool2d(2),
         nn.Flatten(),
         nn.Linear(512, FEATURE_DIM),  # no ReLU follows: features that died would make the distance zero or infinite
@@ -94,8 +94,8 @@ def restorer(channels: int, size: int) -> FeatureNetwork:
     """The network that restores damaged images of `size` pixels; its features are the bottleneck."""
     side = size // 4
     trunk = nn.Sequential(
-        _convolution(channels, 48, 2),
-        _convolution(48, 48, 2),
+        convolution(channels, 48, 2),
+        convolution(48, 48, 2),
         nn.Flatten(),
         nn.Linear(48 * side * side, FEATURE_DIM),
     )
@@ -167,5 +167,5 @@ class Residual(nn.Module):
         return x + self.inner(x)
 
 
-def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1), nn.GroupNorm(8, outputs), nn.ReLU())

@@ -114,7 +114,7 @@ def autoencoder(data: LabelledReference) -> SmallAutoencoder:
 
 def train(recipe: Recipe[Network], data: LabelledReference) -> tuple[Network, dict[str, Any]]:
     """The network of `recipe`, trained for this data, and how good it is; one line says so."""
-    with _seeded(recipe.seed), torch.enable_grad():
+    with seeded(recipe.seed), torch.enable_grad():
         network = recipe.build(data)
         batch = data.batch(torch.arange(min(IMAGES, len(data))))
         recipe.train(network, batch["image"], batch["y"], data.num_classes)
@@ -162,26 +162,39 @@ def facts(recipe: Recipe[Network], data: LabelledReference) -> dict[str, Any]:
 
 
 def _made(recipe: Recipe[Network], data: LabelledReference) -> Network:
-    """The network of `recipe` for this data: as shipped, else from the cache, where it is trained first if need be."""
-    known, name = facts(recipe, data), f"{data.name}-{recipe.role}"
+    """The network of `recipe` for this data."""
+    name = f"{data.name}-{recipe.role}"
+    return kept(name, facts(recipe, data), lambda: recipe.build(data), lambda: train(recipe, data))
+
+
+def kept(
+    name: str,
+    known: dict[str, Any],
+    build: Callable[[], Network],
+    train: Callable[[], tuple[Network, dict[str, Any]]],
+) -> Network:
+    """A frozen network as shipped, else from the cache, where it is trained first if need be.
+
+    known: everything that says which it is. build: one of its shapes. train: it itself, and notes such as its accuracy.
+    """
     path = shipped.find(name, known)
     if path is None:
         path = cache.home() / "embedded" / f"{name}-{digest(known)}.safetensors"
 
         def make(file: Path) -> dict[str, Any]:
-            network, notes = train(recipe, data)
+            network, notes = train()
             save_file(network.state_dict(), file)
             return notes
 
         cache.entry(path, known, make)
-    with _seeded(recipe.seed):
-        network = recipe.build(data)
+    with seeded(0):
+        network = build()
     network.load_state_dict(load_file(path))
     return network.eval().requires_grad_(False)
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """What is drawn inside depends on the seed alone, and the caller's generators stay as they were."""
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would also seed the generators of GPUs.

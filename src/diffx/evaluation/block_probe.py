@@ -52,6 +52,10 @@ def probe_blocks(
         raise DiffxError(
             f"--t {wrong[0]:g} is no noise level; type numbers between 0 (data) and 1 (noise), as in --t 0.5."
         )
+    if settings.data.text:
+        raise DiffxError(
+            f"A probe asks blocks for classes, and data={settings.data.name} has captions; probe a run on classes."
+        )
     if settings.end_to_end:
         raise DiffxError("This run's latents are of an autoencoder of its own, which a probe lacks; probe another.")
     model, device = build_model(settings), pick_device(settings.trainer.accelerator)

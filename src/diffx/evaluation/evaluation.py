@@ -13,15 +13,18 @@ from diffx import ranks
 from diffx.assemble.parts import Parts
 from diffx.backbone import Backbone
 from diffx.config.settings import Settings
+from diffx.data.prompts import prompts_of
 from diffx.errors import Diverged
+from diffx.evaluation.conditions import make_conditions
 from diffx.evaluation.sampling import Sampling
+from diffx.pixels.captioned import save_captioned
 from diffx.pixels.grid import save_grid
 from diffx.processes.devices import cost_unit
 from diffx.run.folder import RunDir
 from diffx.run.name import short_hash
 from diffx.run.sink import Sink
 
-SHOWN = 100  # samples in the picture of an evaluation
+SHOWN, CAPTIONED = 100, 50  # samples in the picture of an evaluation, and in the one that has their prompts
 
 
 @dataclass
@@ -39,7 +42,8 @@ class Evaluation:
         self.settings, self.run, self.parts = settings, run, parts
         self.logger = Sink(None)  # the run's is made after its folder, which everything else is checked before
         self.watch: Callable[[int, int, int], None] = lambda *_: None  # hears the step, samples drawn, samples wanted
-        self.sampling = Sampling(settings, parts.model.objective)
+        self.prompts = prompts_of(parts.data)
+        self.sampling = Sampling(settings, parts.model.objective, make_conditions(settings, parts.data))
         self.decode = parts.end_to_end.decode if parts.end_to_end else parts.data.decode
         self.protocol_hash = short_hash(parts.protocol)
 
@@ -59,7 +63,12 @@ class Evaluation:
             return values
         picture = self.run.path / "samples" / f"step_{step:08d}.png"
         with self.run.writing(picture):
-            save_grid(torch.stack(_in_turn(pictures)[:SHOWN]), picture)
+            save_grid(shown := torch.stack(_in_turn(pictures)[:SHOWN]), picture)
+        if self.prompts:
+            picture = picture.with_name(f"prompts_{step:08d}.png")
+            few = shown[:CAPTIONED]
+            with self.run.writing(picture):
+                save_captioned(few, [self.prompts[i % len(self.prompts)] for i in range(len(few))], picture)
         self._append(values, step, hours)
         print(f"step {step} · " + " · ".join(f"{name} {value:.3g}" for name, value in values.items()), flush=True)
         rising = [name for name, metric in self.parts.metrics.metrics.items() if metric.higher_is_better]

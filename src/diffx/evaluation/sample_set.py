@@ -20,8 +20,11 @@ from diffx.checkpoint.native import load_backbone
 from diffx.config.protocol import protocol
 from diffx.config.settings import Settings
 from diffx.config.target import make
+from diffx.data.prompts import prompts_digest, prompts_of
 from diffx.errors import DiffxError
+from diffx.evaluation.conditions import make_conditions
 from diffx.evaluation.sampling import Sampling
+from diffx.pixels.captioned import save_captioned
 from diffx.pixels.files import write_npz
 from diffx.pixels.grid import save_grid
 from diffx.pixels.values import to_uint8
@@ -31,7 +34,7 @@ from diffx.run.folder import AUTOENCODER
 from diffx.store.digest import digest
 from diffx.store.whole_file import replaced, write_text
 
-SHOWN = 100
+SHOWN, CAPTIONED = 100, 50  # in the picture
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class SampleSet:
         weights: of the backbone, such as a run's checkpoints/ema.safetensors.
         settings: of the run, with the protocol to sample under.
         label: one label for all samples; None for eval.labels.
+        prompts: what samples are drawn for in turn, where text conditions; None: the prompts that runs are measured by.
     """
 
     weights: Path
@@ -52,6 +56,7 @@ class SampleSet:
     count: int
     out: Path
     label: int | None = None
+    prompts: tuple[str, ...] | None = None
 
     def draw(self) -> Path:
         """Draw what is missing and return the .npz. Every rank has to call it, and all return when it is whole.
@@ -76,12 +81,21 @@ class SampleSet:
         if not self.weights.exists():
             raise DiffxError(f"{self.weights} does not exist: the run has no checkpoint yet. Train it first.")
         sha256 = _sha256(self.weights)
-        made = protocol(self.settings, "", "") | {"samples": self.count, "label": self.label}
+        words = self._words()
+        made = protocol(self.settings, "", "", prompts_digest(words)) | {"samples": self.count, "label": self.label}
         facts = {"protocol": made, "weights": sha256, "batch_size": self.settings.eval.batch_size}
+        if words:
+            facts["prompts"] = words
         trained = self.weights.with_name(AUTOENCODER)
         if self.settings.end_to_end and trained.exists():
             facts["autoencoder"] = _sha256(trained)
         return facts
+
+    def _words(self) -> list[str]:
+        """The prompts, sample i being of number i mod theirs; none where classes condition."""
+        if self.settings.data.text is None:
+            return []
+        return list(self.prompts) if self.prompts is not None else prompts_of(make(self.settings.source))
 
     def _is_whole(self, key: str) -> bool:
         try:
@@ -113,7 +127,9 @@ class SampleSet:
             network, objective = build_network(self.settings)
         load_backbone(network, self.weights)
         backbone, decode = network.to(device), decoder(self.settings, self.weights)
-        sampling = Sampling(self.settings, objective, self.label)
+        data = make(self.settings.source) if self.settings.data.text else None
+        conditions = make_conditions(self.settings, data, self.label, self.prompts)
+        sampling = Sampling(self.settings, objective, conditions)
         batches = [range(start, min(start + self.settings.eval.batch_size, self.count)) for start in missing]
         with Counting("samples", sum(map(len, batches)), ranks.rank(), ranks.world()) as counting:
             for indices in batches:
@@ -127,7 +143,11 @@ class SampleSet:
         files = [folder / f"{start:08d}.npy" for start in self._starts()]
         shown = torch.cat([_load(file) for file in files[: -(-SHOWN // self.settings.eval.batch_size)]])
         write_npz(self.out, self.count, (_load(file) for file in files))
-        save_grid(shown[:SHOWN], self._beside(".png"))
+        if words := facts.get("prompts"):
+            few = shown[:CAPTIONED]
+            save_captioned(few, [words[i % len(words)] for i in range(len(few))], self._beside(".png"))
+        else:
+            save_grid(shown[:SHOWN], self._beside(".png"))
         write_text(self._beside(".json"), json.dumps(facts, indent=1) + "\n")
         shutil.rmtree(folder)
 

@@ -11,22 +11,19 @@ from diffx.backbone.protocol import state_shape, unpack
 from diffx.config.protocol import precision_of
 from diffx.config.settings import Settings
 from diffx.config.target import make
-from diffx.errors import DiffxError
+from diffx.evaluation.conditions import Conditions, Labels
 from diffx.objective import Objective
 from diffx.processes.arithmetic import arithmetic
 from diffx.sampler import Field, SampleNoise
 from diffx.sampler.guidance import AnyGuidance, FitsObjective
-from diffx.streams import Streams
 
 
 class Sampling:
     """Makes samples of a backbone: sample i depends on the seed and i alone, not on batches or devices."""
 
-    def __init__(self, settings: Settings, objective: Objective, label: int | None = None) -> None:
-        classes = settings.data.num_classes
-        if label is not None and not 0 <= label < classes:
-            raise DiffxError(f"label {label} is none of the {classes} classes; type a number from 0 to {classes - 1}.")
-        self.label = label
+    def __init__(self, settings: Settings, objective: Objective, conditions: Conditions | None = None) -> None:
+        """conditions: of the samples; None: the labels that settings.eval says."""
+        self.conditions = conditions or Labels(settings.eval.labels, settings.eval.seed)
         self.sampler: Callable[..., Tensor] = make(settings.sampler)
         self.guidance: AnyGuidance = make(settings.guidance)
         if isinstance(self.guidance, FitsObjective):
@@ -43,9 +40,9 @@ class Sampling:
         shape = state_shape(backbone)
         for start in range(0, len(indices), self.settings.batch_size):
             part = indices[start : start + self.settings.batch_size]
-            labels = torch.tensor([self._label(i, backbone.num_classes) for i in part], device=device)
+            y, null = self.conditions(backbone, part, device)
             noise = SampleNoise(self.settings.seed, part)
-            field = Field(backbone, self.objective, labels, backbone.null_condition(labels), self.guidance)
+            field = Field(backbone, self.objective, y, null, self.guidance)
             with arithmetic(self.precision, device), _compiled(backbone, self._compile):
                 state = self.sampler(field, noise.draw(shape).to(device), noise).float()
             yield unpack(state, backbone.streams)["image"]
@@ -55,15 +52,6 @@ class Sampling:
         """uint8 images of x. In bfloat16 an autoencoder would be off by levels, so that it decodes in TF32 then."""
         with arithmetic("32" if self.precision == "32" else "tf32", x.device):
             return decoder(x, rounding)
-
-    def _label(self, index: int, classes: int) -> int:
-        """The label of sample `index`: class index mod classes where they are balanced."""
-        if self.label is not None:
-            return self.label
-        if self.settings.labels == "balanced":
-            return index % classes
-        rng = Streams(self.settings.seed, index).own("label")
-        return int(torch.randint(classes, (), generator=rng))
 
 
 @contextmanager

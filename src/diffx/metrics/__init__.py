@@ -2,5 +2,7 @@
 
 from diffx.metrics.adm import ADMMetrics
 from diffx.metrics.embedded import EmbeddedMetrics
+from diffx.metrics.text.captions import CaptionMetrics
+from diffx.metrics.text.clip import CLIPMetrics
 
-__all__ = ["ADMMetrics", "EmbeddedMetrics"]
+__all__ = ["ADMMetrics", "CLIPMetrics", "CaptionMetrics", "EmbeddedMetrics"]

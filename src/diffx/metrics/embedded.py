@@ -11,6 +11,7 @@ from torchmetrics import Metric, MetricCollection
 from diffx.data import LabelledReference
 from diffx.data.batches import permutation
 from diffx.embedded import networks as embedded
+from diffx.embedded.architecture import FeatureNetwork
 from diffx.features.exact import exact_float32
 from diffx.metrics.frechet import FrechetDistance, Gaussian, Moments
 from diffx.metrics.measure import measure, sample_count
@@ -36,13 +37,22 @@ class EmbeddedMetrics:
         {"name": "embedded_ssl", "family": "diffx-embedded-restorer", "training": "self-supervised"},
     )
 
-    def __init__(self, data: LabelledReference, device: torch.device | str = "cpu") -> None:
-        data = getattr(data, "images", data)  # of latents, the images
-        networks = {"embedded_sup": embedded.supervised(data), "embedded_ssl": embedded.self_supervised(data)}
+    def __init__(
+        self,
+        data: LabelledReference,
+        device: torch.device | str = "cpu",
+        supervised: FeatureNetwork | None = None,
+    ) -> None:
+        """supervised: the network of the first distance; None: the one that tells the classes of `data` apart."""
+        data = getattr(data, "images", data)  # of latents and of captions, the images
+        networks = {
+            "embedded_sup": supervised or embedded.supervised(data),
+            "embedded_ssl": embedded.self_supervised(data),
+        }
         weights = [tensor for network in networks.values() for tensor in network.state_dict().values()]
         self.identity = f"embedded {data.identity} {checksum(weights)}"
         self.device = torch.device(device)
-        self._networks = {name: _Exact(network.to(device), self.device) for name, network in networks.items()}
+        self._networks = {name: Exact(network.to(device), self.device) for name, network in networks.items()}
         self._held_out = data.reference()
         parts = [data.batch(part) for part in torch.arange(min(COMPARED, len(data))).split(BATCH)]
         self._training = torch.cat([part["image"] for part in parts]).to(device)
@@ -57,7 +67,7 @@ class EmbeddedMetrics:
             DiffxError: fewer than two samples in all, or features that are not finite.
         """
         values, seen = measure(self.metrics, batches, BATCH)
-        return _named(values, total(seen))
+        return named(values, total(seen))
 
     def floor(self, count: int) -> dict[str, float]:
         """What real images score: `count` training images, as many of each class as samples have with balanced labels,
@@ -66,7 +76,7 @@ class EmbeddedMetrics:
         values, _ = measure(self._collection(self._distances(sync_on_compute=False)), [drawn], BATCH)
         nearest = self._collection(self._nearest(sync_on_compute=False))
         held_out, _ = measure(nearest, [self._held_out[:1000]], BATCH)
-        return _named(values, count) | held_out
+        return named(values, count) | held_out
 
     def _collection(self, metrics: dict[str, Metric]) -> MetricCollection:
         return MetricCollection(dict(metrics), compute_groups=False).to(self.device)
@@ -79,7 +89,7 @@ class EmbeddedMetrics:
     def _nearest(self, **settings: Any) -> dict[str, Metric]:
         return {NEAREST: NearestTraining(self._training, **settings)}
 
-    def _moments(self, network: "_Exact") -> Gaussian:
+    def _moments(self, network: "Exact") -> Gaussian:
         moments = Moments(network, embedded.FEATURE_DIM, sync_on_compute=False).to(self.device)
         for images in self._held_out.split(BATCH):
             moments.update(images)
@@ -87,7 +97,7 @@ class EmbeddedMetrics:
 
 
 @dataclass(frozen=True)
-class _Exact:
+class Exact:
     """A network on its device, in float32 that is float32."""
 
     network: torch.nn.Module
@@ -98,7 +108,7 @@ class _Exact:
             return self.network(images.to(self.device))
 
 
-def _named(values: dict[str, float], count: int) -> dict[str, float]:
+def named(values: dict[str, float], count: int) -> dict[str, float]:
     """Distances with their number of samples, and last what does not depend on it."""
     counted = {f"{name}_{sample_count(count)}": values[name] for name in DISTANCES}
     return counted | {NEAREST: values[NEAREST]} if NEAREST in values else counted

@@ -9,7 +9,7 @@ from diffx.pixels.decode import MOST_BYTES, MOST_PIXELS, Refused
 
 MOST_CLASSES = 1_000_000
 LARGEST = 1 << 31  # of any count on a command line
-MADE = re.compile(r"latents|latents-flipped|features-.*")
+MADE = re.compile(r"latents|latents-flipped|text|features-.*")
 
 
 @dataclass(frozen=True)

@@ -10,24 +10,33 @@ from diffx.errors import DiffxError
 from diffx.pixels.decode import Refused
 from diffx.prepare.listing import Place, Sample
 
+CAPTIONS = ("caption", "text", "prompt")
+"""Columns that hold a caption; the first that is there."""
+
 
 def list_parquet(file: Path) -> Iterator[Sample]:
-    """Its rows.
+    """Its rows; the label of a file that has captions alone is 0.
 
     Raises:
         DiffxError: other columns, damaged, or no parquet file.
     """
-    parquet = _pyarrow()
     try:
-        table = parquet.ParquetFile(file)
+        table = open_table(file)
         names = table.schema_arrow.names
-        labels = table.read(columns=["label"]).column("label").to_pylist() if "label" in names else []
+        labels = [0] * table.metadata.num_rows
+        if "label" in names:
+            labels = table.read(columns=["label"]).column("label").to_pylist()
     except (OSError, ValueError) as error:  # pyarrow's own are of these
         raise DiffxError(f"{file} cannot be listed ({str(error).splitlines()[0]}); copy it anew.") from error
-    if not {"image", "label"} <= set(names):
-        raise DiffxError(f"{file} has columns {', '.join(names)}; `image` and `label` are expected.")
+    if "image" not in names or not {"label", *CAPTIONS} & set(names):
+        raise DiffxError(f"{file} has columns {', '.join(names)}; `image` and `label` (or `caption`) are expected.")
     for row, label in enumerate(labels):
         yield Sample(f"{file.stem}/{row:08d}", label, Place(str(file), row=row))
+
+
+def open_table(file: Path) -> Any:
+    """A parquet file. Raises DiffxError without pyarrow, and what pyarrow raises for a damaged one."""
+    return _pyarrow().ParquetFile(file)
 
 
 def parquet_image(path: str, row: int) -> bytes:

@@ -72,6 +72,21 @@ def _checked(sample: Sample, classes: int) -> Sample:
 
 
 def _find(source: str) -> Iterator[Sample]:
+    for file, prefix in files_of(source):
+        if file.is_dir():
+            yield from list_folder(file)
+        elif file.suffix == ".tar":
+            yield from list_tar(file, prefix)
+        else:
+            yield from list_parquet(file)
+
+
+def files_of(source: str) -> Iterator[tuple[Path, str]]:
+    """The folder, or the .tar and .parquet files, that a source consists of, and what the keys in each begin with.
+
+    Raises:
+        DiffxError: there is nothing, or a file of another kind.
+    """
     path = Path(source).expanduser()
     files = [path] if path.exists() else sorted(map(Path, glob.glob(str(path), recursive=True)))
     if not files:
@@ -83,11 +98,6 @@ def _find(source: str) -> Iterator[Sample]:
         files = archives or [path]
     tars = [file for file in files if file.suffix == ".tar"]
     for file in files:
-        if file.is_dir():
-            yield from list_folder(file)
-        elif file.suffix not in (".tar", ".parquet") or not file.is_file():
+        if not file.is_dir() and (file.suffix not in (".tar", ".parquet") or not file.is_file()):
             raise DiffxError(f"{file} is neither a folder nor a .tar or .parquet file; unpack it first.")
-        elif file.suffix == ".tar":
-            yield from list_tar(file, prefix=f"{file.stem}/" if len(tars) > 1 else "")
-        else:
-            yield from list_parquet(file)
+        yield file, f"{file.stem}/" if file.suffix == ".tar" and len(tars) > 1 else ""

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-DISTANCE = re.compile(r"^(s?fid|fd|kid|kd|kdd|mmd)(_|$)")
+DISTANCE = re.compile(r"^(s?fid|fd|kid|kd|kdd|c?mmd)(_|$)")
+ALIGNMENT = re.compile(r"^(align_|clip_score$)")
 SAMPLES = re.compile(r"_(\d+k?)$")
 SPACE_TRAINING = {"sup": "supervised", "ssl": "self-supervised"}
 INCEPTION = {"name": "inception", "family": "inception", "training": "supervised"}
@@ -14,6 +15,11 @@ DINOV2 = {"name": "dinov2", "family": "dinov2", "training": "self-supervised"}
 def pick_distances(names: Iterable[str]) -> list[str]:
     """The metrics that measure a distance to real images in some feature space: lower is better. Keeps the order."""
     return [name for name in names if DISTANCE.match(name)]
+
+
+def pick_alignments(names: Iterable[str]) -> list[str]:
+    """The metrics that say whether samples show what their prompts ask for: higher is better. Keeps the order."""
+    return [name for name in names if ALIGNMENT.match(name)]
 
 
 def name_metric(metric: str, samples: bool = True) -> str:

@@ -20,6 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from scipy.optimize import isotonic_regression
 
 from diffx.compare.plain import write_number
+from diffx.compare.runs.metric import pick_alignments
 from diffx.compare.shown.pictures.panel import BASELINE, Fan, Panel, Trace, look_ahead, make_panel
 from diffx.compare.study import Study
 from diffx.store.whole_file import replaced
@@ -57,6 +58,17 @@ def draw(study: Study, caption: str, ahead: bool = False) -> Figure:
     panels = [make_panel(study, result.metric) for result in study.results]
     if ahead:
         panels = [look_ahead(panel, study, one.metric) for panel, one in zip(panels, study.results, strict=True)]
+    return draw_panels(panels, caption)
+
+
+def draw_alignment(study: Study, caption: str) -> Figure | None:
+    """Agreement with prompts against the axis of the study; None where no run was measured so."""
+    panels = [make_panel(study, metric) for metric in pick_alignments(study.points.metrics())]
+    return draw_panels(panels, caption) if panels else None
+
+
+def draw_panels(panels: Sequence[Panel], caption: str) -> Figure:
+    """Two panels in a row, with the caption below them."""
     columns = min(len(panels), 2)
     rows = math.ceil(len(panels) / columns)
     aside = measure_aside(panels)
@@ -194,7 +206,8 @@ def name_everything(axis: Axes, panel: Panel, floor: float | None, tidy: bool) -
                  for place, ring in free.items()]  # fmt: skip
         texts.append(Name(left, panel.goal, panel.goal_name, "#666666", 7, "goal-name"))
     if panel.floor is not None:
-        text = f"real images {panel.floor:.3g}" + ("" if floor is not None else ", below the panel")
+        side = "above" if panel.rises else "below"
+        text = f"real images {panel.floor:.3g}" + ("" if floor is not None else f", {side} the panel")
         texts.append(Name(left, floor if floor is not None else bottom, text, "#666666", 7, "floor-name"))
     texts += [Name(mark.x, mark.value, mark.name, "#707070", 6.4, "mark-name") for mark in panel.marks]
     (place_texts if tidy else put_texts)(axis, panel, texts)

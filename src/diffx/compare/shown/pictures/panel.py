@@ -8,7 +8,7 @@ import numpy as np
 
 from diffx.compare.points import Crossing, Line, pool
 from diffx.compare.runs.method import Method
-from diffx.compare.runs.metric import find_network, name_metric, pick_distances
+from diffx.compare.runs.metric import find_network, name_metric, pick_alignments, pick_distances
 from diffx.compare.seeds import Speedup
 from diffx.compare.shown.cell import write_interval
 from diffx.compare.shown.published import Mark, place_published
@@ -75,6 +75,7 @@ class Panel:
     start: float | None  # where the baseline met its final value
     marks: tuple[Mark, ...]
     fans: dict[int, Fan] = field(default_factory=dict)
+    rises: bool = False  # whether more is better
 
 
 def choose_looks(methods: Sequence[Method], baseline: Method | None) -> dict[str, dict[str, Any]]:
@@ -95,6 +96,8 @@ def make_panel(study: Study, metric: str) -> Panel:
     features = f"{network.get('training', '')} features of {network['name']}".strip() if network else ""
     if pick_distances([metric]):
         subtitle = f"{features or 'feature network not named'} · lower is better"
+    elif pick_alignments([metric]):
+        subtitle = "agreement of samples with their prompts · higher is better"
     else:
         subtitle = "no distance to real images"
     base = study.baseline if result else None
@@ -108,6 +111,7 @@ def make_panel(study: Study, metric: str) -> Panel:
         goal_name=f"{base.label}'s final {result.targets[result.goal]:.3g}" if result and base else "",
         start=find_start(result, base.label) if result and base else None,
         marks=tuple(place_published(study, metric)),
+        rises=bool(pick_alignments([metric])),
     )
 
 

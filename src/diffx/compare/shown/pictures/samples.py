@@ -16,12 +16,13 @@ from diffx.compare.runs.read import Run, read_bytes
 from diffx.compare.shown.pictures.figure import STYLE
 from diffx.compare.shown.pictures.panel import LONGEST
 from diffx.compare.study import Study
-from diffx.errors import DiffxError
+from diffx.errors import DiffxError, clean_text
 
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)  # of equal cost, at which pictures are shown
 ACROSS, DOWN, COLUMNS = 4, 2, 10  # samples of a picture that are shown; a run's pictures have ten in a row
+LONGEST_PROMPT = 150  # letters
 LARGEST = 2**24  # pixels of a picture that is opened
-SIDE = 1.55  # inches of a picture's width
+SIDE, LINE = 1.55, 0.115  # inches of a picture's width, and of a line of words
 STEP = re.compile(r"step_(\d+)\.png$")
 
 
@@ -31,12 +32,14 @@ def draw_samples(study: Study) -> Figure | None:
     filled = [place for place in range(len(SHARES)) if any(row[place] for row in rows.values())]
     if not filled:
         return None
+    prompts = list_prompts(study)
+    below = LINE * len(prompts) + 0.05
     tall, names = SIDE * DOWN / ACROSS + 0.2, 0.2 + 0.062 * max(len(label[:LONGEST]) for label in rows)
     with matplotlib.rc_context(STYLE):
-        width, height = names + len(filled) * (SIDE + 0.1) + 0.1, len(rows) * tall + 0.35
+        width, height = names + len(filled) * (SIDE + 0.1) + 0.1, len(rows) * tall + 0.3 + below
         figure = Figure(figsize=(width, height), dpi=150)
         axes = figure.subplots(len(rows), len(filled), squeeze=False)
-        figure.subplots_adjust(left=names / width, right=1 - 0.1 / width, bottom=0.05 / height,
+        figure.subplots_adjust(left=names / width, right=1 - 0.1 / width, bottom=below / height,
                                top=1 - 0.4 / height, wspace=0.05, hspace=0.3)  # fmt: skip
         for line, (label, row) in zip(axes, rows.items(), strict=True):
             for axis, place in zip(line, filled, strict=True):
@@ -46,8 +49,21 @@ def draw_samples(study: Study) -> Figure | None:
                     axis.set_title(f"{write_number(one[0])} {study.unit_name}", fontsize=6.5, pad=2)
             line[0].text(-0.06, 0.5, label[:LONGEST], transform=line[0].transAxes, ha="right", va="center", fontsize=8)
         said = "The same noise and labels in every picture; of each method's first seed, the last one up to each cost."
+        if prompts:
+            said = said.replace("labels", "prompts")
+            listed = "\n".join(f"{place}. {words}" for place, words in enumerate(prompts, start=1))
+            figure.text(0.1 / width, 0.04 / height, listed, fontsize=6, color="#444444", va="bottom")
         figure.text(0.1 / width, 1 - 0.17 / height, said, fontsize=7, color="#444444")
     return figure
+
+
+def list_prompts(study: Study) -> list[str]:
+    """The prompts of the samples that are shown, row by row; none where classes condition the runs."""
+    listed = study.methods[0].runs[0].facts.get("prompts")
+    if not isinstance(listed, list):
+        return []
+    shown = [listed[i : i + ACROSS] for i in range(0, DOWN * COLUMNS, COLUMNS)]
+    return [clean_text(str(words), LONGEST_PROMPT) for row in shown for words in row]
 
 
 def has_samples(study: Study) -> bool:

@@ -1,0 +1,1 @@
+"""Metrics of samples that were drawn for prompts."""

@@ -1,0 +1,1 @@
+"""Captions beside images, and their encodings in shards."""
