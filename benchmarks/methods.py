@@ -32,6 +32,8 @@ BACKBONES = {  # by the head of the column, a size of it and the data that it is
     "DiT^DH": ["backbone=dit_dh_xl", "data.channels=768", "data.size=16"],
     "RAEv2": ["backbone=rae2_xl", "data.channels=1024", "data.size=16"],
     "JiT": ["backbone=jit_b", "data.channels=3", "data.size=256"],
+    "MM-DiT": ["data=captioned256", "backbone=mmdit_b"],
+    "PixArt": ["data=captioned256", "backbone=pixart_xl"],
 }
 RELEASED = {  # what a method's file in conf/plugins has for small networks, at the papers' sizes
     "reg": ["backbone.class_dim=768"],

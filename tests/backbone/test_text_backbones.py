@@ -9,6 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from diffx.assemble.flops import count_flops
 from diffx.backbone import MMDiT, PixArt, Text
 from diffx.backbone.protocol import Memory
+from diffx.config.compose import compose_config
+from diffx.config.target import make
 from diffx.errors import DiffxError
 from diffx.objective import Interpolant
 from diffx.planner import MAIN, make_plan, make_view
@@ -77,6 +79,17 @@ def test_a_step_of_pixart_is_counted_as_its_products():
     products = depth * (per_token * image + 2 * dim * 2 * dim * text)
     embeddings = 2 * dim * (256 + dim) + 2 * dim * 6 * dim + 2 * dim * (6 + dim) * text + 2 * 2 * 16 * dim * image
     assert counted.forward == counted.plain == attention + products + embeddings
+
+
+@pytest.mark.parametrize(("words", "millions"), [
+    (["sd3_medium", "data.channels=16", "data.text={length: 154, channels: 4096, pooled: 2048}"], 2028.328),
+    (["pixart_xl", "backbone.learn_sigma=true"], 610.856096),
+])  # fmt: skip
+def test_a_released_preset_has_as_many_weights_as_diffusers_network(words: list[str], millions: float):
+    config = compose_config(["data=captioned256", f"backbone={words[0]}", *words[1:]])
+    with torch.device("meta"):
+        net = make(config.backbone)
+    assert sum(p.numel() for p in net.parameters() if p.requires_grad) == round(millions * 1e6)
 
 
 @torch.no_grad()

@@ -42,6 +42,11 @@ PAPERS = {  # backbone and training-only parameters in millions, learning rate, 
     "rae_ddt_xl": (838.7, 0.0, 2e-4, 1.0),
     "rae2_xl": (875.2, 0.0, 2e-4, 1.0),
     "jit_b": (131.3, 0.0, 2e-4, None),
+    "t2i_b": (253.9, 0.0, 1e-4, 1.0),
+    "t2i_xl": (854.9, 0.0, 1e-4, 1.0),
+    "t2i_repa_xl": (854.9, 8.1, 1e-4, 1.0),
+    "t2i_tread_xl": (854.9, 0.0, 1e-4, 1.0),
+    "t2i_repa_tread_xl": (854.9, 8.1, 1e-4, 1.0),
 }
 
 

@@ -64,7 +64,9 @@ def test_the_cost_of_a_method_on_s_is_the_tables(name):
     assert row.split("|")[5].strip() == f"{relative(sketch('s', [name])):.2f}"
 
 
-@pytest.mark.parametrize(("name", "backbone"), [("tread", "JiT"), ("self_flow", "RAEv2"), ("haste", "DiT^DH")])
+@pytest.mark.parametrize(("name", "backbone"), [
+    ("tread", "JiT"), ("self_flow", "RAEv2"), ("haste", "DiT^DH"), ("tread", "MM-DiT"), ("identity", "PixArt"),
+])  # fmt: skip
 def test_a_method_on_a_backbone_composes_or_is_refused_as_the_table_says(name, backbone):
     table, _, notes = block("backbones").partition("\n\n")
     head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]

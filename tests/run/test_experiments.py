@@ -126,6 +126,15 @@ def test_every_job_of_the_field_plans() -> None:
     assert planned[0] == []
 
 
+def test_every_job_of_the_study_of_text_plans_on_both_networks() -> None:
+    jobs = split_sweep(["+experiment=text"])
+    planned = [sorted(build_model(compose_config(job), "meta").plugins) for job in jobs]
+    assert planned == [[], ["repa"], ["tread"], ["contrastive"]]
+    other = [compose_config([*job, "backbone=pixart_tiny"]) for job in jobs]
+    assert [sorted(build_model(config, "meta").plugins) for config in other] == planned
+    assert {config.eval.prompts for config in other} == {None}  # those of the held-out pictures
+
+
 def test_every_job_of_the_conditioning_study_is_another_network_of_one_size() -> None:
     configs = [compose_config(job) for job in split_sweep(["+experiment=conditioning"])]
     nets = [build_model(config, "meta").backbone for config in configs]
