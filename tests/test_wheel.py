@@ -16,6 +16,8 @@ PARTNERS = {
     "objective=ddpm": ["sampler=ancestral", "backbone.learn_sigma=true"],
     "sampler=ancestral": ["objective=ddpm", "backbone.learn_sigma=true"],
     "objective=edm": ["sampler=edm"],
+    "objective=meanflow": ["sampler=meanflow", "+backbone.two_times=true"],
+    "sampler=meanflow": ["objective=meanflow", "+backbone.two_times=true"],
     "eval=dit_cfg": ["objective=ddpm", "backbone.learn_sigma=true"],
     "eval=mdt_power_cosine": ["objective=ddpm", "backbone.learn_sigma=true"],
     "eval=tread_edm": ["objective=edm"],
@@ -29,6 +31,11 @@ PARTNERS = {
 PARTNERS |= {
     f"autoencoder={file.stem}": ["data=imagenet256", f"backbone.patch_size={16 if file.stem == 'pixels' else 1}"]
     for file in (ROOT / "conf/autoencoder").glob("*.yaml")
+}
+PARTNERS |= {
+    f"backbone={file.stem}": ["data=captions"]
+    for file in (ROOT / "conf/backbone").glob("*.yaml")
+    if file.stem.startswith(("mmdit", "pixart", "sd3"))
 }
 PARTNERS["end_to_end=repa_e"] = ["data=shapes_latent", "plugins=[repa]"]
 COMPOSED_ONLY = ["guidance=autoguidance", "guidance=contrastive"]  # they need what a run has written
