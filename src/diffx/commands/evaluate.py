@@ -199,6 +199,8 @@ def progress(run: "RunDir", settings: "Settings", record: dict[str, Any]) -> dic
 
     from diffx.errors import DiffxError
 
+    if not run.last_checkpoint.exists():
+        return progress_of_average(run, record)
     try:
         # Mapped, not read: an XL checkpoint has 11 GB, and two numbers of it are wanted.
         state = torch.load(run.last_checkpoint, map_location="cpu", weights_only=True, mmap=True)
@@ -212,6 +214,22 @@ def progress(run: "RunDir", settings: "Settings", record: dict[str, Any]) -> dic
         record["cost"]: seconds / 3600,
         "train_flops": images * record["flops"]["train_per_image"],
     }
+
+
+def progress_of_average(run: "RunDir", record: dict[str, Any]) -> dict[str, Any]:
+    """The same of a run without its last checkpoint, as it was pulled: from the curve's point at the weights' step."""
+    from diffx.errors import DiffxError
+    from diffx.store.sealed import facts_of
+
+    step = facts_of(run.ema_weights).get("step")
+    keys = ("step", "images", record["cost"], "train_flops")
+    for point in run.points():
+        if str(point["step"]) == step and all(key in point for key in keys):
+            return {key: point[key] for key in keys}
+    raise DiffxError(
+        f"{run.path} has no last.ckpt, and no point in curve.jsonl at step {step} of its weights, so that nobody knows "
+        "what they cost."
+    )
 
 
 def print_table(title: str, values: dict[str, float]) -> None:

@@ -23,8 +23,10 @@ def hub_answers() -> bool:
         return False
     if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
         return True
+    place = urlsplit(constants.ENDPOINT)
+    port = place.port or (80 if place.scheme == "http" else 443)
     try:
-        with socket.create_connection((urlsplit(constants.ENDPOINT).hostname, 443), SECONDS):
+        with socket.create_connection((place.hostname, port), SECONDS):
             return True
     except OSError:
         return False

@@ -19,7 +19,7 @@ COMMANDS = {
     "python -m diffx.evaluate": "measure a run, or somebody's images, under a published protocol",
     "python -m diffx.probe": "what each block of a run knows: linear probes, CKNNA",
     "python -m diffx.prepare": "ImageNet to latents and features",
-    "python -m diffx.checkpoint": "official and diffusers checkpoints, in and out",
+    "python -m diffx.checkpoint": "official and diffusers checkpoints, in and out; push and pull",
     "python -m diffx.new": "the files of a method of your own, which pass their test at once",
 }
 EXAMPLES = {
