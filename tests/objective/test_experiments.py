@@ -42,7 +42,7 @@ PAPERS = {  # backbone and training-only parameters in millions, learning rate, 
     "rae_ddt_xl": (838.7, 0.0, 2e-4, 1.0),
     "rae2_xl": (875.2, 0.0, 2e-4, 1.0),
     "jit_b": (131.3, 0.0, 2e-4, None),
-    "t2i_b": (253.9, 0.0, 1e-4, 1.0),
+    "t2i_b": (506.4, 0.0, 1e-4, 1.0),
     "t2i_xl": (854.9, 0.0, 1e-4, 1.0),
     "t2i_repa_xl": (854.9, 8.1, 1e-4, 1.0),
     "t2i_tread_xl": (854.9, 0.0, 1e-4, 1.0),
@@ -61,6 +61,7 @@ LENGTHS = {  # batch size, steps and the average's decay, where not these
     "rae_ddt_xl": (1024, 100_000, 0.9995),
     "rae2_xl": (1024, 100_000, 0.9995),
     "jit_b": (1024, 250_000, 0.9999),
+    "t2i_b": (256, 150_000, 0.9999),
 }
 
 
