@@ -11,7 +11,8 @@ from PIL import Image
 from diffx.compare.output import write_markdown
 from diffx.compare.shown.page import collect
 from diffx.compare.shown.pictures.answer import can_answer, draw_answer
-from diffx.compare.shown.pictures.samples import draw_samples, has_samples
+from diffx.compare.shown.pictures.samples import draw_samples, list_rows
+from diffx.compare.shown.table import make_tables
 from diffx.compare.study import make_study
 
 METRIC = "fd_embedded_sup_1k"
@@ -62,10 +63,10 @@ def test_the_page_and_the_markdown_begin_with_one_sentence_and_the_rest_unfolds(
     write_study(tmp_path)
     study = make_study([tmp_path])
     said = "At equal cost tread beats plain in the one feature space measured."
-    page, text = collect(study, []), write_markdown(study)
+    page, text = collect(study, [], {}, []), write_markdown(study, [make_tables(study)[0]])
     assert page["answer"] == said
     assert said not in page["verdict"]
-    assert [lead["place"] for lead in page["leads"]] == ["answer-picture"]
+    assert len(page["pictured"]["svgs"]) == 1
     assert text.index(said) < text.index("answer.png") < text.index("<details>") < text.index("compare.png")
     assert text.count("<details>") == text.count("</details>") == 2
 
@@ -79,17 +80,18 @@ def test_samples_of_the_methods_stand_side_by_side_and_a_broken_picture_is_left_
             Image.fromarray(np.full((40, 80), colour, np.uint8)).save(folder / f"step_{step:08d}.png")
     (tmp_path / "demo" / "tread" / "s0" / "samples" / "step_00000400.png").write_bytes(b"\x89PNG no picture")
     study = make_study([tmp_path])
-    figure = draw_samples(study)
-    shown = [[int(image.get_array()[0, 0, 0]) for image in axis.images] for axis in figure.axes]
-    assert has_samples(study)
+    rows = list_rows(study)
+    shown = [[int(image.get_array()[0, 0, 0]) for image in axis.images] for axis in draw_samples(study, rows).axes]
     assert shown == [[50], [50], [50], [50], [200], [200], [200], []]
+    page = collect(study, [], rows, [])["samples"]["rows"]
+    assert [(row["label"], len(row["pictures"])) for row in page] == [("plain", 4), ("tread", 3)]
+    assert page[1]["pictures"][0]["said"] == "1 CPU-hours"
     record = tmp_path / "demo" / "plain" / "s0" / "run.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"prompts": [f"a star {i}" for i in range(20)]}))
-    prompted = draw_samples(make_study([tmp_path]))
+    prompted = draw_samples(make_study([tmp_path]), rows)
     assert prompted.texts[-2].get_text().splitlines() == [
         f"{place}. a star {i}" for place, i in enumerate((0, 1, 2, 3, 10, 11, 12, 13), start=1)
     ]
     for file in (tmp_path / "demo").glob("*/s0/samples/*.png"):
         file.write_bytes(b"no picture")
-    assert draw_samples(study) is None
-    assert not has_samples(study)
+    assert list_rows(study) == {}

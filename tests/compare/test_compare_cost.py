@@ -6,9 +6,10 @@ import pytest
 from made_runs import falling, write_run
 
 from diffx.compare.runs.read import read
+from diffx.compare.shown.caption import write_caption, write_card
 from diffx.compare.shown.page import collect
 from diffx.compare.shown.table import make_tables, write_csv
-from diffx.compare.shown.words import write_caption, write_card, write_verdict
+from diffx.compare.shown.words import write_verdict
 from diffx.compare.study import make_study
 from diffx.errors import DiffxError
 
@@ -65,7 +66,7 @@ def test_the_rule_of_cost_stands_in_every_output(root: Path):
         assert any(line.startswith(f"cost: {rule}") for line in write_card(found))
         assert f",{rule}," in write_csv(found)
     assert "CPU-hours, normalised" in write_caption(found)
-    assert "CPU-hours, normalised" in collect(found, [])["axes"][0]["label"]
+    assert "CPU-hours, normalised" in collect(found, [], {}, [])["axes"][0]["label"]
 
 
 def test_normalised_cost_without_recorded_flops_is_refused(root: Path):

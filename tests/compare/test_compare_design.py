@@ -15,6 +15,7 @@ from diffx.compare.design import find_flat_region, find_interactions, find_respo
 from diffx.compare.seeds import Spread
 from diffx.compare.shown.published import find_published, place_published, read_published
 from diffx.compare.shown.table import tabulate_interactions
+from diffx.compare.shown.words import write_answer
 from diffx.compare.study import Study, count_in, make_study
 from diffx.errors import DiffxError
 
@@ -142,6 +143,24 @@ def test_the_flat_region_is_said_in_words_and_drawn(root: Path, tmp_path: Path):
     compare([root], tmp_path / "report", console=Console(file=io.StringIO()))
     assert "flat: weight 0.5 to 1" in (tmp_path / "report" / "response_repa.svg").read_text()
     assert "response_repa.png" in (tmp_path / "report" / "compare.md").read_text()
+
+
+def test_a_sweep_without_plain_says_where_it_is_flat_and_that_nothing_else_can_be_said(root: Path):
+    sweep(root, {0.25: 6.0, 0.5: 4.0, 1.0: 4.1, 2.0: 7.0})
+    assert write_answer(make_study([root])) == (
+        "In FD embedded sup (1k samples) the sweep of repa over weight is flat at weight 0.5 to 1 (one seed a value, "
+        "so chance is not excluded). There is no run without plugins to compare with, so nothing is said about gains, "
+        "and nothing else can be said."
+    )
+
+
+def test_a_flat_region_at_the_edge_of_a_sweep_is_said_to_be_there(root: Path):
+    sweep(root, {0.25: 4.1, 0.5: 4.0, 1.0: 6.0})
+    assert "it reaches the edge of the sweep (weight 0.25), beyond which nothing was run." in write_answer(
+        make_study([root])
+    )
+    sweep(root, {1.0: 4.1})
+    assert "is flat: no value can be told from another" in write_answer(make_study([root]))
 
 
 XL = {

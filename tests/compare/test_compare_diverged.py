@@ -62,7 +62,7 @@ def test_words_tables_and_page_say_how_many_seeds_diverged(root: Path):
     tables = {table.title: table for table in make_tables(found)}
     assert tables["FD embedded sup (1k samples)"].rows[1][1] == "3 (1 of 3 diverged)"
     assert "repa (1 of 3 diverged)" in tables["Time to target: FD embedded sup (1k samples)"].rows[1][0]
-    page = collect(found, [])
+    page = collect(found, [], {}, [])
     assert "1 of 3 seeds of repa diverged" in page["verdict"]
     assert "1 of 3 seeds diverged" in page["methods"][1]["settings"]
 

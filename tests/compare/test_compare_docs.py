@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from made_runs import line, write_run
 
+from diffx.compare.shown.forecast import HELD, HELD_UNTESTED
 from diffx.compare.shown.table import COVERAGE
 
 PAGE = (Path(__file__).parents[2] / "docs" / "compare.md").read_text()
@@ -65,3 +66,12 @@ def test_every_option_stands_in_the_page(place: Path):
 def test_the_coverage_that_tables_print_is_the_measured_one_of_the_page():
     for seeds, share in COVERAGE.items():
         assert re.search(rf"with {'three' if seeds == 3 else 'five'}[^;]*? {100 * share:.1f} % of", PAGE, re.IGNORECASE)
+
+
+def test_what_a_forecast_says_of_its_intervals_is_what_the_back_test_of_the_page_measured():
+    rows = dict(re.findall(r"^\| ([^|]+?) \|(?:[^|]*\|){4} (\d+/\d+) \|", PAGE, re.MULTILINE))
+    held = {name: tuple(map(int, found.split("/"))) for name, found in rows.items()}
+    demo = [held[name] for name in held if name.startswith("demo: ")]
+    assert held["all"] == HELD == tuple(map(sum, zip(*(held[name] for name in held if name != "all"), strict=True)))
+    assert tuple(map(sum, zip(*demo, strict=True))) == HELD_UNTESTED
+    assert f"in {HELD[0]} of {HELD[1]} cases, {100 * HELD[0] / HELD[1]:.0f} %" in PAGE

@@ -11,7 +11,8 @@ from made_runs import falling, write_run
 from matplotlib.axes import Axes
 
 from diffx.compare.shown.pictures import figure
-from diffx.compare.shown.pictures.panel import COLOURS, make_panel
+from diffx.compare.shown.pictures.colours import BASELINE, COLOURS, darken, find_contrast
+from diffx.compare.shown.pictures.panel import make_panel
 from diffx.compare.study import make_study
 
 METRIC = "fd_embedded_sup_1k"
@@ -116,3 +117,34 @@ def test_numbers_along_the_cost_do_not_run_into_each_other(root: Path, span: flo
     shown = [label for label, x in zip(axis.get_xticklabels(), axis.get_xticks(), strict=True) if low <= x <= high]
     boxes = sorted((label.get_window_extent() for label in shown), key=lambda box: box.x0)
     assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
+@pytest.mark.parametrize("scale", ["log", "linear"])
+def test_texts_in_a_panel_stand_beside_their_rings_and_do_not_overlap(root: Path, scale: str):
+    """Five methods whose rings lie along the goal, of which one is near its left end where its name stands."""
+    for label, sooner in (("plain", 1.0), ("a", 6.0), ("b", 2.6), ("c", 1.6), ("d", 1.14)):
+        facts = {"reference": {"floor": {METRIC: 15.0}}}
+        write_run(root, label, curves={METRIC: falling(100, 0.8, sooner)}, facts=facts)
+    picture = figure.draw_alone(make_panel(make_study([root]), METRIC), scale)
+    axis = picture.axes[0]
+    picture.canvas.draw()
+    inside = [text for text in axis.texts if str(text.get_gid()).endswith(("-factor", "goal-name", "floor-name"))]
+    boxes = [text.get_window_extent() for text in inside]
+    assert [text.get_text() for text in inside[:4]] == ["6.0×", "2.6×", "1.6×", "1.1×"]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    for text, box in zip(inside, boxes, strict=True):
+        x, y = axis.transData.transform(text.xy)  # type: ignore[attr-defined]
+        assert max(box.x0 - x, x - box.x1, box.y0 - y, y - box.y1) < 12  # points to its ring
+
+
+@pytest.mark.parametrize("colour", [*COLOURS, BASELINE])
+def test_names_are_written_in_colours_that_can_be_read_on_white(colour: str):
+    assert find_contrast(darken(colour)) >= 4.5
+    assert find_contrast(colour) < 4.6 or darken(colour) == colour.lower()
+
+
+def test_every_evaluation_of_a_line_has_a_dot(root: Path):
+    for seed in range(2):
+        write_run(root, "plain", seed, {METRIC: falling(100 + seed, 0.8)})
+    (dots,) = [line for line in drawn(root).lines if line.get_gid() == "curve-0-dots"]
+    assert list(dots.get_xdata()) == [1.0, 2.0, 4.0, 8.0]

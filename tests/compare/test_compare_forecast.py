@@ -12,11 +12,12 @@ from diffx.compare.ahead.law import DRIFT, find_drift
 from diffx.compare.curve import Curve
 from diffx.compare.shown.forecast import forecast_study, order, tabulate_forecasts, write_forecast
 from diffx.compare.shown.pictures.figure import draw
-from diffx.compare.study import make_study
+from diffx.compare.study import Study, make_study
 from diffx.errors import DiffxError
 
 COSTS = tuple(2.0 ** (0.5 * place) for place in range(8))
 METRIC = "fd_embedded_sup_1k"
+FEW = 100  # draws where the order alone is asked
 
 
 def saturating(floor: float, drop: float, rate: float, noise: float = 0.0, seed: int = 0):
@@ -32,18 +33,24 @@ def write_seeds(
         write_run(root, label, seed, {METRIC: saturating(floor, drop, rate, 0.03, seed)}, costs)
 
 
-def test_a_planted_law_lies_within_the_interval_of_its_forecast(tmp_path: Path) -> None:
-    write_seeds(tmp_path, "plain", 5.0, 60.0, 0.9)
-    (one,) = forecast_study(make_study([tmp_path]), 64.0).forecasts
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Plain's three seeds, which end at 11.3, and their forecast for 64."""
+    root = tmp_path_factory.mktemp("plain")
+    write_seeds(root, "plain", 5.0, 60.0, 0.9)
+    return forecast_study(make_study([root]), 64.0)
+
+
+def test_a_planted_law_lies_within_the_interval_of_its_forecast(study: Study) -> None:
+    (one,) = study.forecasts
     low, middle, high = one.ends
     truth = 5.0 + 60.0 * 64**-0.9
     assert low < truth < high
     assert middle == pytest.approx(truth, rel=0.25)
 
 
-def test_an_interval_widens_with_the_budget(tmp_path: Path) -> None:
-    write_seeds(tmp_path, "plain", 5.0, 60.0, 0.9)
-    (one,) = forecast_study(make_study([tmp_path]), 64.0).forecasts
+def test_an_interval_widens_with_the_budget(study: Study) -> None:
+    (one,) = study.forecasts
     width = np.log(one.read(0.975) / one.read(0.025))
     assert width[-1] > 2 * width[0]
 
@@ -51,7 +58,7 @@ def test_an_interval_widens_with_the_budget(tmp_path: Path) -> None:
 def test_two_methods_with_one_curve_are_not_to_be_told_apart(tmp_path: Path) -> None:
     write_seeds(tmp_path, "plain", 5.0, 60.0, 0.9)
     write_seeds(tmp_path, "tread", 5.0, 60.0, 0.9)
-    study = forecast_study(make_study([tmp_path]), 32.0)
+    study = forecast_study(make_study([tmp_path]), 32.0, FEW)
     assert "whether tread would be below plain is not to be told from these runs" in write_forecast(
         study, study.results[0]
     )
@@ -61,7 +68,7 @@ def test_a_crossing_beyond_the_runs_is_found_within_its_interval(tmp_path: Path)
     long = tuple(2.0 ** (0.5 * place) for place in range(13))
     write_seeds(tmp_path, "plain", 30.0, 60.0, 1.5, long)
     write_seeds(tmp_path, "repa", 1.0, 600.0, 0.7, long)  # above at the end of the runs, far below at 640
-    study = forecast_study(make_study([tmp_path]), 640.0)
+    study = forecast_study(make_study([tmp_path]), 640.0, FEW)
     (found,) = order(study, study.results[0])
     costs = np.geomspace(60, 640, 2000)
     truth = costs[np.flatnonzero(1 + 600 * costs**-0.7 < 30 + 60 * costs**-1.5)[0]]
@@ -84,9 +91,16 @@ def test_two_evaluations_are_no_forecast_and_a_remark_says_so(tmp_path: Path) ->
     assert any(line.startswith("no forecast for plain") for line in study.remarks)
 
 
-def test_a_forecast_is_drawn_as_bands_and_no_line_goes_beyond_the_runs(tmp_path: Path) -> None:
-    write_seeds(tmp_path, "plain", 5.0, 60.0, 0.9)
-    axis = draw(forecast_study(make_study([tmp_path]), 64.0), "", ahead=True).axes[0]
+def test_evaluations_of_several_seeds_do_not_add_up_to_those_of_one(tmp_path: Path) -> None:
+    for seed, costs in enumerate(((1.0, 4.0), (2.0, 8.0))):
+        write_run(tmp_path, "plain", seed, {METRIC: saturating(5, 60, 0.9)}, costs)
+    found = forecast_study(make_study([tmp_path]), 16.0)
+    assert found.forecasts == ()
+    assert any("it takes 3 evaluations of every seed" in line for line in found.remarks)
+
+
+def test_a_forecast_is_drawn_as_bands_and_no_line_goes_beyond_the_runs(study: Study) -> None:
+    axis = draw(study, "", ahead=True).axes[0]
     drawn = [line for line in axis.lines if len(line.get_xdata()) > 2]
     assert max(max(line.get_xdata()) for line in drawn) <= COSTS[-1]
     assert max(band.get_paths()[0].vertices[:, 0].max() for band in axis.collections) == pytest.approx(64.0)

@@ -136,7 +136,7 @@ def test_a_published_number_names_its_source(browser: str, root: Path, tmp_path:
         (folder / "curve.jsonl").write_text(curve)
     found = replace(make_study([root]), published=tuple(read_published(PUBLISHED)))
     page = tmp_path / "compare.html"
-    page.write_text(write_page(found, []))
+    page.write_text(write_page(found, [], {}, []))
     script = """
       document.querySelector('input[value="step"]').click();
       const marks = [...document.querySelectorAll('.mark')];
@@ -172,6 +172,81 @@ def test_other_measurements_can_be_drawn_too(browser: str, page: Path):
 
 
 @pytest.mark.slow
+def test_the_caption_is_of_the_panels_that_are_shown_on_the_axis_that_is_chosen(browser: str, page: Path):
+    script = """
+      const caption = document.getElementById("caption");
+      const first = caption.textContent;
+      for (const name of ["fd_embedded_sup_1k", "fd_embedded_ssl_1k", "nearest_train"]) {
+        document.querySelector(`input[value="${name}"]`).click();
+      }
+    """
+    before, after = run_in(browser, page, script, "[first, caption.textContent]")
+    assert "rings and factors: CPU-hours to reach it" in before
+    assert "Held-out real images score 1.2 in FD embedded sup (1k samples)." in before
+    assert "rings" not in after
+    assert "Held-out" not in after
+    steps = "document.querySelector('input[value=\"step\"]').click();"
+    assert "rings and factors: steps to reach it" in run_in(browser, page, steps, "caption.textContent")
+
+
+@pytest.mark.slow
+def test_a_tap_opens_the_tooltip_a_lifted_finger_leaves_it_and_a_tap_elsewhere_closes_it(browser: str, page: Path):
+    script = """
+      const line = document.querySelector(".curve");
+      const tell = (on, kind) => on.dispatchEvent(new PointerEvent(kind, { bubbles: true, pointerType: "touch" }));
+      const seen = [];
+      tell(line, "pointerdown");
+      seen.push(tooltip.hidden);
+      tell(line, "pointerleave");
+      seen.push(tooltip.hidden);
+      tell(document.querySelector("h1"), "pointerdown");
+      seen.push(tooltip.hidden);
+    """
+    assert run_in(browser, page, script, "seen") == [False, False, True]
+
+
+@pytest.mark.slow
+def test_a_table_is_sorted_by_the_column_that_is_pressed(browser: str, page: Path):
+    script = """
+      const table = [...document.querySelectorAll("table")].find((one) => one.textContent.includes("images/s"));
+      const column = [...table.tHead.rows[0].cells].findIndex((one) => one.textContent === "training");
+      const press = () => table.tHead.rows[0].cells[column].querySelector("button").click();
+      const read = () => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent);
+      press();
+      const up = read();
+      press();
+    """
+    up, down = run_in(browser, page, script, "[up, read()]")
+    assert (up[0], down[-1]) == ("plain", "plain")  # 1.8M; the others train 100k more
+    assert up == down[::-1]
+
+
+@pytest.mark.slow
+def test_the_page_links_the_numbers_and_the_pictures_beside_it(browser: str, page: Path):
+    links = run_in(browser, page, "", "[...document.querySelectorAll('#links a')].map((one) => one.textContent)")
+    assert {"compare.csv", "compare.png", "answer.png", "compare_steps.png"} <= set(links)
+    assert all((page.parent / name).is_file() for name in links)
+
+
+@pytest.mark.slow
+def test_on_a_telephone_letters_are_large_enough_and_cells_are_not_broken(browser: str, page: Path):
+    letters = """[...document.querySelectorAll("svg text")].map((one) =>
+      parseFloat(getComputedStyle(one).fontSize) * one.ownerSVGElement.getScreenCTM().a)"""
+    script = """
+      document.documentElement.style.width = "390px";  // the browser's own window is not narrower than 500
+      for (const one of document.querySelectorAll("details")) one.open = true;
+    """
+    lines = """[...document.querySelectorAll("td")].filter((one) => !one.parentNode.textContent.includes("\\n"))
+      .map((one) => one.getBoundingClientRect().height)"""
+    right = """Math.max(...[...document.querySelectorAll("main *")]
+      .filter((one) => !one.closest(".scroll table, svg *")).map((one) => one.getBoundingClientRect().right))"""
+    sizes, heights, width = run_in(browser, page, script, f"[{letters}, {lines}, {right}]")
+    assert min(sizes) > 8.5
+    assert max(heights) - min(heights) < 8
+    assert width <= 390
+
+
+@pytest.mark.slow
 def test_labels_do_not_overlap(browser: str, page: Path):
     labels = """[...document.querySelectorAll('#panels figure:first-child [id^="curve-"][id$="-name"] text')]"""
     heights = sorted(run_in(browser, page, "", f"{labels}.map((one) => one.getBoundingClientRect().y)"))
@@ -194,4 +269,4 @@ def test_text_of_a_run_cannot_become_markup(root: Path):
     write_run(root, "plain")
     write_run(root, "</script><b>hi</b>", plugins={"x": {}}, identity="odd")
     found = make_study([root])
-    assert "</script><b>" not in write_page(found, make_tables(found))
+    assert "</script><b>" not in write_page(found, make_tables(found), {}, [])

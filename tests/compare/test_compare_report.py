@@ -15,9 +15,11 @@ from rich.console import Console
 from diffx.compare import compare
 from diffx.compare.output import say, write_data
 from diffx.compare.points import pool
+from diffx.compare.shown.caption import write_caption
 from diffx.compare.shown.pictures import figure
-from diffx.compare.shown.pictures.panel import BASELINE, choose_looks
-from diffx.compare.shown.words import write_caption, write_verdict
+from diffx.compare.shown.pictures.colours import BASELINE, choose_looks
+from diffx.compare.shown.table import make_tables
+from diffx.compare.shown.words import write_verdict
 from diffx.compare.study import Study, make_study
 from diffx.errors import DiffxError
 
@@ -34,8 +36,9 @@ def printed(root: Path, out: Path, **options: object) -> str:
     """What the terminal shows; the data lie in `out`, the pictures, which take most of the time, are left out."""
     text = io.StringIO()
     found = make_study([root], **options)  # type: ignore[arg-type]
-    write_data(found, out)
-    say(found, out, Console(file=text, width=100))
+    tables = make_tables(found)
+    write_data(found, tables, out)
+    say(found, tables, out, Console(file=text, width=100))
     return text.getvalue()
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from diffx.compare import compare
 from diffx.compare.output import say, write_data
 from diffx.compare.runs.read import LARGEST, read
-from diffx.compare.shown.table import write_csv
+from diffx.compare.shown.table import make_tables, write_csv
 from diffx.compare.study import make_study
 
 METRIC = "fd_embedded_sup_1k"
@@ -26,8 +26,9 @@ def compared(root: Path, out: Path) -> str:
     """What the terminal shows; the data are in `out`."""
     text = io.StringIO()
     found = make_study([root])
-    write_data(found, out)
-    say(found, out, Console(file=text, width=100, force_terminal=True))
+    tables = make_tables(found)
+    write_data(found, tables, out)
+    say(found, tables, out, Console(file=text, width=100, force_terminal=True))
     return text.getvalue()
 
 

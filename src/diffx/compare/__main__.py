@@ -6,6 +6,7 @@ from pathlib import Path
 
 from diffx.compare.cost import RULES
 from diffx.compare.output import compare
+from diffx.compare.shown.caption import LENGTHS
 from diffx.compare.shown.publish import Destination
 from diffx.errors import DiffxError
 
@@ -28,10 +29,11 @@ def main(arguments: list[str] | None = None) -> int:
             cost=given.cost,
             forecast=given.forecast,
             scaling=given.scaling,
+            caption=given.caption,
             destination=destination,
         )
     except DiffxError as error:
-        print(error, file=sys.stderr)
+        print(f"diffx: {error}", file=sys.stderr)
         return 2
     return 0
 
@@ -54,6 +56,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="what every method would measure at this larger budget, with intervals")  # fmt: skip
     add("--scaling", action="store_true",
         help="fit how distances fall with training FLOPs over networks of many sizes")  # fmt: skip
+    add("--caption", default="full", choices=LENGTHS,
+        help="under the curves in the PNG and SVG: nothing, how to read them, or on what they rest too")  # fmt: skip
     add("--best", action="store_true", help="use the best value so far instead of the current one")
     add("--mixed", action="store_true", help="draw runs of two protocols, devices or cost units, marked")
     add("--wandb", action="store_true", help="publish the figure, the tables and a report in W&B")

@@ -12,12 +12,14 @@ from diffx.compare.design import Response, find_responses
 from diffx.compare.plain import escape_markdown
 from diffx.compare.runs.metric import pick_alignments
 from diffx.compare.runs.read import find_runs
+from diffx.compare.shown import caption as captions
 from diffx.compare.shown import words
+from diffx.compare.shown.cell import Table
 from diffx.compare.shown.forecast import forecast_study
 from diffx.compare.shown.page import write_page
 from diffx.compare.shown.pictures import figure
 from diffx.compare.shown.pictures.answer import can_answer, draw_answer
-from diffx.compare.shown.pictures.samples import draw_samples, has_samples
+from diffx.compare.shown.pictures.samples import draw_samples, list_rows
 from diffx.compare.shown.pictures.scaling import draw_scaling
 from diffx.compare.shown.pictures.sweep import draw_sweep
 from diffx.compare.shown.publish import Destination, check_extra, publish
@@ -43,6 +45,7 @@ def compare(
     cost: str = "measured",
     forecast: float | None = None,
     scaling: bool = False,
+    caption: str = "full",
     destination: Destination | None = None,
     console: Console | None = None,
 ) -> Path:
@@ -58,6 +61,8 @@ def compare(
         cost: `measured`, or `normalised`: methods with the same FLOPs of a step are charged the same for it.
         forecast: hours of a budget beyond the runs, for which to forecast every method.
         scaling: fit how the distances fall with training FLOPs over the methods' networks.
+        caption: what stands in the pictures under the curves: `none`, `short` (how to read them) or `full` (and on what
+            the comparison rests); the page and the Markdown have all of it.
         destination: where to publish in W&B too.
 
     Returns the folder. Raises DiffxError, with nothing written, when the runs cannot be compared.
@@ -70,10 +75,11 @@ def compare(
     found = found if forecast is None else forecast_study(found, forecast)
     found = scale_study(found) if scaling else found
     folder = Path(out) if out is not None else find_common_parent(paths) / "compare"
-    write_files(found, folder)
-    say(found, folder, console)
+    tables = make_tables(found)
+    write_files(found, tables, folder, caption)
+    say(found, tables, folder, console)
     if destination is not None:
-        for sentence in publish(found, folder, make_tables(found), words.write_verdict(found), destination):
+        for sentence in publish(found, folder, tables, words.write_verdict(found), destination):
             console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     return folder
 
@@ -85,33 +91,35 @@ def find_common_parent(paths: Sequence[Path]) -> Path:
     return shared.parent if shared in folders else shared
 
 
-def write_files(study: Study, folder: Path) -> None:
-    """All files of the comparison."""
-    caption = words.write_caption(study)
-    figure.save(figure.draw(study, caption), folder, "compare")
-    if (aligned := figure.draw_alignment(study, caption)) is not None:
-        figure.save(aligned, folder, "alignment")
+def write_files(study: Study, tables: Sequence[Table], folder: Path, length: str = "full") -> None:
+    """All files of the comparison; `length` is of the captions in the pictures."""
+    samples = list_rows(study)
+    figures = {"compare": figure.draw(study, captions.write_caption(study, length))}
+    if (aligned := figure.draw_alignment(study, captions.write_caption(study, length))) is not None:
+        figures["alignment"] = aligned
     if can_answer(study):
-        figure.save(draw_answer(study), folder, "answer")
-    if (samples := draw_samples(study)) is not None:
-        figure.save(samples, folder, "samples", ["png"])
+        figures["answer"] = draw_answer(study)
     if study.forecasts:
-        figure.save(figure.draw(study, words.write_forecast_caption(study), ahead=True), folder, "forecast")
+        said = captions.write_forecast_caption(study) if length == "full" else ""
+        figures["forecast"] = figure.draw(study, said, ahead=True)
     if study.scalings:
-        figure.save(draw_scaling(study.scalings), folder, "scaling")
+        figures["scaling"] = draw_scaling(study.scalings)
     for axis in list_axes(study):
         other = count_in(study, axis)
-        figure.save(figure.draw(other, words.write_caption(other)), folder, f"compare_{FILES[axis]}")
-    for name, sweep in list_sweeps(study):
-        figure.save(draw_sweep(study, sweep), folder, name)
-    write_text(folder / "compare.html", write_page(study, make_tables(study)))
-    write_data(study, folder)
+        figures[f"compare_{FILES[axis]}"] = figure.draw(other, captions.write_caption(other, length))
+    figures |= {name: draw_sweep(study, sweep) for name, sweep in list_sweeps(study)}
+    written = [path for name, one in figures.items() for path in figure.save(one, folder, name)]
+    if samples:
+        written += figure.save(draw_samples(study, samples), folder, "samples", ["png"])
+    links = ["compare.csv", *(path.name for path in written if path.suffix == ".png")]
+    write_text(folder / "compare.html", write_page(study, tables, samples, links))
+    write_data(study, tables, folder, bool(samples))
 
 
-def write_data(study: Study, folder: Path) -> None:
-    """What needs no picture: the numbers, and the Markdown page."""
+def write_data(study: Study, tables: Sequence[Table], folder: Path, samples: bool = False) -> None:
+    """What needs no picture: the numbers, and the Markdown page. `samples`: whether their picture is there."""
     write_text(folder / "compare.csv", write_csv(study))
-    write_text(folder / "compare.md", write_markdown(study))
+    write_text(folder / "compare.md", write_markdown(study, tables, samples))
 
 
 def list_axes(study: Study) -> list[str]:
@@ -129,12 +137,12 @@ def list_sweeps(study: Study) -> list[tuple[str, list[Response]]]:
     ]
 
 
-def write_markdown(study: Study) -> str:
+def write_markdown(study: Study, tables: Sequence[Table], samples: bool = False) -> str:
     """The comparison as one Markdown page beside its pictures."""
     sweeps = [
         f"![response to {escape_markdown(', '.join(found[0].names))}]({name}.png)" for name, found in list_sweeps(study)
     ]
-    ahead = ["![the forecasts](forecast.png)", escape_markdown(words.write_forecast_caption(study))]
+    ahead = ["![the forecasts](forecast.png)", escape_markdown(captions.write_forecast_caption(study))]
     ahead = ahead if study.forecasts else []
     if study.scalings:
         ahead += ["![the scaling law](scaling.png)", *(escape_markdown(write_scaling(law)) for law in study.scalings)]
@@ -142,20 +150,20 @@ def write_markdown(study: Study) -> str:
     parts = [
         f"# Comparison: {escape_markdown(study.name)}",
         f"**{escape_markdown(words.write_answer(study))}**",
-        *(["![the answer](answer.png)", escape_markdown(words.write_answer_caption(study))] * can_answer(study)),
+        *(["![the answer](answer.png)", escape_markdown(captions.write_answer_caption(study))] * can_answer(study)),
         *unfold(
             "How sure that is, in each metric, and for which budgets", [escape_markdown(words.write_reasons(study))]
         ),
         "![the curves](compare.png)",
-        escape_markdown(words.write_caption(study)),
+        escape_markdown(captions.write_caption(study)),
         *(["![agreement with prompts](alignment.png)"] * bool(pick_alignments(study.points.metrics()))),
-        *(["![samples of the methods, over cost](samples.png)"] * has_samples(study)),
+        *(["![samples of the methods, over cost](samples.png)"] * samples),
         *ahead,
         *sweeps,
-        *unfold("Tables", [table.markdown() for table in make_tables(study)]),
-        *write_list("Fair-comparison card", words.write_card(study)),
+        *unfold("Tables", [table.markdown() for table in tables]),
+        *write_list("Fair-comparison card", captions.write_card(study)),
         *([f"The same curves against other axes: {', '.join(others)}."] if others else []),
-        *write_list("Published numbers in the picture", words.list_published(study)),
+        *write_list("Published numbers in the picture", captions.list_published(study)),
         *write_list("Remarks", study.remarks),
     ]
     return "\n\n".join(parts) + "\n"
@@ -170,11 +178,11 @@ def write_list(title: str, lines: Sequence[str]) -> list[str]:
     return [f"### {title}", "\n".join(f"- {escape_markdown(line)}" for line in lines)] if lines else []
 
 
-def say(study: Study, folder: Path, console: Console) -> None:
+def say(study: Study, tables: Sequence[Table], folder: Path, console: Console) -> None:
     """The tables, the remarks and the verdict, ending with where everything is."""
-    for table in make_tables(study):
+    for table in tables:
         console.print(Printed(table))
-    for line in (words.list_differences(study), *study.cautions, *words.say_mixed(study)):
+    for line in (captions.list_differences(study), *study.cautions, *captions.say_mixed(study)):
         console.print(line, highlight=False, markup=False)
     for remark in study.remarks:
         console.print(f"note: {remark}", style="yellow", highlight=False, markup=False)

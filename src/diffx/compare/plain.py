@@ -38,6 +38,11 @@ def join(names: Iterable[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
+def shorten(text: str, longest: int) -> str:
+    """Text of at most so many letters, the last an ellipsis where some are left out."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
 def clean(value: Any, depth: int = 0) -> Any:
     """A value read from JSON or YAML with all its text cleaned; what lies deeper than any real setting is cut off."""
     if isinstance(value, str):

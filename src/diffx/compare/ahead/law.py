@@ -46,9 +46,8 @@ class Law:
 
 
 def can_fit(curves: Sequence[Curve]) -> bool:
-    """Whether there are positive values at three costs or more."""
-    costs = {round(float(np.log(x)), 1) for curve in curves for x in curve.x}
-    return len(costs) >= FEWEST and min(y for curve in curves for y in curve.y) > 0
+    """Whether every seed has FEWEST evaluations or more, all of them above zero."""
+    return min(len(curve.x) for curve in curves) >= FEWEST and min(y for curve in curves for y in curve.y) > 0
 
 
 def fit_law(
@@ -78,9 +77,18 @@ def fit_law(
         off = (np.log(read(numbers).value(x)) - np.log(y)) / noise
         return np.concatenate([off, (numbers[:3] - centres) / SPREADS])
 
+    def slope(numbers: np.ndarray) -> np.ndarray:
+        """The derivatives of `miss` by the four numbers, (points + 3, 4)."""
+        law, share = read(numbers), 1 / (1 + np.exp(-numbers[0]))
+        fall = law.drop * (1 + x / law.turn) ** -law.rate
+        by_rate, by_turn = -fall * law.rate * np.log1p(x / law.turn), fall * law.rate * x / (law.turn + x)
+        by_share = np.full_like(x, room * share * (1 - share))
+        off = np.column_stack([by_share, by_rate, by_turn, fall]) / (noise * (law.floor + fall))[:, None]
+        return np.vstack([off, np.column_stack([np.diag(1 / SPREADS), np.zeros(3)])])
+
     begin = np.append(CENTRES, np.log(2 * y.max())) if start is None else start
     low, high = [-12, -4, -6, np.log(y.min()) - 7], [12, 3, 8, np.log(y.max()) + 12]
-    found = least_squares(miss, np.clip(begin, low, high), bounds=(low, high), loss="soft_l1", max_nfev=60)
+    found = least_squares(miss, np.clip(begin, low, high), slope, (low, high), loss="soft_l1", max_nfev=60)
     return read(found.x), found.x
 
 

@@ -8,66 +8,86 @@ from importlib.resources import files
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 from diffx.compare.card import MARK
 from diffx.compare.plain import write_number, write_value
 from diffx.compare.runs.method import Method, find_varied
 from diffx.compare.runs.metric import name_metric
+from diffx.compare.shown.caption import describe_basis, read_panel, write_answer_caption, write_card
 from diffx.compare.shown.cell import Table
-from diffx.compare.shown.pictures.answer import can_answer, draw_answer
+from diffx.compare.shown.pictures.answer import can_answer, draw_answer_alone
+from diffx.compare.shown.pictures.colours import choose_looks
 from diffx.compare.shown.pictures.figure import STYLE, draw_alone
-from diffx.compare.shown.pictures.panel import Panel, choose_looks, make_panel
-from diffx.compare.shown.pictures.samples import draw_samples
-from diffx.compare.shown.words import write_answer, write_answer_caption, write_caption, write_card, write_reasons
+from diffx.compare.shown.pictures.panel import LONGEST_ON_PAGE, Panel, make_panel
+from diffx.compare.shown.pictures.samples import Rows, list_prompts, say_samples
+from diffx.compare.shown.words import write_answer, write_reasons
 from diffx.compare.study import AXIS_NAMES, Study, count_in
 
 SCALES = ("log", "linear")
 
 
-def write_page(study: Study, tables: Sequence[Table]) -> str:
-    """The page. It loads nothing: pictures, style and script are inlined, and its content policy forbids the rest."""
-    data = json.dumps(collect(study, tables), allow_nan=False).replace("<", "\\u003c")
+def write_page(study: Study, tables: Sequence[Table], samples: Rows, links: Sequence[str]) -> str:
+    """The page. It loads nothing: pictures, style and script are inlined, and its content policy forbids the rest.
+
+    `links`: names of files beside it.
+    """
+    data = json.dumps(collect(study, tables, samples, links), allow_nan=False).replace("<", "\\u003c")
     page = (files("diffx.compare.shown") / "page.html").read_text(encoding="utf-8")
     return page.replace("/*DATA*/", data)
 
 
-def collect(study: Study, tables: Sequence[Table]) -> dict[str, Any]:
+def collect(study: Study, tables: Sequence[Table], samples: Rows, links: Sequence[str]) -> dict[str, Any]:
     """All that the script shows, as plain data."""
     compared = [result.metric for result in study.results]
     metrics = [*compared, *(name for name in study.points.metrics() if name not in compared)]
     axes = study.points.axes()
+    counted = {axis: count_in(study, axis) for axis in axes}
     return {
         "title": f"Comparison: {study.name}",
         "answer": write_answer(study),
         "verdict": write_reasons(study),
-        "leads": draw_leads(study),
-        "caption": write_caption(study),
+        "pictured": draw_pictured(study),
+        "reading": {axis: {name: read_panel(one, name) for name in metrics} for axis, one in counted.items()},
+        "basis": describe_basis(study),
         "axes": [{"key": axis, "label": AXIS_NAMES.get(axis, study.cost_name)} for axis in axes],
         "metrics": [{"key": name, "title": name_metric(name), "shown": name in compared} for name in metrics],
         "methods": describe_methods(study),
-        "pictures": {axis: draw_pictures(count_in(study, axis), metrics) for axis in axes},
+        "pictures": {axis: draw_pictures(one, metrics) for axis, one in counted.items()},
+        "samples": list_samples(study, samples),
         "tables": [vars(table) for table in tables],
         "card": write_card(study),
         "remarks": list(study.remarks),
+        "links": list(links),
     }
 
 
-def draw_leads(study: Study) -> list[dict[str, str]]:
-    """The pictures before and after the curves, as SVG or PNG in text, with what stands under them."""
-    found = []
-    if can_answer(study):
-        found.append({"place": "answer-picture", "svg": write_svg(draw_answer(study)), "caption":
-                      write_answer_caption(study)})  # fmt: skip
-    if (samples := draw_samples(study)) is not None:
-        found.append({"place": "samples-picture", "png": write_png(samples), "caption": "Samples, over cost."})
-    return found
+def draw_pictured(study: Study) -> dict[str, Any]:
+    """The answer as an SVG a metric, with what stands under them; empty without an answer."""
+    if not can_answer(study):
+        return {}
+    svgs = [write_svg(draw_answer_alone(study, result)) for result in study.results]
+    return {"svgs": svgs, "caption": write_answer_caption(study)}
 
 
-def write_png(figure: Figure) -> str:
+def list_samples(study: Study, rows: Rows) -> dict[str, Any]:
+    """Samples by method as PNGs in text, each with its cost; empty without any."""
+    if not rows:
+        return {}
+    shown = [{"label": study.mark(label), "pictures":
+              [{"png": write_png(one.pixels), "said": f"{write_number(one.cost)} {study.unit_name}"}
+               for one in row if one is not None]} for label, row in rows.items()]  # fmt: skip
+    prompts = list_prompts(study)
+    listed = [f"{place}. {words}" for place, words in enumerate(prompts, start=1)]
+    return {"rows": shown, "caption": " ".join([say_samples(prompts), *listed])}
+
+
+def write_png(pixels: np.ndarray) -> str:
     """As base64."""
     data = io.BytesIO()
-    figure.savefig(data, format="png")
+    Image.fromarray(pixels).save(data, format="png")
     return base64.b64encode(data.getvalue()).decode()
 
 
@@ -75,7 +95,9 @@ def write_svg(figure: Figure) -> str:
     """Without what stands before the element."""
     text = io.StringIO()
     with matplotlib.rc_context(STYLE):
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(
+            text, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
     svg = text.getvalue()
     return svg[svg.index("<svg") :]
 
@@ -104,7 +126,7 @@ def list_settings(method: Method, varied: Sequence[str], study: Study) -> list[s
 
 def draw_pictures(study: Study, metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Every metric against the study's axis, on each scale."""
-    panels = {metric: make_panel(study, metric) for metric in metrics}
+    panels = {metric: make_panel(study, metric, LONGEST_ON_PAGE) for metric in metrics}
     return {metric: {scale: draw_picture(panel, scale, study) for scale in SCALES} for metric, panel in panels.items()}
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from diffx.compare.plain import escape_markdown
 from diffx.compare.runs.metric import name_metric
+from diffx.compare.shown.caption import write_card
 from diffx.compare.shown.cell import Table
-from diffx.compare.shown.words import write_card
 from diffx.compare.study import Study
 from diffx.errors import DiffxError
 from diffx.store.whole_file import write_text

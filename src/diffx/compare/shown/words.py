@@ -1,21 +1,15 @@
-"""What the runs show, in a few plain sentences; and the caption that has to stand under every picture."""
+"""What the runs show, in a few plain sentences."""
 
 from collections.abc import Sequence
 
-from diffx.compare.card import MARK
-from diffx.compare.cost import RULES
 from diffx.compare.design import Response, find_responses
-from diffx.compare.plain import join, write_number, write_value
+from diffx.compare.plain import join, write_number
 from diffx.compare.runs.method import Method, name_together
 from diffx.compare.runs.metric import name_metric
-from diffx.compare.runs.read import list_leaves
 from diffx.compare.seeds import ENOUGH, find_least_chance
 from diffx.compare.shown.forecast import write_forecast
-from diffx.compare.shown.published import place_published
 from diffx.compare.study import Outcome, Result, Study, find_spaces, measure_fall
 
-CAPTION_SETTINGS = ("batch_size", "ema_decay")
-CLASSES = ("sampler", "guidance")  # named by a class path, of which the last part is enough
 STEEP = 1.5  # a curve that falls so many times in a doubling has not flattened
 ENDINGS = {
     "better": ("is", "better by more than the seeds' spread"),
@@ -26,110 +20,6 @@ ENDINGS = {
 }
 
 
-def write_caption(study: Study) -> str:
-    """What stands under a picture: how to read it, and on what the comparison rests."""
-    several = any(len(method.runs) > 1 for method in study.methods)
-    parts = [
-        "Line: mean over seeds, band: least to greatest."
-        if several
-        else "One seed per method: no order of the lines can be told from chance."
-    ]
-    if study.baseline is not None:
-        worst, median = (" (its worst seed)", " (median over seeds)") if several else ("", "")
-        parts.append(
-            f"Dotted: what {study.baseline.label} ended with{worst}; rings and factors: {study.unit_name} to reach it, "
-            f"against {study.baseline.label}{median}."
-        )
-    if any(outcome.crossings for result in study.results for outcome in result.outcomes.values()):
-        parts.append("Square: a line crosses the baseline's.")
-    if any(result.floor is not None for result in study.results):
-        parts.append("Real images: the same distance for held-out images.")
-    if any(method.diverged for method in study.methods):
-        parts.append("Cross: the last evaluation of a seed that diverged.")
-    if list_published(study):
-        parts.append("Diamonds: published numbers, each under its own protocol.")
-    return " ".join([*parts, *count_diverged(study), describe_basis(study)])
-
-
-def write_answer_caption(study: Study) -> str:
-    """What stands under the picture of the answer."""
-    base = study.baseline.label if study.baseline else ""
-    return (
-        f"{study.unit_name} that each method needs to reach what every seed of {base} ended with: the median seed, and "
-        f"the 95 % interval of its speed-up over {base} (dashed). Arrowhead: not reached, or met before any evaluation."
-    )
-
-
-def write_forecast_caption(study: Study) -> str:
-    """What stands under the picture of forecasts."""
-    return (
-        f"Lines and bands: what was measured. Fans: what each method would be up to {write_number(study.horizon)} "
-        f"{study.cost_name}, 50 % and 95 % of the draws of a saturating power law, bootstrapped over seeds and widened "
-        "by what it misses of these runs' own later evaluations: a forecast, not a measurement. "
-        f"{describe_basis(study)}"
-    )
-
-
-def describe_basis(study: Study) -> str:
-    """On what the comparison rests: cost, protocol, everything that differs beside the plugins, and cautions."""
-    parts = [f"Cost: {study.cost_name} of the training loop, evaluation excluded; {RULES[study.cost_rule]}."]
-    if study.best_so_far:
-        parts.append("Each curve shows the best value so far.")
-    return " ".join([*parts, describe_protocol(study), list_differences(study), *study.cautions, *say_mixed(study)])
-
-
-def list_published(study: Study) -> list[str]:
-    """The published numbers that stand in the picture, with their sources."""
-    found = [mark for one in study.results for mark in place_published(study, one.metric)]
-    return [f"{mark.name} {mark.value:g} at {write_number(mark.x)} {study.unit_name}: {mark.source}" for mark in found]
-
-
-def describe_protocol(study: Study) -> str:
-    """What was held equal, from the first run: data and evaluation protocol, batch, EMA, device."""
-    run = study.methods[0].runs[0]
-    settings = {name_setting(name): value for name, value in list_leaves(run.facts.get("protocol") or {})}
-    settings |= {name_setting(name): run.config[name] for name in CAPTION_SETTINGS if name in run.config}
-    device = run.facts.get("device") or {}
-    settings |= {"device": f"{device.get('count', 1)} × {device.get('name') or device.get('kind', 'unknown')}"}
-    settings |= {"precision": run.facts.get("precision")}
-    shown = {name: write_value(value) for name, value in settings.items() if value is not None}
-    listed = [f"{name} {text.rsplit('.', 1)[-1] if name in CLASSES else text}" for name, text in shown.items()]
-    name = f"Protocol {study.protocol}" if study.protocol else "Protocol"
-    return f"{name}: {', '.join(listed)}."
-
-
-def name_setting(name: str) -> str:
-    """`sampler._target_` as sampler, `seed` of the protocol as sampling seed."""
-    return {"seed": "sampling seed"}.get(name, name.removesuffix("._target_").replace(".", " ").replace("_", " "))
-
-
-def list_differences(study: Study) -> str:
-    if study.differences:
-        return f"Differs beside the plugins: {'; '.join(map(str, study.differences))}."
-    return f"{say_nothing_differs(study)}."
-
-
-def say_nothing_differs(study: Study) -> str:
-    """What an empty list of differences means: nothing, unless the settings were not kept."""
-    if any(run.source.config is None for method in study.methods for run in method.runs):
-        return "Settings were not kept beside the runs; in what their records say nothing differs beside the plugins"
-    return "Nothing differs between the methods beside their plugins"
-
-
-def say_mixed(study: Study) -> list[str]:
-    if not study.clashes:
-        return []
-    marked = f" Measured unlike the rest ({MARK.strip()}): {join(sorted(study.odd))}." if study.odd else ""
-    return [f"MIXED, not a fair comparison: {' '.join(study.clashes)}{marked}"]
-
-
-def write_card(study: Study) -> list[str]:
-    """The fair-comparison card: what differs beside the plugins, line by line, how cost is counted, and cautions."""
-    lines = [str(difference) for difference in study.differences] or [say_nothing_differs(study)]
-    rule = f"cost: {study.cost_rule}, {RULES[study.cost_rule]} (rule {study.rule_hash})"
-    return [*lines, rule, *study.cautions, *say_mixed(study)]
-
-
 def write_verdict(study: Study) -> str:
     """The answer in one sentence, and all that it rests on."""
     return " ".join(part for part in (write_answer(study), write_reasons(study)) if part)
@@ -138,7 +28,9 @@ def write_verdict(study: Study) -> str:
 def write_answer(study: Study) -> str:
     """Who beats the baseline, in one sentence."""
     if study.baseline is None:
-        return "There is no run without plugins to compare with, so nothing is said about gains."
+        swept = [say_flat(one) for one in find_responses(study)]
+        limit = "There is no run without plugins to compare with, so nothing is said about gains."
+        return " ".join([*swept, f"{limit[:-1]}, and nothing else can be said." if swept else limit])
     if not study.others:
         return f"Only {study.baseline.label} was run: there is nothing to compare it with."
     return conclude(study, study.baseline)
@@ -165,6 +57,22 @@ def rank(result: Result, study: Study) -> str:
         return ""
     listed = [f"{label} ({known[label]:.3g})" for label in sorted(known, key=known.__getitem__)]
     return f"{name_metric(result.metric)} after {say_cost(study, result)}, from the lowest: {', '.join(listed)}."
+
+
+def say_flat(one: Response) -> str:
+    """Where a sweep is flat, and whether that region ends within it."""
+    swept = join(name.split(".")[-1] for name in one.names)
+    head = f"In {name_metric(one.metric)} the sweep of {one.plugins} over {swept} "
+    few = " (one seed a value, so chance is not excluded)" if max(value.count for value in one.values) < 2 else ""
+    if len(one.flat) == len(one.points):
+        return f"{head}is flat: no value can be told from another{few}."
+    edges = []
+    for place, name in enumerate(one.names):
+        inside, every = ([point[place] for point in points]
+                         for points in ([one.points[flat] for flat in one.flat], one.points))  # fmt: skip
+        edges += [f"{name.split('.')[-1]} {end(every):g}" for end in (min, max) if end(inside) == end(every)]
+    beyond = f"; it reaches the edge of the sweep ({', '.join(edges)}), beyond which nothing was run" if edges else ""
+    return f"{head}is flat at {one.describe_flat()}{few}{beyond}."
 
 
 def describe_response(one: Response, study: Study) -> str:

@@ -1,6 +1,7 @@
 """The answer as a picture: what each method needs to reach what the baseline ended with, a dot with a whisker each."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -12,12 +13,13 @@ from diffx.compare.plain import NONE, write_number
 from diffx.compare.runs.metric import name_metric
 from diffx.compare.seeds import Speedup
 from diffx.compare.shown.cell import write_bound, write_interval
+from diffx.compare.shown.pictures.colours import BASELINE, choose_looks, darken
 from diffx.compare.shown.pictures.figure import STYLE, set_ticks
-from diffx.compare.shown.pictures.panel import BASELINE, LONGEST, choose_looks
+from diffx.compare.shown.pictures.panel import LONGEST, LONGEST_ON_PAGE, write_label
 from diffx.compare.study import Result, Study
 
 ROW = 0.27  # inches a method
-WIDE = 2.4  # inches of a panel, without its names and factors
+WIDE, NARROW = 2.4, 1.6  # inches of a panel, without its names and factors; on the page
 BEYOND = 1.25  # times the largest cost: where a whisker without an end is cut
 
 
@@ -28,19 +30,30 @@ def can_answer(study: Study) -> bool:
 
 def draw_answer(study: Study) -> Figure:
     """A panel a metric; methods from the soonest to the latest of the first metric, by their median seeds."""
+    return draw_panels(study, study.results, WIDE, LONGEST, dpi=200)
+
+
+def draw_answer_alone(study: Study, result: Result) -> Figure:
+    """The panel of one metric as a small figure of its own, at 72 dots an inch: the units of an SVG."""
+    return draw_panels(study, [result], NARROW, LONGEST_ON_PAGE, dpi=72)
+
+
+def draw_panels(study: Study, results: Sequence[Result], wide: float, longest: int, dpi: int) -> Figure:
     first = study.results[0]
     labels = sorted((one.label for one in study.others), key=lambda label: rank(first, label))
-    names = 0.15 + 0.066 * max(len(label[:LONGEST]) for label in labels)
-    factors, count = 1.35, len(study.results)
-    width = names + count * (WIDE + factors) + 0.1
+    names = 0.15 + 0.066 * max(len(write_label(study, label, longest)) for label in labels)
+    factors, count = 1.35, len(results)
+    width = names + count * (wide + factors) + 0.1
     height = ROW * len(labels) + 1.2
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), dpi=200)
+        figure = Figure(figsize=(width, height), dpi=dpi)
         axes = figure.subplots(1, count, squeeze=False).flatten()
-        figure.subplots_adjust(left=names / width, right=1 - factors / width, wspace=factors / WIDE,
+        figure.subplots_adjust(left=names / width, right=1 - factors / width, wspace=factors / wide,
                                bottom=0.55 / height, top=1 - 0.55 / height)  # fmt: skip
-        for place, (axis, result) in enumerate(zip(axes, study.results, strict=True)):
-            draw_panel(axis, study, result, labels, named=place == 0)
+        for place, (axis, result) in enumerate(zip(axes, results, strict=True)):
+            draw_panel(axis, study, result, labels)
+            names_shown = [write_label(study, label, longest) for label in labels] if place == 0 else []
+            axis.set_yticks(range(len(labels)), names_shown)
     return figure
 
 
@@ -50,7 +63,7 @@ def rank(result: Result, label: str) -> tuple[bool, float]:
     return met.bound == ">", met.cost
 
 
-def draw_panel(axis: Axes, study: Study, result: Result, labels: list[str], named: bool) -> None:
+def draw_panel(axis: Axes, study: Study, result: Result, labels: list[str]) -> None:
     """One metric: the baseline as a line across, each method's cost with the interval of its speed-up."""
     assert study.baseline is not None
     start = result.outcomes[study.baseline.label].reaches[result.goal]
@@ -67,7 +80,7 @@ def draw_panel(axis: Axes, study: Study, result: Result, labels: list[str], name
         said = "not reached" if met.bound == ">" else NONE
         said = f"{write_bound(gain.bound)}{gain.ratio:.2f}×{write_interval(gain.interval)}" if gain else said
         side = blended_transform_factory(axis.transAxes, axis.transData)
-        axis.text(1.03, row, said, transform=side, va="center", fontsize=7.5, color=colour)
+        axis.text(1.03, row, said, transform=side, va="center", fontsize=7.5, color=darken(colour))
     axis.axvline(base, color=BASELINE, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
     axis.annotate(f"{study.baseline.label}: {write_bound(start.bound)}{write_number(base)}", (base, 1),
                   xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points", ha="center",
@@ -75,14 +88,13 @@ def draw_panel(axis: Axes, study: Study, result: Result, labels: list[str], name
     ends = [end for end in ends if end > 0]  # a method that diverged before its first evaluation is at no cost
     axis.set_xlim(min(ends) / BEYOND, max(ends) * BEYOND)
     axis.set_ylim(len(labels) - 0.4, -0.6)
-    axis.set_yticks(range(len(labels)), [study.mark(label)[:LONGEST] for label in labels] if named else [])
     axis.tick_params(axis="y", length=0)
     axis.spines["left"].set_visible(False)
     axis.grid(True, axis="x", color="#E6E6E6", linewidth=0.6)
     axis.set_axisbelow(True)
     axis.set_title(f"{name_metric(result.metric)} ≤ {result.targets[result.goal]:.3g}", loc="left", fontsize=9.5,
                    fontweight="bold", pad=16)  # fmt: skip
-    axis.set_xlabel(f"{study.unit_name} to reach it", fontsize=8.5)
+    axis.set_xlabel(f"{study.unit_name} to reach it, left is cheaper", fontsize=8.5)
     set_ticks(axis)
 
 

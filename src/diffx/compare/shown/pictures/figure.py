@@ -1,35 +1,32 @@
 """The pictures of curves: each distance against cost, one panel per metric, on paper-ready axes."""
 
-import io
 import math
 import textwrap
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import numpy as np
-import textalloc
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
-from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from scipy.optimize import isotonic_regression
 
 from diffx.compare.plain import write_number
 from diffx.compare.runs.metric import pick_alignments
-from diffx.compare.shown.pictures.panel import BASELINE, Fan, Panel, Trace, look_ahead, make_panel
+from diffx.compare.shown.pictures.colours import BASELINE, darken
+from diffx.compare.shown.pictures.panel import Fan, Panel, Trace, look_ahead, make_panel
+from diffx.compare.shown.pictures.placing import Name, place_texts
 from diffx.compare.study import Study
 from diffx.store.whole_file import replaced
 
 FAR = 5.0  # what real images score is drawn as a line when the lowest value is within this factor of it
 PANEL = (3.5, 2.95)  # inches, without what stands around it
+SMALL = (2.0, 1.95)  # the same on the page, where letters are then as large beside a panel as a telephone needs them
 GAP = 10.5  # points between names right of a panel
 CROWDED = 20.0  # points between rings, with less of which their factors stand behind the names
-HALO = [withStroke(linewidth=2.2, foreground="white")]
 STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -40,17 +37,6 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "diffx",
 }
-
-
-class Name(NamedTuple):
-    """A text that belongs to a point."""
-
-    x: float
-    y: float
-    text: str
-    colour: str
-    size: float
-    gid: str
 
 
 def draw(study: Study, caption: str, ahead: bool = False) -> Figure:
@@ -74,7 +60,7 @@ def draw_panels(panels: Sequence[Panel], caption: str) -> Figure:
     aside = measure_aside(panels)
     width = columns * (PANEL[0] + aside) + 0.55 * columns
     text = textwrap.fill(caption, int(18.2 * width))
-    below = 0.135 * (text.count("\n") + 1) + 0.15
+    below = 0.135 * (text.count("\n") + 1) + 0.15 if text else 0.0
     height = PANEL[1] * rows + 0.85 * (rows - 1) + 0.45 + 0.5 + below
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=200)
@@ -91,27 +77,27 @@ def draw_panels(panels: Sequence[Panel], caption: str) -> Figure:
 
 
 def draw_alone(panel: Panel, scale: str) -> Figure:
-    """One panel as a figure of its own, at 72 dots an inch: the units of an SVG."""
+    """One small panel as a figure of its own, at 72 dots an inch: the units of an SVG."""
     aside = measure_aside([panel])
-    width, height = 0.55 + PANEL[0] + aside, 0.45 + PANEL[1] + 0.5
+    wide, high = SMALL[0], max(SMALL[1], GAP * len(panel.traces) / 72)
+    width, height = 0.55 + wide + aside, 0.45 + high + 0.5
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=72)
         axis = figure.subplots()
         figure.subplots_adjust(left=0.55 / width, right=1 - aside / width, bottom=0.5 / height, top=1 - 0.45 / height)
-        draw_panel(axis, panel, scale, tidy=False)
+        draw_panel(axis, panel, scale)
     return figure
 
 
 def measure_aside(panels: Sequence[Panel]) -> float:
     """Room for the names of lines and their speed-ups, in inches."""
-    return 0.32 + 0.066 * (max(len(trace.name) for panel in panels for trace in panel.traces.values()) + 6)
+    traces = [trace for panel in panels for trace in panel.traces.values()]
+    letters = max(len(one.name) + (len(one.ring.factor) + 2 if one.ring else 0) for one in traces)
+    return 0.32 + 0.066 * letters
 
 
-def draw_panel(axis: Axes, panel: Panel, scale: str = "log", tidy: bool = True) -> None:
-    """Curves, seed bands, the floor, the baseline's final value and where each method meets it, and all names.
-
-    `tidy` looks for room for each text, which takes most of the time of a picture; else it stands right at its point.
-    """
+def draw_panel(axis: Axes, panel: Panel, scale: str = "log") -> None:
+    """Curves, seed bands, the floor, the baseline's final value and where each method meets it, and all names."""
     axis.set_title(panel.title, loc="left", fontsize=10, fontweight="bold", pad=14)
     axis.text(0, 1.02, panel.subtitle, transform=axis.transAxes, fontsize=7.5, color="#666666")
     positive = all(trace.line.low.max() > 0 for trace in panel.traces.values())
@@ -132,7 +118,8 @@ def draw_panel(axis: Axes, panel: Panel, scale: str = "log", tidy: bool = True) 
         axis.set_xlim(min(xs) * 0.93, max([max(xs) * 1.04, *(mark.x * 1.9 for mark in panel.marks)]))
     lowest = min(float(trace.line.mean.min()) for trace in panel.traces.values())
     lowest = min([lowest, *(float(fan.bands[0][0].min()) for fan in panel.fans.values())])
-    floor = panel.floor if panel.floor is not None and 0 < lowest <= FAR * panel.floor else None
+    near = panel.floor is not None and (0 < lowest <= FAR * panel.floor or axis.get_ylim()[0] <= panel.floor)
+    floor = panel.floor if near else None
     if floor is not None:
         axis.axhline(floor, color="#888888", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     if panel.goal is not None:
@@ -143,18 +130,17 @@ def draw_panel(axis: Axes, panel: Panel, scale: str = "log", tidy: bool = True) 
                   color="#777777", markeredgewidth=0, linestyle="none", zorder=6)  # fmt: skip
     if scale == "log":
         set_ticks(axis)
-    name_everything(axis, panel, floor, tidy)
+    name_everything(axis, panel, floor)
 
 
 def draw_trace(axis: Axes, trace: Trace, gid: str) -> None:
-    """One method: line, band, a dot at each evaluation of a single seed, crosses, crossings and its ring."""
+    """One method: line, band, a dot at each evaluation, crosses, crossings and its ring."""
     line, colour = trace.line, trace.look["color"]
     single = len(line.x) == 1
     if line.seeds > 1 and not single:
         axis.fill_between(line.x, line.low, line.high, color=colour, alpha=0.2, linewidth=0, gid=f"{gid}-band")
     axis.plot(line.x, line.mean, linewidth=1.7, **trace.look, solid_capstyle="round", gid=f"{gid}-line")
-    if line.seeds == 1 or single:
-        axis.plot(line.x[line.evaluated], line.mean[line.evaluated], "o", markersize=3, color=colour, gid=f"{gid}-dots")
+    axis.plot(line.x[line.evaluated], line.mean[line.evaluated], "o", markersize=2.6, color=colour, gid=f"{gid}-dots")
     if line.seeds > 1 and single:
         axis.plot([line.x[0]] * 2, [line.low[0], line.high[0]], linewidth=1.2, color=colour, alpha=0.5,
                   gid=f"{gid}-range")  # fmt: skip
@@ -188,7 +174,7 @@ def draw_rings(axis: Axes, panel: Panel, goal: float) -> None:
                   arrowprops={**style, "shrinkA": 0, "shrinkB": 4}, gid=f"curve-{soonest}-arrow")  # fmt: skip
 
 
-def name_everything(axis: Axes, panel: Panel, floor: float | None, tidy: bool) -> None:
+def name_everything(axis: Axes, panel: Panel, floor: float | None) -> None:
     """Names right of the panel, tied to their lines; factors at rings, unless crowded; levels and published numbers."""
     rings = {place: trace.ring for place, trace in panel.traces.items() if trace.ring}
     wide = axis.bbox.width * 72 / axis.figure.dpi
@@ -198,53 +184,28 @@ def name_everything(axis: Axes, panel: Panel, floor: float | None, tidy: bool) -
     crowded = any(high - low < CROWDED for low, high in pairwise(places))
     behind = {place: f"  {ring.factor}" for place, ring in rings.items() if crowded or ring.bound}
     name_lines(axis, panel, behind)
-    left, bottom = axis.get_xlim()[0], axis.get_ylim()[0]
     texts = []
     if panel.goal is not None:
         free = {place: ring for place, ring in rings.items() if place not in behind}
-        texts = [Name(ring.x, panel.goal, ring.factor, panel.traces[place].look["color"], 8, f"curve-{place}-factor")
-                 for place, ring in free.items()]  # fmt: skip
-        texts.append(Name(left, panel.goal, panel.goal_name, "#666666", 7, "goal-name"))
+        texts = [Name(((ring.x, panel.goal),), ring.factor, darken(panel.traces[place].look["color"]), 8,
+                      f"curve-{place}-factor") for place, ring in free.items()]  # fmt: skip
+        texts.append(Name(spread_along(axis, panel.goal), panel.goal_name, "#666666", 7.5, "goal-name", False))
     if panel.floor is not None:
         side = "above" if panel.rises else "below"
         text = f"real images {panel.floor:.3g}" + ("" if floor is not None else f", {side} the panel")
-        texts.append(Name(left, floor if floor is not None else bottom, text, "#666666", 7, "floor-name"))
-    texts += [Name(mark.x, mark.value, mark.name, "#707070", 6.4, "mark-name") for mark in panel.marks]
-    (place_texts if tidy else put_texts)(axis, panel, texts)
-
-
-def put_texts(axis: Axes, panel: Panel, texts: Sequence[Name]) -> None:
-    """Texts right above their points."""
-    for one in texts:
-        axis.annotate(one.text, (one.x, one.y), xytext=(3, 4), textcoords="offset points", fontsize=one.size,
-                      color=one.colour, gid=one.gid, zorder=8)  # fmt: skip
-
-
-def place_texts(axis: Axes, panel: Panel, texts: Sequence[Name]) -> None:
-    """Texts beside their points, off the lines, the rings and each other.
-
-    Their places are looked for on an empty axis of the same size, since the search draws the whole figure.
-    """
-    if not texts:
-        return
-    dpi = axis.figure.dpi
-    empty = Figure(figsize=(axis.bbox.width / dpi, axis.bbox.height / dpi), dpi=dpi).add_axes((0, 0, 1, 1))
-    empty.set(xscale=axis.get_xscale(), yscale=axis.get_yscale(), xlim=axis.get_xlim(), ylim=axis.get_ylim())
-    empty.set_axis_off()
+        level = spread_along(axis, floor if floor is not None else axis.get_ylim()[0])
+        texts.append(Name(level, text, "#666666", 7.5, "floor-name", False))
+    texts += [Name(((mark.x, mark.value),), mark.name, "#707070", 7, "mark-name") for mark in panel.marks]
     lines = [(trace.line.x, trace.line.mean) for trace in panel.traces.values() if len(trace.line.x) > 1]
-    lines += [(np.array(axis.get_xlim()), np.full(2, panel.goal))] if panel.goal is not None else []
-    x, y = [one.x for one in texts], [one.y for one in texts]
-    with redirect_stdout(io.StringIO()):  # textalloc prints when it finds no room; the text then stands at its point
-        placed = textalloc.allocate(
-            empty, x, y, [one.text for one in texts], x_scatter=x, y_scatter=y, textsize=[one.size for one in texts],
-            textcolor=[one.colour for one in texts], draw_lines=False, x_lines=[line[0] for line in lines],
-            y_lines=[line[1] for line in lines], min_distance=0.01, max_distance=0.25,
-        )[2]  # fmt: skip
-    for one in placed:
-        if isinstance(one, Text):
-            sides: dict[str, Any] = {"ha": one.get_horizontalalignment(), "va": one.get_verticalalignment()}
-            axis.text(*one.get_position(), one.get_text(), **sides, color=one.get_color(),
-                      fontsize=one.get_fontsize(), path_effects=HALO, zorder=8)  # fmt: skip
+    ends = np.array(axis.get_xlim())
+    lines += [(ends, np.full(2, level)) for level in (panel.goal, floor) if level is not None]
+    place_texts(axis, texts, lines)
+
+
+def spread_along(axis: Axes, height: float) -> tuple[tuple[float, float], ...]:
+    """Points of a level where its name may stand, from the left on."""
+    across = [axis.transLimits.inverted().transform((share, 0))[0] for share in (0.0, 0.2, 0.4, 0.6)]
+    return tuple((float(axis.transScale.inverted().transform((x, 0))[0]), height) for x in across)
 
 
 def name_lines(axis: Axes, panel: Panel, behind: dict[int, str]) -> None:
@@ -256,19 +217,20 @@ def name_lines(axis: Axes, panel: Panel, behind: dict[int, str]) -> None:
     for place, trace in panel.traces.items():
         axis.annotate(
             f"{trace.name}{behind.get(place, '')}", ends[place], xytext=(1.03, heights[place]),
-            textcoords="axes fraction", fontsize=8, va="center", color=trace.look["color"], annotation_clip=False,
-            gid=f"curve-{place}-name",
+            textcoords="axes fraction", fontsize=8, va="center", color=darken(trace.look["color"]),
+            annotation_clip=False, gid=f"curve-{place}-name",
             arrowprops={"arrowstyle": "-", "color": trace.look["color"], "linewidth": 0.6, "alpha": 0.7,
                         "shrinkA": 1, "relpos": (0, 0.5), "shrinkB": 2, "gid": f"curve-{place}-tie"},
         )  # fmt: skip
 
 
 def spread_heights(wanted: dict[int, float], gap: float) -> dict[int, float]:
-    """Heights at least `gap` from each other and as near as can be to those wanted, between 0 and 1 where they fit."""
+    """Heights at least `gap` from each other and as near as can be to those wanted; where they fit, between 0 and half
+    a gap below 1, above which the title stands."""
     order = sorted(wanted, key=wanted.__getitem__)
     offsets = gap * np.arange(len(order))
     free = isotonic_regression([wanted[place] - offset for place, offset in zip(order, offsets, strict=True)]).x
-    placed = np.clip(free, 0, max(0.0, 1 - offsets[-1])) + offsets
+    placed = np.clip(free, 0, max(0.0, 1 - gap / 2 - offsets[-1])) + offsets
     return dict(zip(order, placed.tolist(), strict=True))
 
 
@@ -278,18 +240,26 @@ def to_axes(axis: Axes, x: float, y: float) -> np.ndarray:
     return axis.transAxes.inverted().transform(axis.transData.transform((x, y)))
 
 
-ALL_DIGITS = tuple(map(float, range(1, 10)))
+DIGITS = ((2.5, (1.0,)), (0.8, (1.0, 2.0, 5.0)), (0.0, (1.0, 2.0, 3.0, 5.0, 7.0)))  # from so many decades on
 
 
 def set_ticks(axis: Axes) -> None:
     """Plain numbers on both log axes, with more of them when the range is short: side by side they need more room."""
-    for side, limits, room_for_all in ((axis.xaxis, axis.get_xlim(), 0.35), (axis.yaxis, axis.get_ylim(), 0.8)):
+    inches = (axis.bbox.width / axis.figure.dpi, axis.bbox.height / axis.figure.dpi)
+    for side, limits, usual, shortest, size, room in (
+        (axis.xaxis, axis.get_xlim(), PANEL[0], 0.35, inches[0], 0.6),
+        (axis.yaxis, axis.get_ylim(), PANEL[1], 0.8, inches[1], 0.35),
+    ):
         if side.get_scale() != "log":
             continue
         decades = math.log10(limits[1] / limits[0])
-        sets = ((2.5, (1.0,)), (0.8, (1.0, 2.0, 5.0)), (room_for_all, (1.0, 2.0, 3.0, 5.0, 7.0)))
-        digits = next((digits for least, digits in sets if decades > least), ALL_DIGITS)
-        side.set_major_locator(LogLocator(base=10, subs=digits, numticks=12))
+        shown = decades / min(size / usual, 1.0)  # what the same letters make of it on a smaller panel
+        digits = next(digits for least, digits in DIGITS if shown > least)
+        inside = [d for d in digits for k in range(-30, 30) if limits[0] <= d * 10.0**k <= limits[1]]
+        if shown > shortest and len(inside) > 1:
+            side.set_major_locator(LogLocator(base=10, subs=digits, numticks=12))
+        else:
+            side.set_major_locator(MaxNLocator(max(2, int(size / room)), steps=[1, 2, 5, 10]))
         side.set_major_formatter(FuncFormatter(lambda value, _: write_number(value)))
         side.set_minor_formatter(NullFormatter())
 

@@ -1,25 +1,23 @@
 """One panel of a picture: a metric against an axis, as data; the figure and the page draw the same panels."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from diffx.compare.card import MARK
+from diffx.compare.plain import shorten
 from diffx.compare.points import Crossing, Line, pool
-from diffx.compare.runs.method import Method
 from diffx.compare.runs.metric import find_network, name_metric, pick_alignments, pick_distances
 from diffx.compare.seeds import Speedup
 from diffx.compare.shown.cell import write_interval
+from diffx.compare.shown.pictures.colours import choose_looks
 from diffx.compare.shown.published import Mark, place_published
 from diffx.compare.study import Result, Study, find_floor
 
-# Okabe and Ito's colours, told apart with every common colour blindness; their black is left to the baseline.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#7A4FB5")
-DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
-BASELINE = "#222222"
 FAN = (0.025, 0.25)  # a forecast's bands hold 95 % and 50 % of its draws
 LONGEST = 42  # letters of a name in a picture
+LONGEST_ON_PAGE = 16  # there the pointer says the whole name
 
 
 @dataclass(frozen=True)
@@ -78,18 +76,14 @@ class Panel:
     rises: bool = False  # whether more is better
 
 
-def choose_looks(methods: Sequence[Method], baseline: Method | None) -> dict[str, dict[str, Any]]:
-    """Colour and dashes of each label: the baseline is black, the others keep one order in every picture of a study."""
-    others = [one.label for one in methods if baseline is None or one.label != baseline.label]
-    looks: dict[str, dict[str, Any]] = {
-        label: {"color": COLOURS[n % len(COLOURS)], "linestyle": DASHES[n // len(COLOURS) % len(DASHES)]}
-        for n, label in enumerate(others)
-    }
-    return looks if baseline is None else {**looks, baseline.label: {"color": BASELINE, "linestyle": "-"}}
+def write_label(study: Study, label: str, longest: int = LONGEST) -> str:
+    """A method's name in a picture: of at most so many letters, then the mark of being measured unlike the rest."""
+    return shorten(label, longest) + (MARK if label in study.odd else "")
 
 
-def make_panel(study: Study, metric: str) -> Panel:
-    """The panel of a metric in a study as it is counted; what is no distance has a line alone."""
+def make_panel(study: Study, metric: str, longest: int = LONGEST) -> Panel:
+    """The panel of a metric in a study as it is counted, with names of at most so many letters; what is no distance
+    has a line alone."""
     result = next((one for one in study.results if one.metric == metric), None)
     networks = study.methods[0].facts.get("feature_networks") or []
     network = find_network(metric, networks) if pick_distances([metric]) else None
@@ -105,7 +99,7 @@ def make_panel(study: Study, metric: str) -> Panel:
         title=name_metric(metric),
         subtitle=subtitle,
         xlabel=study.unit_name if study.axis != "cost" else f"{study.unit_name} of training",
-        traces=make_traces(study, metric, result),
+        traces=make_traces(study, metric, result, longest),
         floor=find_floor(study.methods, metric),
         goal=result.targets[result.goal] if result and base else None,
         goal_name=f"{base.label}'s final {result.targets[result.goal]:.3g}" if result and base else "",
@@ -132,7 +126,7 @@ def find_start(result: Result, label: str) -> float | None:
     return met.cost if met.bound == "=" else None
 
 
-def make_traces(study: Study, metric: str, result: Result | None) -> dict[int, Trace]:
+def make_traces(study: Study, metric: str, result: Result | None, longest: int) -> dict[int, Trace]:
     looks = choose_looks(study.methods, study.baseline)
     traces = {}
     for place, method in enumerate(study.methods):
@@ -140,9 +134,8 @@ def make_traces(study: Study, metric: str, result: Result | None) -> dict[int, T
         if not curves:
             continue
         lost = [curves[run.seed] for run in method.runs if run.diverged and run.seed in curves]
-        name = study.mark(method.label)
         traces[place] = Trace(
-            name=name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…",
+            name=write_label(study, method.label, longest),
             look=looks[method.label],
             line=pool(list(study.points.curves(method.label, metric, study.axis, sound=True).values())),
             ring=make_ring(result, method.label) if result else None,

@@ -3,7 +3,9 @@
 import io
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -14,7 +16,7 @@ from diffx.compare.plain import write_number
 from diffx.compare.runs.method import Method
 from diffx.compare.runs.read import Run, read_bytes
 from diffx.compare.shown.pictures.figure import STYLE
-from diffx.compare.shown.pictures.panel import LONGEST
+from diffx.compare.shown.pictures.panel import write_label
 from diffx.compare.study import Study
 from diffx.errors import DiffxError, clean_text
 
@@ -24,17 +26,27 @@ LONGEST_PROMPT = 150  # letters
 LARGEST = 2**24  # pixels of a picture that is opened
 SIDE, LINE = 1.55, 0.115  # inches of a picture's width, and of a line of words
 STEP = re.compile(r"step_(\d+)\.png$")
+SAID = "The same noise and labels in every picture; of each method's first seed, the last one up to each cost."
 
 
-def draw_samples(study: Study) -> Figure | None:
-    """A row a method, a column a share of equal cost; None where there is nothing to hold side by side."""
-    rows = list_rows(study)
+class Shown(NamedTuple):
+    """A run's cost when it drew the samples, and they, (height, width, 3) in bytes."""
+
+    cost: float
+    pixels: np.ndarray
+
+
+Rows = dict[str, list[Shown | None]]
+"""By method."""
+
+
+def draw_samples(study: Study, rows: Rows) -> Figure:
+    """A row a method, a column a share of equal cost. `rows`: what `list_rows` found, which is something."""
     filled = [place for place in range(len(SHARES)) if any(row[place] for row in rows.values())]
-    if not filled:
-        return None
     prompts = list_prompts(study)
     below = LINE * len(prompts) + 0.05
-    tall, names = SIDE * DOWN / ACROSS + 0.2, 0.2 + 0.062 * max(len(label[:LONGEST]) for label in rows)
+    names = 0.2 + 0.062 * max(len(write_label(study, label)) for label in rows)
+    tall = SIDE * DOWN / ACROSS + 0.2
     with matplotlib.rc_context(STYLE):
         width, height = names + len(filled) * (SIDE + 0.1) + 0.1, len(rows) * tall + 0.3 + below
         figure = Figure(figsize=(width, height), dpi=150)
@@ -45,16 +57,20 @@ def draw_samples(study: Study) -> Figure | None:
             for axis, place in zip(line, filled, strict=True):
                 axis.set_axis_off()
                 if (one := row[place]) is not None:
-                    axis.imshow(one[1], interpolation="nearest")
-                    axis.set_title(f"{write_number(one[0])} {study.unit_name}", fontsize=6.5, pad=2)
-            line[0].text(-0.06, 0.5, label[:LONGEST], transform=line[0].transAxes, ha="right", va="center", fontsize=8)
-        said = "The same noise and labels in every picture; of each method's first seed, the last one up to each cost."
+                    axis.imshow(one.pixels, interpolation="nearest")
+                    axis.set_title(f"{write_number(one.cost)} {study.unit_name}", fontsize=6.5, pad=2)
+            line[0].text(-0.06, 0.5, write_label(study, label), transform=line[0].transAxes, ha="right", va="center",
+                         fontsize=8)  # fmt: skip
         if prompts:
-            said = said.replace("labels", "prompts")
             listed = "\n".join(f"{place}. {words}" for place, words in enumerate(prompts, start=1))
             figure.text(0.1 / width, 0.04 / height, listed, fontsize=6, color="#444444", va="bottom")
-        figure.text(0.1 / width, 1 - 0.17 / height, said, fontsize=7, color="#444444")
+        figure.text(0.1 / width, 1 - 0.17 / height, say_samples(prompts), fontsize=7, color="#444444")
     return figure
+
+
+def say_samples(prompts: Sequence[str]) -> str:
+    """How to read the samples."""
+    return SAID.replace("labels", "prompts") if prompts else SAID
 
 
 def list_prompts(study: Study) -> list[str]:
@@ -66,14 +82,9 @@ def list_prompts(study: Study) -> list[str]:
     return [clean_text(str(words), LONGEST_PROMPT) for row in shown for words in row]
 
 
-def has_samples(study: Study) -> bool:
-    """Whether `draw_samples` draws."""
-    return bool(list_rows(study))
-
-
-def list_rows(study: Study) -> dict[str, list[tuple[float, np.ndarray] | None]]:
-    """By method, the cost and samples of its picture at each of SHARES; empty where fewer than two methods kept
-    pictures, or none of them can be shown."""
+def list_rows(study: Study) -> Rows:
+    """Each method's samples at each of SHARES; empty where fewer than two methods kept pictures, or none of them can
+    be shown."""
     cost = study.results[0].equal_cost
     kept = {one.label: found for one in study.methods if (found := seed_pictures(one)) is not None}
     rows = {label: [pick(*found, share * cost) for share in SHARES] for label, found in kept.items()}
@@ -90,13 +101,13 @@ def seed_pictures(method: Method) -> tuple[Run, dict[int, Path]] | None:
     return None
 
 
-def pick(run: Run, files: dict[int, Path], cost: float) -> tuple[float, np.ndarray] | None:
-    """The cost and the first samples of the last picture up to a cost; None before the first, or if unreadable."""
+def pick(run: Run, files: dict[int, Path], cost: float) -> Shown | None:
+    """The first samples of the last picture up to a cost; None before the first, or if unreadable."""
     known = [point for point in run.points if point.step in files and point.cost <= cost * 1.02]
     if not known:
         return None
     pixels = read_corner(files[known[-1].step])
-    return None if pixels is None else (known[-1].cost, pixels)
+    return None if pixels is None else Shown(known[-1].cost, pixels)
 
 
 def read_corner(file: Path) -> np.ndarray | None:

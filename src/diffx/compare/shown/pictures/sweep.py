@@ -12,8 +12,8 @@ from matplotlib.patches import Rectangle
 from diffx.compare.design import Response
 from diffx.compare.plain import write_number
 from diffx.compare.runs.metric import name_metric
+from diffx.compare.shown.pictures.colours import BASELINE, COLOURS, darken
 from diffx.compare.shown.pictures.figure import STYLE
-from diffx.compare.shown.pictures.panel import BASELINE, COLOURS
 from diffx.compare.study import Study
 
 
@@ -61,7 +61,8 @@ def draw_response(axis: Axes, one: Response, study: Study) -> None:
     if len(inside) > 1:
         axis.axvspan(inside.min(), inside.max(), color=COLOURS[2], alpha=0.13, linewidth=0, zorder=0)
     axis.plot(inside, mean[list(one.flat)], "o", markersize=4.5, color=COLOURS[2], zorder=4)
-    axis.text(0.02, 0.03, f"flat: {one.describe_flat()}", transform=axis.transAxes, fontsize=7.5, color=COLOURS[2])
+    axis.text(0.02, 0.03, f"flat: {one.describe_flat()}", transform=axis.transAxes, fontsize=7.5,
+              color=darken(COLOURS[2]))  # fmt: skip
     plain = read_baseline(one, study)
     if plain is not None and study.baseline is not None:
         axis.axhline(plain, color=BASELINE, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
