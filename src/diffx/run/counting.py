@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 EVERY = 30.0  # seconds between lines
+LONG = 2.0  # seconds of work that are worth a last line
 SOON = 0.2  # seconds between two looks of a bar
 
 
@@ -66,7 +67,7 @@ class Counting:
     ) -> None:
         self._bar.update(self._task, completed=self.done)
         self._bar.stop()
-        if kind is None and not self._silent and self.made:
+        if kind is None and not self._silent and self.made and time.monotonic() - self._start > LONG:
             self._console.print(f"{self.what}: {self.made} made, {write_rate(self.rate())}")
 
 
