@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from diffx.backbone.layers.block import initialise_linears, zero
 from diffx.backbone.layers.conditioning import BLOCKS, make_head, zero_modulation
-from diffx.backbone.layers.embedding import LabelEmbedder, PatchEmbed, TimestepEmbedder, join_patches
+from diffx.backbone.layers.embedding import (
+    LabelEmbedder,
+    PatchEmbed,
+    TimestepEmbedder,
+    initialise_patches,
+    initialise_times,
+    join_patches,
+)
 from diffx.backbone.layers.modulation import SharedModulation, rows
 from diffx.backbone.layers.position import ROTARY, sincos_table
 from diffx.backbone.protocol import Backbone, Memory
@@ -170,8 +177,7 @@ def fresh_times(dim: int) -> TimestepEmbedder:
     """An embedder of times, initialised as DiT's."""
     embedder = TimestepEmbedder(dim)
     initialise_linears(embedder)
-    for layer in (embedder.mlp[0], embedder.mlp[2]):
-        nn.init.normal_(layer.weight, std=0.02)  # type: ignore[arg-type]
+    initialise_times(embedder)
     return embedder
 
 
@@ -192,12 +198,9 @@ def initialise(net: Any, zero_init: bool = True) -> None:
     (CompVis/tread)."""
     net.starts_as_identity = zero_init
     initialise_linears(net)
-    weight = net.x_embedder.proj.weight
-    nn.init.xavier_uniform_(weight.view(weight.shape[0], -1))
-    nn.init.zeros_(net.x_embedder.proj.bias)
+    initialise_patches(net.x_embedder)
     nn.init.normal_(net.y_embedder.embedding_table.weight, std=0.02)
-    nn.init.normal_(net.t_embedder.mlp[0].weight, std=0.02)
-    nn.init.normal_(net.t_embedder.mlp[2].weight, std=0.02)
+    initialise_times(net.t_embedder)
     if not zero_init:
         return
     for adaptive in [*net.blocks, net.final_layer]:

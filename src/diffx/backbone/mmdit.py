@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from diffx.backbone.dit import TINY, check_sizes
 from diffx.backbone.layers.attention import Attention, attend
 from diffx.backbone.layers.block import FinalLayer, initialise_linears, make_norm, modulation, zero
-from diffx.backbone.layers.embedding import PatchEmbed, TimestepEmbedder, join_patches
+from diffx.backbone.layers.embedding import (
+    PatchEmbed,
+    TimestepEmbedder,
+    initialise_patches,
+    initialise_times,
+    join_patches,
+)
 from diffx.backbone.layers.mlp import Mlp
 from diffx.backbone.layers.modulation import modulate, rows
 from diffx.backbone.layers.position import sincos_table
@@ -160,11 +166,8 @@ class MMDiT(Backbone):
 
     def _initialise(self) -> None:
         initialise_linears(self)
-        weight = self.x_embedder.proj.weight
-        nn.init.xavier_uniform_(weight.view(weight.shape[0], -1))
-        nn.init.zeros_(self.x_embedder.proj.bias)  # type: ignore[arg-type]
-        for name in ("mlp.0.weight", "mlp.2.weight"):
-            nn.init.normal_(self.t_embedder.get_parameter(name), std=0.02)
+        initialise_patches(self.x_embedder)
+        initialise_times(self.t_embedder)
         for block in self.blocks:
             zero(block.adaLN_modulation)  # type: ignore[arg-type]
             zero(block.text_adaLN_modulation)  # type: ignore[arg-type]

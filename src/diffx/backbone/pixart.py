@@ -7,10 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffx.backbone.dit import TINY, check_sizes
+from diffx.backbone.dit import TINY, check_sizes, run
 from diffx.backbone.layers.attention import Attention, CrossAttention
 from diffx.backbone.layers.block import FinalLayer, initialise_linears, make_norm, zero
-from diffx.backbone.layers.embedding import PatchEmbed, TimestepEmbedder, join_patches
+from diffx.backbone.layers.embedding import (
+    PatchEmbed,
+    TimestepEmbedder,
+    initialise_patches,
+    initialise_times,
+    join_patches,
+)
 from diffx.backbone.layers.mlp import Mlp
 from diffx.backbone.layers.modulation import BlockTable, SharedModulation, modulate, rows
 from diffx.backbone.layers.position import sincos_table
@@ -32,11 +38,18 @@ class PixArtBlock(nn.Module):
         self.adaLN_modulation = BlockTable(dim)
 
     def forward(
-        self, x: Tensor, text: Tensor, mask: Tensor, cond: Tensor, attention: list[Tensor] | None = None
+        self,
+        x: Tensor,
+        cond: Tensor,
+        ids: Tensor | None = None,
+        attention: list[Tensor] | None = None,
+        *,
+        text: Tensor,
+        mask: Tensor,
     ) -> Tensor:
         """x (B, N, D), text (B, L, D) of which mask (B, L) says what is no padding."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(cond).chunk(6, dim=-1)
-        x = x + rows(gate_a) * self.attn(modulate(self.norm1(x), shift_a, scale_a), None, attention)
+        x = x + rows(gate_a) * self.attn(modulate(self.norm1(x), shift_a, scale_a), ids, attention)
         x = x + self.cross_attn(x, text, mask)
         return x + rows(gate_m) * self.mlp(modulate(self.norm2(x), shift_m, scale_m))
 
@@ -97,11 +110,9 @@ class PixArt(Backbone):
 
     def _initialise(self) -> None:
         initialise_linears(self)
-        weight = self.x_embedder.proj.weight
-        nn.init.xavier_uniform_(weight.view(weight.shape[0], -1))
-        nn.init.zeros_(self.x_embedder.proj.bias)  # type: ignore[arg-type]
-        normal = [self.t_embedder.mlp[0], self.t_embedder.mlp[2], self.y_embedder[0], self.y_embedder[2]]
-        for layer in normal:
+        initialise_patches(self.x_embedder)
+        initialise_times(self.t_embedder)
+        for layer in (self.y_embedder[0], self.y_embedder[2]):
             nn.init.normal_(layer.weight, std=0.02)  # type: ignore[arg-type]
         nn.init.normal_(self.shared_modulation.linear.weight, std=0.02)
         for block in self.blocks:
@@ -115,11 +126,8 @@ class PixArt(Backbone):
         return Tokens(self.x_embedder(x) + self.pos_embed), self.shared_modulation(self.t_embedder(t))
 
     def run_block(self, depth: int, tokens: Tokens, cond: Tensor, memory: Memory) -> Tokens:
-        attention: list[Tensor] | None = [] if depth in memory.attends else None
-        x = self.blocks[depth](tokens.x, memory.other["text"], memory.other["mask"], cond, attention)
-        if attention is not None:
-            memory.attention[depth] = (attention[0], attention[1])
-        return Tokens(x, tokens.ids, tokens.cond)
+        text, mask = memory.other["text"], memory.other["mask"]
+        return run(self.blocks[depth], depth, tokens, cond, memory, text=text, mask=mask)
 
     def head(self, tokens: Tokens, cond: Tensor) -> Tensor:
         return join_patches(self.final_layer(tokens.x, cond), self.side, self.patch_size)

@@ -67,3 +67,12 @@ def class_number(label: Any, classes: int) -> int:
         shown = label if abs(label) < 1 << 64 else f"of {label.bit_length()} bits"
         raise Refused(f"label {shown} is no class number from 0 to {classes - 1}")
     return label
+
+
+def name_fault(label: Any, limits: Limits) -> str:
+    """Why a label numbers no class, or nothing."""
+    try:
+        class_number(label, limits.classes)
+    except Refused as reason:
+        return str(reason)
+    return ""

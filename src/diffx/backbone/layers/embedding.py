@@ -57,6 +57,18 @@ class FourierEmbedder(nn.Module):
         return self.mlp(features.to(self.mlp[2].bias.dtype))  # type: ignore[arg-type]
 
 
+def initialise_patches(embedder: PatchEmbed) -> None:
+    """Xavier's weights, as of a linear layer on flat patches, and no bias (facebookresearch/DiT)."""
+    nn.init.xavier_uniform_(embedder.proj.weight.flatten(1))
+    nn.init.zeros_(embedder.proj.bias)  # type: ignore[arg-type]
+
+
+def initialise_times(embedder: TimestepEmbedder) -> None:
+    """Small normal weights in both layers (facebookresearch/DiT)."""
+    for name in ("mlp.0.weight", "mlp.2.weight"):
+        nn.init.normal_(embedder.get_parameter(name), std=0.02)
+
+
 def sinusoids(t: Tensor, count: int, period: float) -> Tensor:
     """[cos ωt | sin ωt] (..., count) in float32, frequencies ω = period^(-i / (count / 2))."""
     half = count // 2

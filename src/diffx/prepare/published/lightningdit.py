@@ -16,9 +16,8 @@ from safetensors import SafetensorError, safe_open
 
 from diffx.errors import DiffxError
 from diffx.frozen.latent_statistics import read_statistics
-from diffx.pixels.decode import Refused
 from diffx.prepare.job import SHARD, Job, Process, Put, Row, cut, store
-from diffx.prepare.limits import Limits, check_count, class_number
+from diffx.prepare.limits import Limits, check_count, name_fault
 
 LATENTS, FLIPPED, LABELS = "latents", "latents_flip", "labels"
 ROWS = 256  # read at a time
@@ -98,15 +97,6 @@ def agree(files: list[File]) -> tuple[tuple[int, ...], bool]:
             kinds = [f"{one.path} has latents {one.shape}{' and flips' * one.flips}" for one in (first, file)]
             raise DiffxError(f"{kinds[0]}, and {kinds[1]}; they are not of one extraction.")
     return first.shape, first.flips
-
-
-def name_fault(label: int, limits: Limits) -> str:
-    """Why a label is no class, or nothing."""
-    try:
-        class_number(label, limits.classes)
-    except Refused as reason:
-        return str(reason)
-    return ""
 
 
 def fill(

@@ -13,7 +13,7 @@ import numpy as np
 from diffx.errors import DiffxError
 from diffx.pixels.decode import Refused, decode, pillow_allows, read_file
 from diffx.prepare.job import SHARD, Array, Job, Process, Put, Row, cut
-from diffx.prepare.limits import Limits, check_count, class_number
+from diffx.prepare.limits import Limits, check_count, name_fault
 from diffx.prepare.listing import read_labels
 
 
@@ -44,7 +44,7 @@ def import_repa(
     labels = _labels(source / "images") | _labels(source / "vae-sd")
     keys = sorted(images.keys() | latents.keys())
     absent = {key: reason for key in keys if (reason := _absence(key, image=images, latents=latents, label=labels))}
-    absent |= {key: reason for key in keys if key not in absent and (reason := _no_class(labels[key], limits))}
+    absent |= {key: reason for key in keys if key not in absent and (reason := name_fault(labels[key], limits))}
     if not any(key not in absent for key in keys):
         raise DiffxError(
             f"{source} has no sample with image, latents and label; the first, {keys[0]}: {absent[keys[0]]}."
@@ -109,15 +109,6 @@ def _key(name: str) -> str:
 def _labels(folder: Path) -> dict[str, Any]:
     file = folder / "dataset.json"
     return {_key(name): label for name, label in read_labels(file).items()} if file.exists() else {}
-
-
-def _no_class(label: Any, limits: Limits) -> str:
-    """Why a label is none, or nothing."""
-    try:
-        class_number(label, limits.classes)
-    except Refused as reason:
-        return str(reason)
-    return ""
 
 
 def _first_shape(
