@@ -24,7 +24,7 @@ from diffx.run.folder import RunDir
 from diffx.run.name import short_hash
 from diffx.run.sink import Sink
 
-SHOWN, CAPTIONED = 100, 50  # samples in the picture of an evaluation, and in the one that has their prompts
+SHOWN = 100  # samples in the picture of an evaluation
 
 
 @dataclass
@@ -66,9 +66,8 @@ class Evaluation:
             save_grid(shown := torch.stack(_in_turn(pictures)[:SHOWN]), picture)
         if self.prompts:
             picture = picture.with_name(f"prompts_{step:08d}.png")
-            few = shown[:CAPTIONED]
             with self.run.writing(picture):
-                save_captioned(few, [self.prompts[i % len(self.prompts)] for i in range(len(few))], picture)
+                save_captioned(shown, self.prompts, picture)
         self._append(values, step, hours)
         print(f"step {step} · " + " · ".join(f"{name} {value:.3g}" for name, value in values.items()), flush=True)
         rising = [name for name, metric in self.parts.metrics.metrics.items() if metric.higher_is_better]

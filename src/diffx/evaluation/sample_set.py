@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from diffx.run.folder import AUTOENCODER
 from diffx.store.digest import digest
 from diffx.store.whole_file import replaced, write_text
 
-SHOWN, CAPTIONED = 100, 50  # in the picture
+SHOWN = 100  # in the picture
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,14 @@ class SampleSet:
 
     def _words(self) -> list[str]:
         """The prompts, sample i being of number i mod theirs; none where classes condition."""
-        if self.settings.data.text is None:
-            return []
-        return list(self.prompts) if self.prompts is not None else prompts_of(make(self.settings.source))
+        if self.prompts is None or self._captions is None:
+            return prompts_of(self._captions)
+        return list(self.prompts)
+
+    @cached_property
+    def _captions(self) -> Any:
+        """The data where text conditions, which knows prompts and their encoder; None where classes do."""
+        return make(self.settings.source) if self.settings.data.text else None
 
     def _is_whole(self, key: str) -> bool:
         try:
@@ -127,8 +133,7 @@ class SampleSet:
             network, objective = build_network(self.settings)
         load_backbone(network, self.weights)
         backbone, decode = network.to(device), decoder(self.settings, self.weights)
-        data = make(self.settings.source) if self.settings.data.text else None
-        conditions = make_conditions(self.settings, data, self.label, self.prompts)
+        conditions = make_conditions(self.settings, self._captions, self.label, self.prompts)
         sampling = Sampling(self.settings, objective, conditions)
         batches = [range(start, min(start + self.settings.eval.batch_size, self.count)) for start in missing]
         with Counting("samples", sum(map(len, batches)), ranks.rank(), ranks.world()) as counting:
@@ -144,8 +149,7 @@ class SampleSet:
         shown = torch.cat([_load(file) for file in files[: -(-SHOWN // self.settings.eval.batch_size)]])
         write_npz(self.out, self.count, (_load(file) for file in files))
         if words := facts.get("prompts"):
-            few = shown[:CAPTIONED]
-            save_captioned(few, [words[i % len(words)] for i in range(len(few))], self._beside(".png"))
+            save_captioned(shown, words, self._beside(".png"))
         else:
             save_grid(shown[:SHOWN], self._beside(".png"))
         write_text(self._beside(".json"), json.dumps(facts, indent=1) + "\n")

@@ -1,6 +1,6 @@
 """`prepare text`: one row for each prepared image, its caption as frozen encoders read it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,6 @@ from diffx.prepare.limits import check_count
 from diffx.prepare.text.captions import read_captions
 from diffx.processes.devices import own_device
 from diffx.store.digest import digest
-
-MISSING, LONG = ("refuse", "empty"), ("refuse", "cut")
 
 
 def prepare_text(
@@ -58,16 +56,10 @@ def prepare_text(
     def make(shard: int, put: Put) -> None:
         keys, labels = notes[shard]["keys"], notes[shard]["labels"]
         for start in range(0, len(keys), batch_size):
-            some = keys[start : start + batch_size]
-            words = [captions.get(key, "" if missing == "empty" else None) for key in some]
-            long = encoder.too_long([caption or "" for caption in words])
-            reasons = {place: f"its caption has {tokens} tokens, more than the encoder takes"
-                       for place, tokens in long.items()}  # fmt: skip
-            reasons |= {place: "it has no caption" for place, caption in enumerate(words) if caption is None}
-            rows = encode_rows(encoder, [words[i] or "" for i in range(len(some)) if i not in reasons])
-            for place, key in enumerate(some):
-                label = labels[start + place]
-                put(Row(key, label, None, reasons[place]) if place in reasons else Row(key, label, next(rows)))
+            part = slice(start, start + batch_size)
+            words = [captions.get(key, "" if missing == "empty" else None) for key in keys[part]]
+            for row in encode_batch(encoder, keys[part], labels[part], words):
+                put(row)
 
     facts = {
         "encoders": list(folders),
@@ -83,7 +75,19 @@ def prepare_text(
     return Job(root / FOLDER, facts, shards, (width,), "float16", make, unit).run(Process.here())
 
 
-def encode_rows(encoder: Any, prompts: list[str]) -> Any:
+def encode_batch(
+    encoder: Any, keys: Sequence[str], labels: Sequence[int], captions: Sequence[str | None]
+) -> Iterator[Row]:
+    """A row for each key: its encoded caption, or why there is none."""
+    long = encoder.too_long([caption or "" for caption in captions])
+    reasons = {place: f"its caption has {count} tokens, more than the encoder takes" for place, count in long.items()}
+    reasons |= {place: "it has no caption" for place, caption in enumerate(captions) if caption is None}
+    rows = encode_rows(encoder, [caption or "" for place, caption in enumerate(captions) if place not in reasons])
+    for place, (key, label) in enumerate(zip(keys, labels, strict=True)):
+        yield Row(key, label, None, reasons[place]) if place in reasons else Row(key, label, next(rows))
+
+
+def encode_rows(encoder: Any, prompts: list[str]) -> Iterator[np.ndarray]:
     """Rows (float16) of prompts, one after the other."""
     if not prompts:
         return iter(())

@@ -43,7 +43,7 @@ def draw_law(axis: Axes, law: Scaling) -> None:
         axis.plot([one.flops for one in own], [one.middle for one in own], "o", color=colour, markersize=5, label=group)
         for one in own:
             axis.plot([one.flops] * 2, [min(one.values), max(one.values)], color=colour, linewidth=1)
-    axis.legend(fontsize=7.5, frameon=False, loc="lower left")
+    axis.legend(fontsize=7.5, frameon=False, loc="best")
     axis.set_xlabel("training FLOPs")
     axis.grid(True, color="#E6E6E6", linewidth=0.6)
     axis.set_axisbelow(True)
