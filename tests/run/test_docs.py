@@ -111,3 +111,11 @@ def test_every_page_is_in_the_sites_navigation_and_every_entry_of_it_is_a_page()
         for entry in ([value] if isinstance(value, str) else value)
     ]
     assert sorted(entries) == sorted(file.name for file in (ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("name", ["mmdit_tiny", "pixart_tiny"])
+def test_a_tiny_network_of_captions_has_as_many_parameters_as_is_said_of_it(name: str) -> None:
+    model = build_model(compose_config(["data=captions", f"backbone={name}"]), "meta")
+    said = f"{sum(weight.numel() for weight in model.backbone.parameters()) / 1e6:.1f}M parameters"
+    assert said in (ROOT / f"conf/backbone/{name}.yaml").read_text().splitlines()[0]
+    assert f"tiny MM-DiT ({said})" in (ROOT / "docs/text.md").read_text() or name != "mmdit_tiny"
