@@ -7,9 +7,10 @@ from typing import Any
 
 from diffx.compare.plain import join, write_value
 from diffx.compare.runs.method import Method, name_together
-from diffx.compare.runs.metric import find_network, name_metric, pick_distances
+from diffx.compare.runs.metric import find_network, name_metric
 from diffx.compare.runs.read import Run, list_leaves
 from diffx.errors import DiffxError
+from diffx.run.distances import pick_distances
 
 UNITS = {"gpu_hours": "GPU-hours", "cpu_hours": "CPU-hours"}
 # How a run was made, from run.json: name on the card, and where to find it.

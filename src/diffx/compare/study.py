@@ -14,7 +14,7 @@ from diffx.compare.plain import write_number
 from diffx.compare.points import Crossing, Points, cross, pool, tabulate
 from diffx.compare.runs.measured import pick_measured
 from diffx.compare.runs.method import Method, choose_baseline, group_runs
-from diffx.compare.runs.metric import find_network, name_metric, pick_distances
+from diffx.compare.runs.metric import find_network, name_metric
 from diffx.compare.runs.read import Run, read
 from diffx.compare.seeds import (
     Speedup,
@@ -27,6 +27,7 @@ from diffx.compare.seeds import (
     take_median,
 )
 from diffx.errors import DiffxError
+from diffx.run.distances import pick_distances
 
 AXIS_NAMES = {"step": "steps", "images": "images", "train_flops": "training FLOPs"}
 SHORT = 0.5  # a run that ends before this share of the usual cost is said to cut the comparison short

@@ -154,6 +154,7 @@ class Settings:
     runs_dir: str = "runs"
     sweep_jobs: int | None = number(None, least=1, below=4096)
     sweep_stop: float | None = number(None, least=1e-4, below=0.5)
+    sweep_prune: float | None = number(None, least=1e-3, below=2)
     sweep_metric: str | None = None
     data: DataSettings
     backbone: Node

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from diffx.compare.curve import read_value
 from diffx.compare.points import Points, tabulate
 from diffx.compare.runs.method import Method
-from diffx.compare.runs.metric import pick_distances
 from diffx.compare.runs.read import Run, read
 from diffx.config.settings import Settings
 from diffx.errors import DiffxError
 from diffx.power.sequential import FIRST, look
+from diffx.run.distances import pick_distances
 from diffx.run.folder import RunDir
 
 Round = Callable[[Mapping[str, Settings]], list[str]]  # runs jobs by name, and returns a sentence for each that failed
@@ -24,9 +24,15 @@ def run_in_rounds(named: Mapping[str, Settings], run: Round) -> list[str]:
     nowhere in the comparison. When all are told, the baseline stops too.
 
     Raises:
-        DiffxError: fewer seeds than looks need, or no single baseline, before anything has run.
+        DiffxError: fewer seeds than looks need, no single baseline, or a rule that breaks runs off as well; before
+            anything has run.
     """
     jobs = list(named.values())
+    if jobs[0].sweep_prune is not None:
+        raise DiffxError(
+            "sweep_stop compares the ends of runs over seeds, and sweep_prune breaks runs off before their ends; "
+            "leave one of the two out."
+        )
     error, seeds = jobs[0].sweep_stop or 0.0, list(dict.fromkeys(job.seed for job in jobs))
     baseline = find_baseline(jobs)
     if len(seeds) <= FIRST:

@@ -7,7 +7,7 @@ from typing import Any
 # Settings that say where, how long and on what a run goes, not what it is: run ids and comparisons leave them out.
 NAMES = ("seed", "experiment", "study", "title", "runs_dir", "data.source.root", "logger")
 WAYS = ("eval.decoder", "resume", "log_every", "checkpoint_minutes", "checkpoint_share", "max_skipped_steps")
-SWEEPS = ("sweep_jobs", "sweep_stop", "sweep_metric")
+SWEEPS = ("sweep_jobs", "sweep_stop", "sweep_prune", "sweep_metric")
 LENGTH = ("max_steps", "budget")
 HARDWARE = (
     "compile",

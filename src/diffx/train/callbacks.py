@@ -16,6 +16,7 @@ from diffx.checkpoint.post_hoc import write_snapshot
 from diffx.errors import DiffxError
 from diffx.processes.children import is_orphan
 from diffx.run.folder import RunDir
+from diffx.run.prune import Pruning
 from diffx.store.later import Later
 from diffx.train.checkpoint import copy_checkpoint
 from diffx.train.clock import Meter
@@ -85,13 +86,14 @@ class Interruption:
 
 
 class Stop:
-    """Ends training when the budget is spent or a signal came. Ranks agree on it, once in `every` steps."""
+    """Ends training when the budget is spent, a signal came or the run is pruned. Ranks agree on it, once in `every`
+    steps."""
 
-    def __init__(self, clock: Clock, interruption: Interruption, every: int) -> None:
-        self.clock, self.interruption, self.every = clock, interruption, every
+    def __init__(self, clock: Clock, interruption: Interruption, pruning: Pruning, every: int) -> None:
+        self.clock, self.interruption, self.pruning, self.every = clock, interruption, pruning, every
 
     def after_step(self, trainer: L.Trainer, module: DiffusionModule) -> None:
-        wanted = self.clock.spent or bool(self.interruption.received)
+        wanted = self.clock.spent or bool(self.interruption.received) or self.pruning.reason is not None
         if trainer.world_size > 1:
             if trainer.global_step % self.every:
                 return
@@ -102,6 +104,10 @@ class Stop:
     def interrupted(self, trainer: L.Trainer) -> bool:
         """Whether a signal reached any of the ranks."""
         return trainer.strategy.reduce_boolean_decision(bool(self.interruption.received), all=False)
+
+    def pruned(self, trainer: L.Trainer) -> bool:
+        """Whether the first rank, which reads the other runs, has broken this one off."""
+        return trainer.strategy.reduce_boolean_decision(self.pruning.reason is not None, all=False)
 
 
 class Checkpoints:
@@ -151,7 +157,8 @@ class Checkpoints:
 
 
 class Evaluations:
-    """Calls `evaluate` at log-spaced steps, first · 2^(k / per_doubling), and after the last step."""
+    """Calls `evaluate` at log-spaced steps, first · 2^(k / per_doubling), each followed by a look whether the run is to
+    be broken off; and after the last step."""
 
     def __init__(
         self,
@@ -159,8 +166,9 @@ class Evaluations:
         meter: Meter,
         first: float,
         per_doubling: float,
+        pruning: Pruning,
     ) -> None:
-        self.evaluate, self.meter = evaluate, meter
+        self.evaluate, self.meter, self.pruning = evaluate, meter, pruning
         self.steps = {round(first * 2 ** (k / per_doubling)) for k in range(int(40 * per_doubling))}
         self.done = -1  # the step of the last evaluation
         self.told: Callable[[int, float, dict[str, float]], None] | None = None  # hears of each, and how long it took
@@ -168,6 +176,8 @@ class Evaluations:
     def after_step(self, trainer: L.Trainer, module: DiffusionModule) -> None:
         if trainer.global_step in self.steps:
             self.run(module, trainer.global_step)
+            if ranks.is_first():
+                self.pruning.look()
 
     def run(self, module: DiffusionModule, step: int) -> None:
         """Evaluate, unless this step has been."""
@@ -198,7 +208,7 @@ class Snapshots:
 
 
 class Ending(L.Callback):
-    """The end of training: the checkpoint first, then, unless it was interrupted, the last evaluation."""
+    """The end of training: the checkpoint first, then, unless it was interrupted or pruned, the last evaluation."""
 
     def __init__(self, checkpoints: Checkpoints, evaluations: Evaluations, stop: Stop) -> None:
         self.checkpoints, self.evaluations, self.stop = checkpoints, evaluations, stop
@@ -209,7 +219,7 @@ class Ending(L.Callback):
         self.checkpoints.save(trainer, pl_module)
         try:
             self.interrupted = self.stop.interrupted(trainer)
-            if not self.interrupted:
+            if not self.interrupted and not self.stop.pruned(trainer):
                 self.evaluations.run(pl_module, trainer.global_step)
         finally:
             self.checkpoints.finish()

@@ -28,6 +28,7 @@ from diffx.processes.arithmetic import set_tf32
 from diffx.processes.devices import join_processes, write_cost
 from diffx.run.folder import RunDir
 from diffx.run.forecast import Forecast
+from diffx.run.prune import Pruning
 from diffx.run.sink import Sink, WandbRun, make_logger, open_sink
 from diffx.schedule import LearningRate
 from diffx.train.callbacks import Agreement, Checkpoints, Clock, Ending, Evaluations, Interruption, Snapshots, Stop
@@ -58,6 +59,9 @@ def train(settings: Settings) -> RunDir:
     run = RunDir.of(settings)
     if settings.resume == "auto" and run.read_record().get("finished_with") == settings.length:
         console.print(f"{run.path} is complete already; type resume=never to train it anew.")
+        return run
+    if settings.resume == "auto" and settings.sweep_prune and run.read_record().get("status") == "pruned":
+        console.print(f"{run.path} was pruned; type sweep_prune=null to go on with it.")
         return run
     before = run.progress()
     parts = assemble(settings)
@@ -103,10 +107,11 @@ def _prepare(settings: Settings, run: RunDir, parts: Parts) -> Fit:
     path, step = checkpoint_to_go_on_from(settings, run, module, meter) or (None, 0)
     budget = settings.budget.hours[meter.unit] if settings.budget else None
     interruption, clock = Interruption(), Clock(meter, budget)
-    stop = Stop(clock, interruption, settings.log_every)
+    pruning = Pruning(run, settings.sweep_prune, settings.sweep_metric, meter.unit)
+    stop = Stop(clock, interruption, pruning, settings.log_every)
     guard = GuardCheck(settings.log_every)
     evaluation = Evaluation(settings, run, parts)
-    evaluations = Evaluations(evaluation, meter, settings.eval.first, settings.eval.per_doubling)
+    evaluations = Evaluations(evaluation, meter, settings.eval.first, settings.eval.per_doubling, pruning)
     forecast = Forecast(settings.max_steps, budget, evaluations.steps)
     progress = Progress(meter, settings.log_every, settings.batch_size, forecast)
     evaluation.watch, evaluations.told = progress.watch_evaluation, progress.after_evaluation
@@ -249,6 +254,11 @@ def _close(settings: Settings, run: RunDir, step: int, fit: Fit) -> None:
         how = "" if settings.resume == "auto" else " with resume=auto"
         message = f"Stopped at step {step} and saved in {run.path}; type the same command again{how} to go on."
         raise Stopped(message, requeue=fit.interruption.received == "SIGUSR1")
+    pruning = fit.evaluations.pruning
+    if pruning.reason and step < settings.max_steps and not fit.clock.spent:
+        run.write_record(status="pruned", reason=pruning.reason, **measured)
+        console.print(f"pruned: {pruning.reason}; saved in {run.path}", soft_wrap=True)
+        return
     run.write_record(status="complete", finished_with=settings.length, **measured)
     cost = write_cost(meter.hours, meter.unit)
     console.print(f"done: {step} steps, {cost} of training, everything is in {run.path}", soft_wrap=True)

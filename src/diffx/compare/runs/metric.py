@@ -4,17 +4,13 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-DISTANCE = re.compile(r"^(s?fid|fd|kid|kd|kdd|c?mmd)(_|$)")
+from diffx.run.distances import DISTANCE
+
 ALIGNMENT = re.compile(r"^(align_|clip_score$)")
 SAMPLES = re.compile(r"_(\d+k?)$")
 SPACE_TRAINING = {"sup": "supervised", "ssl": "self-supervised"}
 INCEPTION = {"name": "inception", "family": "inception", "training": "supervised"}
 DINOV2 = {"name": "dinov2", "family": "dinov2", "training": "self-supervised"}
-
-
-def pick_distances(names: Iterable[str]) -> list[str]:
-    """The metrics that measure a distance to real images in some feature space: lower is better. Keeps the order."""
-    return [name for name in names if DISTANCE.match(name)]
 
 
 def pick_alignments(names: Iterable[str]) -> list[str]:

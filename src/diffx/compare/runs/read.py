@@ -17,8 +17,8 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
 from diffx.compare.plain import clean, join
-from diffx.compare.runs.metric import pick_distances
 from diffx.errors import DiffxError, clean_text
+from diffx.run.distances import pick_distances
 
 COSTS = ("gpu_hours", "cpu_hours")
 NOT_RUNS = {"checkpoints", "samples", "wandb"}  # folders inside a run directory

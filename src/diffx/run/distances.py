@@ -1,0 +1,11 @@
+"""Which metrics are distances, by their names: lower is better, and searches and comparisons go by them."""
+
+import re
+from collections.abc import Iterable
+
+DISTANCE = re.compile(r"^(s?fid|fd|kid|kd|kdd|c?mmd)(_|$)")
+
+
+def pick_distances(names: Iterable[str]) -> list[str]:
+    """The metrics that measure a distance to real images in some feature space: lower is better. Keeps the order."""
+    return [name for name in names if DISTANCE.match(name)]
