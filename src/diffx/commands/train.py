@@ -136,7 +136,7 @@ def check_search(arguments: Sequence[str]) -> None:
     if chosen and any(a.lstrip("+").startswith("sweep_stop=") and not a.endswith("=null") for a in arguments):
         raise DiffxError(
             f"sweep_stop leaves out further seeds of a method, which only diffx's own sweep does: with {chosen} no job "
-            "is left out, and a trial has no seeds that could tell it. Leave one of the two out; the rule for trials is "
+            "is left out, and a trial has no seeds that could tell it. Leave one of the two out; for trials there is "
             "sweep_prune=0.1: one that is behind another by more than seeds with that spread explain is broken off."
         )
 
