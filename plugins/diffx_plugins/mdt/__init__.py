@@ -1,7 +1,7 @@
 """MDT: masked diffusion transformer (Gao et al. 2023, arXiv 2303.14389), v1 and v2."""
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +26,19 @@ def _interval(mask_ratio: float | Sequence[float]) -> tuple[float, float]:
     )
 
 
-@runtime_checkable
 class WithDecoder(Protocol):
-    """What MDT asks of a backbone: its decoder's start and position, and blocks like its own."""
+    """What MDT asks of a backbone: its width, its decoder's start and position, and blocks like its own."""
 
+    hidden_size: int
     decoder_start: int
     decoder_pos_embed: nn.Parameter
 
     def new_block(self) -> nn.Module: ...
+
+
+def has_decoder(backbone: object) -> TypeGuard[WithDecoder]:
+    """isinstance would not do: from Python 3.12 on it asks the class alone, which has no parameters."""
+    return all(hasattr(backbone, name) for name in ("hidden_size", "decoder_start", "decoder_pos_embed", "new_block"))
 
 
 class MDT(Plugin):
@@ -55,7 +60,7 @@ class MDT(Plugin):
         self.rate = low if low == high else tuple(low + (high - low) * s for s in steps)
 
     def setup(self, backbone: Backbone) -> None:
-        if not isinstance(backbone, WithDecoder):
+        if not has_decoder(backbone):
             raise DiffxError(
                 f"plugins.mdt needs the decoder of an MDT backbone, and this is a {type(backbone).__name__}; "
                 "type backbone._target_=diffx.backbone.MDTBackbone, as conf/plugins/mdt.yaml does."
