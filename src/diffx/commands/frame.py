@@ -65,6 +65,10 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", choices=["ema", "model"], default="ema", help=help)
     help = "of an imported model: the autoencoder of its latents (default: that of its family)"
     parser.add_argument("--decoder", metavar="NAME", help=help)
+    help = "of an imported model that text conditions: folder of a text encoder; once for each that it was trained with"
+    parser.add_argument("--encoder", action="append", default=[], metavar="FOLDER", help=help)
+    help = "with --encoder: tokens of a prompt, for T5 (default 256, or what the network was trained with)"
+    parser.add_argument("--length", type=int, help=help)
 
 
 class Drawn(NamedTuple):
@@ -88,7 +92,7 @@ def drawn_from(
     """
     from diffx import ranks
     from diffx.checkpoint.folder import BACKBONE
-    from diffx.checkpoint.imported import import_once, is_model, settings_of_model
+    from diffx.checkpoint.imported import Readers, import_once, is_model, settings_of_model
     from diffx.checkpoint.post_hoc import choose_average
     from diffx.run.folder import RunDir
 
@@ -101,12 +105,19 @@ def drawn_from(
         for remark in remarks if ranks.is_first() else ():
             print(remark, flush=True)
     if not is_model(target):
+        if chosen.encoder or chosen.length is not None:
+            raise DiffxError(
+                f"--encoder and --length are for imported models, and {target} is a run, whose data knows the encoders "
+                "of its captions; leave them out."
+            )
         settings, weights = choose_average(settings_of_run(target, chosen), RunDir(target), ema, length)
         return Drawn(target, settings, weights, changes)
     if ema is not None or length is not None:
         flag = f"--ema-length {length:g}" if ema is None else f"--ema {ema:g}"
         raise DiffxError(f"{flag} is for runs, and {target} is an imported model; leave it out.")
-    return Drawn(target, settings_of_model(target, chosen.data, chosen.decoder), target / BACKBONE, changes)
+    readers = Readers(tuple(chosen.encoder), chosen.length)
+    settings = settings_of_model(target, chosen.data, chosen.decoder, readers)
+    return Drawn(target, settings, target / BACKBONE, changes)
 
 
 def settings_of_run(run: Path, chosen: argparse.Namespace) -> "Settings":

@@ -2,8 +2,8 @@
 
 Of a run on captions samples are drawn for prompts: diffx.sample RUN --prompt "a large red circle above a blue square".
 RUN may also be an imported model, or an official file with --as: diffx.sample DiT-XL-2-256x256.pt --as dit-xl-2
---protocol dit_cfg. Sample i depends on the seed and i alone. A set that was cut off goes on when the same command is
-typed again.
+--protocol dit_cfg. Where it is of text to image --encoder names the folders of its text encoders. Sample i depends on
+the seed and i alone. A set that was cut off goes on when the same command is typed again.
 """
 
 import argparse

@@ -26,7 +26,8 @@ def with_protocol(settings: Settings, name: str | None, changes: Sequence[str] =
     """A run's settings, but that it samples and measures as `python -m diffx eval=NAME` does.
 
     name: a file of conf/eval; None keeps the run's own. Where it is measured by the same metrics, those keep the run's
-    settings (reference=own, dinov2=null); samples are decoded as the run's are, unless the protocol names a decoder.
+    settings (reference=own, dinov2=null); samples are decoded as the run's are, and guided away from the same words,
+    unless the protocol names others.
     changes: KEY=VALUE on top: sampler=NAME and guidance=NAME, then settings of eval, sampler and guidance, and
     trainer.accelerator.
 
@@ -36,7 +37,9 @@ def with_protocol(settings: Settings, name: str | None, changes: Sequence[str] =
     if name is not None:
         chosen = compose_config([f"eval={name}", f"data.image_size={settings.data.image_size}"])
         decoder = chosen.eval.decoder or settings.eval.decoder
-        chosen = replace(chosen, eval=replace(_own_metrics(chosen.eval, settings.eval), decoder=decoder))
+        negative = settings.eval.negative if chosen.eval.negative is None else chosen.eval.negative
+        metrics = _own_metrics(chosen.eval, settings.eval)
+        chosen = replace(chosen, eval=replace(metrics, decoder=decoder, negative=negative))
         settings = replace(settings, **{section: getattr(chosen, section) for section in SECTIONS})
     if kinds := [change for change in changes if change.partition("=")[0] in KINDS]:
         chosen = compose_config(kinds)

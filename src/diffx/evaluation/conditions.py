@@ -66,23 +66,30 @@ def make_conditions(
     another. prompts: in place of those that the run is measured by.
 
     Raises:
-        DiffxError: a label that is no class, prompts where classes condition, a label where text does, or a prompt that
-            is empty or that the encoder does not take.
+        DiffxError: what check_condition refuses, no prompt, or one that is empty or that the encoder does not take.
     """
-    classes, negative = settings.data.num_classes, settings.eval.negative
+    check_condition(settings, label, prompts)
     if settings.data.text is None:
-        if prompts is not None or negative is not None:
-            raise DiffxError(f"data={settings.data.name} has classes and takes no prompt; type --label and a class.")
-        if label is not None and not 0 <= label < classes:
-            raise DiffxError(f"label {label} is none of the {classes} classes; type a number from 0 to {classes - 1}.")
         return Labels(settings.eval.labels, settings.eval.seed, label)
-    if label is not None:
-        raise DiffxError(f"data={settings.data.name} has captions and no classes; type --prompt and some words.")
+    negative = settings.eval.negative
     words = prompts_of(data) if prompts is None else list(prompts)
     if not words:
         raise DiffxError(
             f"data={settings.data.name} says of no prompt that samples are to be drawn for; type eval.prompts= and a "
-            "file of prompts, one a line."
+            "file of prompts, one a line, or to diffx.sample --prompt and some words."
         )
     check_prompts(words)
     return Prompted(data.encode(words), None if negative is None else data.encode([negative]))
+
+
+def check_condition(settings: Settings, label: int | None, prompts: Sequence[str] | None) -> None:
+    """Raises DiffxError for a label that is no class, prompts where classes condition, and a label where text does."""
+    classes = settings.data.num_classes
+    if settings.data.text is not None:
+        if label is not None:
+            raise DiffxError(f"data={settings.data.name} has captions and no classes; type --prompt and some words.")
+        return
+    if prompts is not None or settings.eval.negative is not None:
+        raise DiffxError(f"data={settings.data.name} has classes and takes no prompt; type --label and a class.")
+    if label is not None and not 0 <= label < classes:
+        raise DiffxError(f"label {label} is none of the {classes} classes; type a number from 0 to {classes - 1}.")

@@ -23,7 +23,7 @@ from diffx.config.settings import Settings
 from diffx.config.target import make
 from diffx.data.prompts import prompts_digest, prompts_of
 from diffx.errors import DiffxError
-from diffx.evaluation.conditions import make_conditions
+from diffx.evaluation.conditions import check_condition, make_conditions
 from diffx.evaluation.sampling import Sampling
 from diffx.pixels.captioned import save_captioned
 from diffx.pixels.files import write_npz
@@ -65,6 +65,7 @@ class SampleSet:
         Raises:
             DiffxError: no weights, settings that do not fit the model, samples that are not finite, a full disk.
         """
+        check_condition(self.settings, self.label, self.prompts)
         facts = self.facts()
         key = digest(facts)
         if not self._is_whole(key):
@@ -87,6 +88,8 @@ class SampleSet:
         facts = {"protocol": made, "weights": sha256, "batch_size": self.settings.eval.batch_size}
         if words:
             facts["prompts"] = words
+        if self._captions is not None and hasattr(self._captions, "encoded_by"):
+            facts |= self._captions.encoded_by()
         trained = self.weights.with_name(AUTOENCODER)
         if self.settings.end_to_end and trained.exists():
             facts["autoencoder"] = _sha256(trained)
@@ -129,11 +132,11 @@ class SampleSet:
         if not missing:
             return
         device = pick_device(self.settings.trainer.accelerator)
+        conditions = make_conditions(self.settings, self._captions, self.label, self.prompts)
         with torch.random.fork_rng(devices=[]):
             network, objective = build_network(self.settings)
         load_backbone(network, self.weights)
         backbone, decode = network.to(device), decoder(self.settings, self.weights)
-        conditions = make_conditions(self.settings, self._captions, self.label, self.prompts)
         sampling = Sampling(self.settings, objective, conditions)
         batches = [range(start, min(start + self.settings.eval.batch_size, self.count)) for start in missing]
         with Counting("samples", sum(map(len, batches)), ranks.rank(), ranks.world()) as counting:

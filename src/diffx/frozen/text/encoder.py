@@ -8,6 +8,7 @@ are read, and no code of a folder is run.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ class TextEncoder:
     """Prompts to Text, float32 on the CPU: tokens are hidden states (B, L, C); the pooled vector is of CLIP alone, the
     state at the end of the text, projected where the file has a projection.
 
-    shape: of the Text. facts: what it is, for manifests and hashes. It computes in float32.
+    shape: of the Text, which config.json says; weights are read by load(), or when they are first needed. facts: what
+    it is, for manifests and hashes. It computes in float32.
 
     Args:
         folder: of the weights.
@@ -58,20 +60,24 @@ class TextEncoder:
         self.kind = str(config.get("model_type"))
         self.reading, self.device, self.folder = reading or Reading(), torch.device(device), folder
         self._tokenizer = load_tokenizer(folder)
-        self._network: Any = _load_network(folder, config).to(self.device).eval().requires_grad_(False)
-        sizes = self._network.config
+        self._config, sizes = config, _sizes(folder)
         most = getattr(sizes, "max_position_embeddings", None) if self.kind in CLIP else None
         self.length = length or most or LENGTH
         if most is not None and self.length > most:
             raise DiffxError(f"--length {length}: {folder} takes {most} tokens; type --length {most}.")
         width = sizes.d_model if self.kind in T5 else sizes.hidden_size
         self.has_pooled = self.kind in CLIP
-        pooled = (sizes.projection_dim if self._projects else sizes.hidden_size) if self.has_pooled else 0
+        pooled = (sizes.projection_dim if _projects(config) else sizes.hidden_size) if self.has_pooled else 0
         self.shape = TextShape(self.length, width, pooled)
 
-    @property
-    def _projects(self) -> bool:
-        return hasattr(self._network, "text_projection")
+    def load(self) -> "TextEncoder":
+        """Read the weights. Raises DiffxError where they cannot be."""
+        assert self._network is not None
+        return self
+
+    @cached_property
+    def _network(self) -> Any:
+        return _load_network(self.folder, self._config).to(self.device).eval().requires_grad_(False)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -107,13 +113,13 @@ class TextEncoder:
     def _pooled(self, out: Any, states: Tensor) -> Tensor:
         if not self.has_pooled:
             return torch.zeros(len(states), 0)
-        pooled: Tensor = out.text_embeds if self._projects else out.pooler_output
+        pooled: Tensor = out.text_embeds if _projects(self._config) else out.pooler_output
         return pooled.float().cpu()
 
 
 def load_text_encoder(folder: str, length: int | None = None, device: torch.device | str = "cpu") -> TextEncoder:
     """The encoder in a folder, read as its last hidden states."""
-    return TextEncoder(Path(folder).expanduser(), length, device)
+    return TextEncoder(Path(folder).expanduser(), length, device).load()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -145,13 +151,27 @@ def weights_of(folder: Path) -> str:
     return digest(heads)
 
 
+def _projects(config: dict[str, Any]) -> bool:
+    """Whether CLIP's file has a projection of its pooled vector."""
+    return config.get("architectures") != ["CLIPTextModel"]
+
+
+def _sizes(folder: Path) -> Any:
+    """The configuration of the network that reads text, with what config.json leaves at its default."""
+    transformers = transformers_or_refuse()
+    try:
+        config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise DiffxError(f"{folder / 'config.json'} cannot be read ({str(error).splitlines()[0]}).") from error
+    return config.text_config if config.model_type == "clip" else config
+
+
 def _load_network(folder: Path, config: dict[str, Any]) -> Any:
     transformers = transformers_or_refuse()
-    kind, names = config["model_type"], config.get("architectures") or []
+    kind = config["model_type"]
     make: Any
     if kind in CLIP:
-        bare = names == ["CLIPTextModel"]
-        make = transformers.CLIPTextModel if bare else transformers.CLIPTextModelWithProjection
+        make = transformers.CLIPTextModelWithProjection if _projects(config) else transformers.CLIPTextModel
     elif kind in T5:
         make = transformers.T5EncoderModel if kind == "t5" else transformers.UMT5EncoderModel
     else:

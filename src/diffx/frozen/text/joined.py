@@ -35,6 +35,12 @@ class JoinedEncoder:
         length = sum(lengths) + sum(one.length for one in self._others)
         self.shape = TextShape(length, self._width, sum(one.shape.pooled for one in self._pooling))
 
+    def load(self) -> "JoinedEncoder":
+        """Read the weights of each. Raises DiffxError where they cannot be."""
+        for one in (*self._pooling, *self._others):
+            one.load()
+        return self
+
     @property
     def facts(self) -> dict[str, Any]:
         """What determines the encoding of a prompt."""
@@ -61,6 +67,17 @@ def load_text_encoders(
     folders: Sequence[str], length: int | None = None, device: torch.device | str = "cpu"
 ) -> TextEncoder | JoinedEncoder:
     """The encoder of a folder, or of several joined; length: of each but CLIP's, whose own it is.
+
+    Raises:
+        DiffxError: what TextEncoder and JoinedEncoder refuse, or no folder.
+    """
+    return open_text_encoders(folders, length, device).load()
+
+
+def open_text_encoders(
+    folders: Sequence[str], length: int | None = None, device: torch.device | str = "cpu"
+) -> TextEncoder | JoinedEncoder:
+    """The same without their weights, which are read when they are first needed.
 
     Raises:
         DiffxError: what TextEncoder and JoinedEncoder refuse, or no folder.
