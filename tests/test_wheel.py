@@ -20,6 +20,7 @@ PARTNERS = {
     "sampler=meanflow": ["objective=meanflow", "+backbone.two_times=true"],
     "eval=dit_cfg": ["objective=ddpm", "backbone.learn_sigma=true"],
     "eval=mdt_power_cosine": ["objective=ddpm", "backbone.learn_sigma=true"],
+    "eval=pixart_clip": ["objective=ddpm", "backbone.learn_sigma=true"],
     "eval=tread_edm": ["objective=edm"],
     "sampler=edm": ["objective=edm"],
     "guidance=early_head": ["data=imagenet256", "backbone=rae2_xl", "plugins=[early_head]"],

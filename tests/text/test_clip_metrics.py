@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffx.data import Shapes
+from diffx.data import LatentSpace, Shapes
 from diffx.data.prompts import Prompt
 from diffx.errors import DiffxError
 from diffx.features.clip import CLIP
@@ -83,3 +83,8 @@ def test_data_without_prompts_has_a_distance_and_no_score(folder: Path) -> None:
 def test_a_text_tower_alone_is_no_clip(tmp_path: Path) -> None:
     with pytest.raises(DiffxError, match="no whole CLIP"):
         CLIP(str(made.clip(tmp_path / "clip")))
+
+
+def test_a_latent_space_without_prompts_is_refused_before_a_clip_is_read() -> None:
+    with pytest.raises(DiffxError, match=r"has neither prompts nor images.*type eval.prompts="):
+        CLIPMetrics(LatentSpace("vae", (4, 8, 8), 10), clip="nowhere")

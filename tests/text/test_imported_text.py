@@ -12,7 +12,10 @@ from diffusers import PixArtTransformer2DModel, SD3Transformer2DModel
 from safetensors.torch import save_file
 
 from diffx.checkpoint import open_backbone
+from diffx.commands.evaluate import main as evaluate
 from diffx.commands.sample import main as sample
+from diffx.config.compose import compose_config
+from diffx.config.protocol import with_protocol
 from diffx.frozen.autoencoder import load_autoencoder
 from diffx.frozen.text import load_text_encoders
 from diffx.objective import DDPM
@@ -21,7 +24,7 @@ from diffx.sampler import Ancestral, Field, Guidance, SampleNoise
 from tests.checkpoint.official_files import official
 from tests.evaluate.conftest import Refusal, refusal  # noqa: F401
 from tests.prepare.made_sources import tiny_autoencoder
-from tests.text.made_encoders import clip, t5
+from tests.text.made_encoders import clip, t5, whole_clip
 
 SIZES = {"input_size": 8, "in_channels": 4, "hidden_size": 32, "depth": 2, "num_heads": 2}
 SD3 = {
@@ -158,3 +161,21 @@ def test_a_network_of_classes_takes_neither_words_nor_encoders(
     refused: Callable[..., str] = lambda *words: refusal(sample, [*typed, "--nfe", "2", "-n", "2", *words])  # noqa: E731
     assert "has classes and takes no prompt" in refused("--prompt", "a circle")
     assert "dit is conditioned by classes, and --encoder and --length are for text" in refused(*JOINED)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "words"),
+    [("sd3_clip", {"nfe": 28, "shift": 3.0, "scale": 7.0}), ("pixart_clip", {"nfe": 250, "scale": 4.5})],
+)
+def test_a_network_of_text_is_measured_by_clip_under_a_protocol_of_its_own(protocol: str, words, there: Path) -> None:
+    named = with_protocol(compose_config([]), protocol)
+    assert {**named.sampler.arguments, "scale": named.guidance.arguments["scale"]} == words
+    typed, encoders = (sd3()[1], JOINED) if protocol == "sd3_clip" else (pixart(), ["--encoder", "text_encoder_3"])
+    Path("prompts.txt").write_text("\n".join(WORDS))
+    asked = ["eval.prompts=prompts.txt", f"eval.metrics.clip={whole_clip(Path('whole'))}", "eval.samples=3"]
+    evaluate([*typed, *encoders, "--protocol", protocol, *asked, "sampler.nfe=2"])
+    (written,) = Path(typed[0]).with_suffix("").glob("values_*.json")
+    found = json.loads(written.read_text())
+    assert found["values"].keys() == {"clip_score"}
+    assert found["protocol_facts"]["negative"] == ""
+    assert found["protocol_facts"]["sampler"].get("shift") == words.get("shift")

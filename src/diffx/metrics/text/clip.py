@@ -26,7 +26,8 @@ BANDWIDTH, SCALE = 10.0, 1000.0
 
 
 class CLIPMetrics:
-    """Called with batches of uint8 samples (b, 1 or 3, H, W): clip_score, where the data has prompts, and cmmd_N.
+    """Called with batches of uint8 samples (b, 1 or 3, H, W): clip_score, where the data has prompts, and cmmd_N,
+    where it has images.
 
     Rank r has to be given samples r, r + world, ... in this order; sample i is of prompt i modulo their number.
 
@@ -38,8 +39,13 @@ class CLIPMetrics:
     def __init__(self, data: "Data", device: torch.device | str = "cpu", clip: str | None = None) -> None:
         if clip is None:
             raise DiffxError("These metrics need a CLIP; type eval.metrics.clip= and the folder of a download.")
-        self._data, self._clip, self.device = data, CLIP(clip, device), torch.device(device)
         prompts = prompts_of(data)
+        if not prompts and not len(data):
+            raise DiffxError(
+                f"{data.name} has neither prompts nor images, and these metrics ask for one; type eval.prompts= and "
+                "a file of prompts where text conditions, or --data and a data set that is prepared."
+            )
+        self._data, self._clip, self.device = data, CLIP(clip, device), torch.device(device)
         self._prompts = self._clip.text(prompts) if prompts else None
         self._known: Tensor | None = None
         self.identity = f"clip {self._clip.identity} {prompts_digest(prompts)}"
@@ -61,7 +67,7 @@ class CLIPMetrics:
 
     def _collection(self, places: tuple[int, int], **settings: Any) -> MetricCollection:
         network = Once(self._clip)
-        found: dict[str, Any] = {DISTANCE: CMMD(network, self._reference, **settings)}
+        found: dict[str, Any] = {DISTANCE: CMMD(network, self._reference, **settings)} if len(self._data) else {}
         if self._prompts is not None:
             found = {SCORE: CLIPScore(network, self._prompts, places, **settings), **found}
         return MetricCollection(found, compute_groups=False).to(self.device)
@@ -147,4 +153,5 @@ def _mean(x: Tensor, y: Tensor) -> float:
 
 def _named(values: dict[str, float], count: int) -> dict[str, float]:
     score = {SCORE: values[SCORE]} if SCORE in values else {}
-    return {**score, f"{DISTANCE}_{sample_count(count)}": values[DISTANCE]}
+    distance = {f"{DISTANCE}_{sample_count(count)}": values[DISTANCE]} if DISTANCE in values else {}
+    return {**score, **distance}
