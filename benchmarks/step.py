@@ -60,6 +60,7 @@ def arguments(device: torch.device) -> argparse.ArgumentParser:
         default="live" if on_gpu else "none",
         help="live: REPA's encoder runs in the step, with random weights; none: its features come for nothing",
     )
+    parser.add_argument("--fused", action="store_true", help="with trainer.fused=true; the ladder is without")
     parser.add_argument("--no-ladder", action="store_true", help="leave out the ladder")
     parser.add_argument(
         "--slow", action="store_true", help="with the rungs that compile for minutes: the whole step, CUDA graphs"
@@ -104,7 +105,7 @@ def steps(asked: argparse.Namespace, root: Path, device: torch.device) -> list[d
     """A row for each backbone, compile mode, precision and plugin set."""
     rows = []
     for backbone, mode, precision in product(asked.backbones, asked.compile, asked.precision):
-        recipe = Recipe(compile=mode, precision=precision)
+        recipe = Recipe(compile=mode, precision=precision, fused=asked.fused)
         configs = {names: compose(asked, backbone, names, device) for names in dict.fromkeys([PLAIN, *asked.plugins])}
         rows += [{"backbone": backbone} | row for row in plugin_sets(asked, configs, recipe, root, device)]
     return rows

@@ -18,6 +18,7 @@ from diffx import step
 from diffx.assemble.flops import count_flops
 from diffx.assemble.model import build_model
 from diffx.backbone import Backbone
+from diffx.backbone.layers.fused import check_fused, fuse_blocks
 from diffx.backbone.protocol import Memory
 from diffx.config.settings import Settings
 from diffx.frozen.encoder import encoder_spec
@@ -44,8 +45,8 @@ class Recipe:
 
     blocks: "diffx" or as "peers" write them. layout: "shards" or "files". pinned: batches are copied to a GPU
     asynchronously from pinned memory. encoder: "inline", "compiled", or "ahead": compiled too, and on its own stream
-    while the step before trains. stream: type of the residual stream in autocast. compile: none | blocks | step |
-    graphs (step with CUDA graphs).
+    while the step before trains. stream: type of the residual stream in autocast. fused: as trainer.fused.
+    compile: none | blocks | step | graphs (step with CUDA graphs).
     log_every: steps between readings of the losses.
     """
 
@@ -54,6 +55,7 @@ class Recipe:
     pinned: bool = True
     encoder: str = "inline"
     stream: str = "float32"
+    fused: bool = False
     compile: str = "none"
     precision: str = "32-true"
     optimizer: str = "fused"
@@ -151,6 +153,9 @@ class Trainee:
             as_peers_write_it(self.backbone)
         if self.recipe.stream != "float32":
             narrow_stream(self.backbone, getattr(torch, self.recipe.stream))
+        if self.recipe.fused:
+            check_fused(self.device, self.backbone.blocks)
+            fuse_blocks(self.backbone.blocks)
         mode = self.recipe.compile
         if mode == "blocks":
             for block in self.backbone.blocks:

@@ -12,6 +12,7 @@ from diffx.assemble.model import TrainingModel, build_model
 from diffx.assemble.services import find_services
 from diffx.backbone import Backbone, TextShape
 from diffx.backbone.layers.fp8 import check_fp8
+from diffx.backbone.layers.fused import check_fused
 from diffx.checkpoint.post_hoc import LENGTHS
 from diffx.config.protocol import precision_of
 from diffx.config.settings import Settings
@@ -43,6 +44,8 @@ def look(settings: Settings) -> Ready:
     sketch = build_model(settings, "meta")
     device = pick_device(settings.trainer.accelerator)
     _check_device(settings, device)
+    if settings.trainer.fused:
+        check_fused(device, sketch.backbone.blocks)
     data: Data = make(settings.source)
     _check_autoencoder(settings, data)
     _check_shape(settings, sketch, data)

@@ -81,6 +81,7 @@ class TrainerSettings:
     strategy: str = one_of("ddp", "ddp", "fsdp")
     precision: str = one_of("32-true", "32-true", "tf32", "bf16-mixed", "16-mixed", "fp8")
     stream: str = one_of("float32", "float32", "bfloat16")
+    fused: bool = False
     accumulate: int = number(1, least=1, below=BATCH)
     activation_checkpointing: bool = False
     gradient_clip_val: float | None = number(1.0, below=1e12)

@@ -158,6 +158,7 @@ def make_module(settings: Settings, parts: Parts, meter: Meter) -> DiffusionModu
         skip_limit=settings.max_skipped_steps,
         compile=settings.compile,
         stream=settings.trainer.stream,
+        fused=settings.trainer.fused,
         fp8=settings.trainer.precision == "fp8",
         activation_checkpointing=settings.trainer.activation_checkpointing,
         shard=settings.trainer.strategy == "fsdp" and ranks.world() > 1,

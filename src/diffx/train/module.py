@@ -23,6 +23,7 @@ from diffx import step
 from diffx.assemble.model import BATCH_KEYS, TrainingModel, set_up
 from diffx.backbone import Backbone
 from diffx.backbone.layers.fp8 import multiply_in_fp8
+from diffx.backbone.layers.fused import fuse_blocks
 from diffx.backbone.teacher import NetworkTeacher
 from diffx.checkpoint.post_hoc import decay_at
 from diffx.end_to_end import EndToEnd, clip_
@@ -71,6 +72,7 @@ class DiffusionModule(L.LightningModule):
         skip_limit: so many steps in a row without a finite gradient end the run.
         compile: none | blocks (each block by itself) | step (all of the losses as one graph).
         stream: float32, or bfloat16 under autocast: what the residual stream is kept in between blocks.
+        fused: blocks sum, normalise and modulate in kernels of their own (diffx.backbone.layers.fused).
         fp8: the blocks' products are in 8-bit floats (diffx.backbone.layers.fp8).
         activation_checkpointing: blocks keep their inputs alone and run a second time in the backward pass.
         shard: over all ranks (FSDP2), each block by itself; the rest, plugins included, is one group.
@@ -97,16 +99,18 @@ class DiffusionModule(L.LightningModule):
         skip_limit: int = 10,
         compile: str = "none",
         stream: str = "float32",
+        fused: bool = False,
         fp8: bool = False,
         activation_checkpointing: bool = False,
         shard: bool = False,
         end_to_end: EndToEnd | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(model.objective, Averaging) and (shard or compile == "step"):
+        if isinstance(model.objective, Averaging) and (shard or fused or compile == "step"):
             raise DiffxError(
                 "This objective takes a forward-mode derivative of the network, which has not been made to work with a "
-                "sharded network or with a step as one graph; type compile=blocks and trainer.strategy=ddp."
+                "sharded network, with fused kernels or with a step as one graph; type compile=blocks, "
+                "trainer.strategy=ddp and trainer.fused=false."
             )
         self.backbone = model.backbone
         self.plugins = nn.ModuleDict(model.plugins)
@@ -133,6 +137,8 @@ class DiffusionModule(L.LightningModule):
         self._last_step = -1
         if stream == "bfloat16":  # of what is trained; averages are sampled in an arithmetic of their own
             self.backbone.stream_dtype = torch.bfloat16
+        if fused:
+            fuse_blocks(self.backbone.blocks)
         if fp8:
             multiply_in_fp8(self.backbone.blocks)
         # Numbers of tokens are few, and kernels made for one number are the faster ones.
