@@ -62,6 +62,14 @@ def test_backbones_of_several_classes_go_by_their_names_and_by_what_their_class_
     assert labels(root) == ["plain backbone=DiT depth=6", "plain backbone=DiT depth=12", "plain backbone=UViT depth=7"]
 
 
+def test_a_backbone_and_its_variants_are_named_by_what_each_varies(root: Path):
+    usual = {"mlp": "gelu", "norm": "layernorm", "position": "sincos"}
+    variants = {"plain": {}, "a": {"mlp": "swiglu"}, "b": {"norm": "rmsnorm"}, "c": {"position": "rope"}}
+    for name, changed in variants.items():
+        write_run(root, "plain", config={"backbone": usual | changed}, identity=name)
+    assert sorted(labels(root)) == ["plain", "plain mlp=swiglu", "plain norm=rmsnorm", "plain position=rope"]
+
+
 def test_the_method_without_plugins_is_the_baseline(root: Path):
     write_run(root, "plain")
     write_run(root, "repa")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from diffx.compare.runs.method import find_varied, shorten_names, write_setting
+from diffx.compare.runs.method import tell_apart
 from diffx.compare.runs.read import list_leaves
 from diffx.config.parse import tree_of
 from diffx.config.settings import Settings
@@ -22,8 +22,7 @@ def name_jobs(jobs: Sequence[Settings]) -> dict[str, Settings]:
     found: dict[str, Settings] = {}
     for job, own in zip(jobs, leaves, strict=True):
         alike = [other for other, there in zip(leaves, jobs, strict=True) if there.label == job.label]
-        short = shorten_names(find_varied(alike))
-        title = " ".join([job.label, *(write_setting(name, text, own.get(name)) for name, text in short.items())])
+        title = f"{job.label} {tell_apart(alike)[alike.index(own)]}".strip()
         name = f"{title} s{job.seed}"
         name = name if name not in found else f"{name} ({RunDir.of(job).path})"
         found[name] = replace(job, title=title)

@@ -12,6 +12,7 @@ from diffx.run.name import is_part_of_a_run
 
 CLASS = "._target_"
 SEVERAL = 4  # more labels than this are not listed one by one
+FEW = 2  # more settings than this make a label too long to read, or to be told from its neighbours by its beginning
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def make_distinct(methods: Sequence[Method]) -> list[Method]:
     for label, count in Counter(method.label for method in methods).items():
         if count > 1:
             places = [place for place, method in enumerate(methods) if method.label == label]
-            for place, text in zip(places, tell_apart([methods[place] for place in places]), strict=True):
+            for place, text in zip(places, tell_apart([methods[place].settings for place in places]), strict=True):
                 named[place] = replace(methods[place], label=f"{label} {text}".strip())
     for part in (0, 1):
         counts = Counter(method.label for method in named)
@@ -78,14 +79,29 @@ def make_sort_key(method: Method, methods: Sequence[Method]) -> tuple[Any, ...]:
     return (method.plugins, *((0, value, "") if is_number(value) else (1, 0.0, str(value)) for value in values))
 
 
-def tell_apart(methods: Sequence[Method]) -> list[str]:
-    """The settings that differ between methods of one label, as `name=value` with the shortest clear name."""
-    settings = [method.settings for method in methods]
+def tell_apart(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The settings that differ, as `name=value` with the shortest clear name. Where more than a few do, a
+    value that most have is left out: of a backbone and its variants each is named by what it varies, the first by
+    nothing."""
     short = shorten_names(find_varied(settings))
-    return [" ".join(write_setting(name, text, one.get(name)) for name, text in short.items()) for one in settings]
+    usual = {name: find_usual([one.get(name) for one in settings]) if len(short) > FEW else None for name in short}
+    return [
+        " ".join(
+            write_setting(name, text, one.get(name))
+            for name, text in short.items()
+            if repr(one.get(name)) != usual[name]
+        )
+        for one in settings
+    ]
 
 
-def find_varied(settings: Sequence[dict[str, Any]]) -> list[str]:
+def find_usual(values: Sequence[Any]) -> str | None:
+    """How the value that more than half have is written in Python, None where there is no such."""
+    value, count = Counter(map(repr, values)).most_common(1)[0]
+    return value if 2 * count > len(values) else None
+
+
+def find_varied(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Names whose values are not the same everywhere. Settings that change together count once, and those of a class
     that says them not at all."""
     columns: dict[tuple[str, ...], str] = {}
