@@ -60,10 +60,8 @@ def test_the_flops_of_mm_dit_are_those_of_its_products(text: int):
     depth, dim, ratio, image = 6, 32, 4, 16
     net = MMDiT.tiny(text_length=text)
     x, t, y = inputs(net)
-    with (
-        sdpa_kernel(SDPBackend.MATH),
-        FlopCounterMode(display=False) as counter,
-    ):
+    # torch 2.11 does not count a CPU's own kernel of attention.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         net(x, t, y)
     both = image + text
     per_token = 2 * dim * (3 * dim + dim + 2 * ratio * dim)
