@@ -148,3 +148,16 @@ def test_every_evaluation_of_a_line_has_a_dot(root: Path):
         write_run(root, "plain", seed, {METRIC: falling(100 + seed, 0.8)})
     (dots,) = [line for line in drawn(root).lines if line.get_gid() == "curve-0-dots"]
     assert list(dots.get_xdata()) == [1.0, 2.0, 4.0, 8.0]
+
+
+def test_shares_stand_on_an_axis_from_zero_where_a_line_at_zero_stays_in_the_panel(root: Path):
+    more = {"plain": lambda cost: 0.02 * cost, "none": lambda cost: 0.01 if cost < 8 else 0.0}
+    for label, curve in more.items():
+        curves = {METRIC: falling(100, 0.8), "align_all": curve}
+        write_run(root, label, curves=curves, facts={"reference": {"floor": {"align_all": 0.98}}})
+    (axis,) = figure.draw_alignment(make_study([root]), "").axes
+    assert axis.get_yscale() == "linear"
+    assert axis.get_ylim()[0] == 0
+    names = {text.get_text(): text for text in axis.texts}
+    assert 0 <= axis.transAxes.inverted().transform(axis.transData.transform(names["none"].xy))[1] <= 1
+    assert "real images 0.98, above the panel" in names

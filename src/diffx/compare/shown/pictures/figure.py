@@ -22,7 +22,7 @@ from diffx.compare.shown.pictures.placing import Name, place_texts
 from diffx.compare.study import Study
 from diffx.store.whole_file import replaced
 
-FAR = 5.0  # what real images score is drawn as a line when the lowest value is within this factor of it
+FAR = 5.0  # what real images score is drawn as a line when the best value is within this factor of it
 PANEL = (3.5, 2.95)  # inches, without what stands around it
 SMALL = (2.0, 1.95)  # the same on the page, where letters are then as large beside a panel as a telephone needs them
 GAP = 10.5  # points between names right of a panel
@@ -100,7 +100,7 @@ def draw_panel(axis: Axes, panel: Panel, scale: str = "log") -> None:
     """Curves, seed bands, the floor, the baseline's final value and where each method meets it, and all names."""
     axis.set_title(panel.title, loc="left", fontsize=10, fontweight="bold", pad=14)
     axis.text(0, 1.02, panel.subtitle, transform=axis.transAxes, fontsize=7.5, color="#666666")
-    positive = all(trace.line.low.max() > 0 for trace in panel.traces.values())
+    positive = not panel.rises and all(trace.line.low.max() > 0 for trace in panel.traces.values())  # shares begin at 0
     axis.set(xscale=scale, yscale=scale if positive else "linear")
     axis.set_xlabel(panel.xlabel, gid="xlabel")
     axis.grid(True, which="major", color="#E6E6E6", linewidth=0.6)
@@ -118,8 +118,7 @@ def draw_panel(axis: Axes, panel: Panel, scale: str = "log") -> None:
         axis.set_xlim(min(xs) * 0.93, max([max(xs) * 1.04, *(mark.x * 1.9 for mark in panel.marks)]))
     lowest = min(float(trace.line.mean.min()) for trace in panel.traces.values())
     lowest = min([lowest, *(float(fan.bands[0][0].min()) for fan in panel.fans.values())])
-    near = panel.floor is not None and (0 < lowest <= FAR * panel.floor or axis.get_ylim()[0] <= panel.floor)
-    floor = panel.floor if near else None
+    floor = panel.floor if is_near(axis, panel, lowest) else None
     if floor is not None:
         axis.axhline(floor, color="#888888", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     if panel.goal is not None:
@@ -130,7 +129,18 @@ def draw_panel(axis: Axes, panel: Panel, scale: str = "log") -> None:
                   color="#777777", markeredgewidth=0, linestyle="none", zorder=6)  # fmt: skip
     if scale == "log":
         set_ticks(axis)
+    if panel.rises:
+        axis.set_ylim(bottom=0)
     name_everything(axis, panel, floor)
+
+
+def is_near(axis: Axes, panel: Panel, lowest: float) -> bool:
+    """Whether what real images score is near enough to the lines to be one itself."""
+    if panel.floor is None:
+        return False
+    if panel.rises:
+        return max(float(trace.line.mean.max()) for trace in panel.traces.values()) >= panel.floor / FAR
+    return 0 < lowest <= FAR * panel.floor or axis.get_ylim()[0] <= panel.floor
 
 
 def draw_trace(axis: Axes, trace: Trace, gid: str) -> None:
@@ -193,7 +203,7 @@ def name_everything(axis: Axes, panel: Panel, floor: float | None) -> None:
     if panel.floor is not None:
         side = "above" if panel.rises else "below"
         text = f"real images {panel.floor:.3g}" + ("" if floor is not None else f", {side} the panel")
-        level = spread_along(axis, floor if floor is not None else axis.get_ylim()[0])
+        level = spread_along(axis, floor if floor is not None else axis.get_ylim()[int(panel.rises)])
         texts.append(Name(level, text, "#666666", 7.5, "floor-name", False))
     texts += [Name(((mark.x, mark.value),), mark.name, "#707070", 7, "mark-name") for mark in panel.marks]
     lines = [(trace.line.x, trace.line.mean) for trace in panel.traces.values() if len(trace.line.x) > 1]
