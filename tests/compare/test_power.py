@@ -93,7 +93,8 @@ def test_the_levels_of_looks_are_those_of_the_paired_test() -> None:
 def sweep(root: Path, seeds: int, *labels: str) -> dict[str, SimpleNamespace]:
     """Jobs as a sweep has them by name, one a label and seed."""
     jobs = [SimpleNamespace(seed=seed, id=label, label=label, plugins={} if label == "plain" else {label: None},
-                            runs_dir=str(root), group="demo", experiment="demo", sweep_stop=0.05)
+                            runs_dir=str(root), group="demo", experiment="demo", sweep_stop=0.05,
+                            sweep_prune=None)
             for label in labels for seed in range(seeds)]  # fmt: skip
     return {f"{job.label} s{job.seed}": job for job in jobs}
 
