@@ -161,3 +161,9 @@ def test_shares_stand_on_an_axis_from_zero_where_a_line_at_zero_stays_in_the_pan
     names = {text.get_text(): text for text in axis.texts}
     assert 0 <= axis.transAxes.inverted().transform(axis.transData.transform(names["none"].xy))[1] <= 1
     assert "real images 0.98, above the panel" in names
+
+
+def test_a_score_of_which_more_is_better_and_that_is_no_share_keeps_its_own_range(root: Path):
+    write_run(root, "plain", curves={METRIC: falling(100, 0.8), "clip_score": lambda cost: 25 + 0.5 * cost})
+    (axis,) = figure.draw_alignment(make_study([root]), "").axes
+    assert axis.get_ylim()[0] > 20

@@ -107,6 +107,25 @@ def test_a_pruned_run_keeps_its_checkpoint_gives_its_value_and_goes_on_without_t
     assert [*run.points()][-1]["step"] == 12
 
 
+@pytest.mark.parametrize("last", [4, 5])
+def test_a_run_that_falls_behind_at_its_end_is_measured_there_and_complete(
+    tmp_path: Path, last: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It falls behind at step 4, an evaluation, and training stops a step later."""
+    monkeypatch.setattr(Pruning, "look", lambda pruning: setattr(pruning, "reason", "is behind"))
+    settings = compose_config(small(f"runs_dir={tmp_path}", "eval.first=4", f"max_steps={last}", "sweep_prune=0.1"))
+    run = train(settings)
+    assert run.read_record()["status"] == "complete"
+    assert [point["step"] for point in run.points()] == list(range(4, last + 1))
+
+
+def test_runs_are_not_broken_off_by_a_metric_of_which_more_is_better(tmp_path: Path) -> None:
+    settings = compose_config(small(f"runs_dir={tmp_path}", "sweep_prune=0.1", "sweep_metric=align_all"))
+    with pytest.raises(DiffxError, match="sweep_metric=align_all is none"):
+        train(settings)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_the_rule_for_runs_and_the_rule_for_seeds_are_not_used_together(tmp_path: Path) -> None:
     base = [f"runs_dir={tmp_path}", "sweep_stop=0.05", "sweep_prune=0.1"]
     jobs = {str(seed): compose_config(small(*base, f"seed={seed}")) for seed in range(5)}

@@ -21,6 +21,7 @@ from diffx.data import Data, StepBatches
 from diffx.errors import DiffxError
 from diffx.frozen.autoencoder import SPECS as AUTOENCODERS
 from diffx.processes.devices import check_devices, cost_unit, pick_device
+from diffx.run.prune import check_pruning
 
 NUMBER, HALF, STATES = 4, 2, 2  # bytes of a float32 and of a bfloat16; numbers that AdamW keeps of a parameter
 GIB = 2**30
@@ -41,6 +42,7 @@ def look(settings: Settings) -> Ready:
         DiffxError: settings that no model has, no data, no weights of a teacher, decoder or metric, fewer devices than
             are asked for, or too little memory.
     """
+    check_pruning(settings.sweep_prune, settings.sweep_metric)
     sketch = build_model(settings, "meta")
     device = pick_device(settings.trainer.accelerator)
     _check_device(settings, device)

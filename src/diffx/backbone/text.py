@@ -30,6 +30,11 @@ class TextShape(NamedTuple):
     channels: int
     pooled: int = 0
 
+    def suits(self, network: "TextShape") -> bool:
+        """Whether a network that reads text of another shape can read this, whose length may be another; a network of
+        no pooled vector reads none."""
+        return self.channels == network.channels and network.pooled in (0, self.pooled)
+
     def __str__(self) -> str:
         return f"{self.length} tokens of {self.channels} channels and a pooled vector of {self.pooled}"
 

@@ -132,11 +132,9 @@ def _check_text(data: str, found: TextSettings | None, folder: Path, wanted: Tex
         raise DiffxError(f"data={data} has {has}, and {folder} is conditioned by {takes}; type another --data.")
     if found is None or wanted is None:
         return
-    if found.channels != wanted.channels or wanted.pooled not in (0, found.pooled):
-        raise DiffxError(
-            f"data={data} has captions of {TextShape(found.length, found.channels, found.pooled)}, and {folder} takes "
-            f"{wanted}; type another --data."
-        )
+    shape = TextShape(found.length, found.channels, found.pooled)
+    if not shape.suits(wanted):
+        raise DiffxError(f"data={data} has captions of {shape}, and {folder} takes {wanted}; type another --data.")
 
 
 def _with_readers(settings: Settings, name: str, text: TextShape, readers: Readers) -> Settings:

@@ -115,14 +115,14 @@ def read_result(settings: "Settings") -> float:
     Raises:
         DiffxError: no such metric was measured.
     """
-    from diffx.run.distances import pick_distances
+    from diffx.run.distances import searched_metric
     from diffx.run.folder import RunDir
 
     if has_diverged(settings):
         return math.inf
     points = [*RunDir.of(settings).points()]
     values = dict(points[-1]["values"]) if points else {}
-    wanted = settings.sweep_metric or next(iter(pick_distances(values)), "")
+    wanted = searched_metric(settings.sweep_metric, values) or ""
     if wanted not in values:
         raise DiffxError(f"sweep_metric={wanted} was not measured; type one of {', '.join(values) or 'nothing'}.")
     return float(values[wanted])

@@ -96,7 +96,7 @@ class LatentSpace:
         encoder = open_text_encoders(self._encoders, self._length)
         assert self.text is not None
         wanted, found = self.text, encoder.shape
-        if found.channels != wanted.channels or wanted.pooled not in (0, found.pooled):
+        if not found.suits(wanted):
             raise DiffxError(
                 f"{self.name} reads tokens of {wanted.channels} channels and a pooled vector of {wanted.pooled}, and "
                 f"{', '.join(self._encoders)} make {found.channels} and {found.pooled}; type --encoder once for each "

@@ -14,12 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from diffx.run.distances import pick_distances
+from diffx.errors import DiffxError
+from diffx.run.distances import pick_distances, searched_metric
 from diffx.run.folder import RunDir
 
 SPREADS = 3.0
 FIRST = 3
 """The evaluation from which on a run is looked at: before, curves are steep, and differ by a step's cost."""
+
+
+def check_pruning(spread: float | None, metric: str | None) -> None:
+    """Raises DiffxError where runs would be broken off by a metric of which more may be better."""
+    if spread is not None and metric is not None and not pick_distances([metric]):
+        raise DiffxError(
+            f"sweep_prune={spread:g} breaks runs off by a distance, of which less is better, and sweep_metric={metric} "
+            "is none; type sweep_prune=null, or another sweep_metric."
+        )
 
 
 @dataclass
@@ -44,13 +54,14 @@ class Pruning:
         if self.spread is None:
             return
         own = [*self.run.points()]
-        metric = self.metric or next(iter(pick_distances(own[-1]["values"] if own else ())), None)
-        if metric is None or len(own) < FIRST or not self._has(own[-1], metric):
+        metric = searched_metric(self.metric, own[-1]["values"] if own else ())
+        here = measured(own[-1], metric, self.unit) if metric and len(own) >= FIRST else None
+        if metric is None or here is None:
             return
-        cost, value = own[-1][self.unit], own[-1]["values"][metric]
+        cost, value = here
         found = [(there, run) for run, points in self._others(own[-1].get("protocol"))
                  if (there := read_at(points, metric, self.unit, cost)) is not None]  # fmt: skip
-        if not found or not value > 0:
+        if not found:
             return
         best, leader = min(found, key=lambda one: one[0])
         if math.log(value / best) > SPREADS * math.sqrt(2) * self.spread:
@@ -66,16 +77,17 @@ class Pruning:
                 other = RunDir(folder)
                 yield other, [point for point in other.points() if point.get("protocol") == protocol]
 
-    def _has(self, point: Mapping[str, Any], metric: str) -> bool:
-        return self.unit in point and metric in point.get("values", {})
+
+def measured(point: Mapping[str, Any], metric: str, unit: str) -> tuple[float, float] | None:
+    """Cost and value at an evaluation; None where it has no such, or they have no logarithm."""
+    x, y = point.get(unit, 0.0), point.get("values", {}).get(metric, 0.0)
+    return (x, y) if x > 0 and y > 0 and math.isfinite(y) else None
 
 
 def read_at(points: Sequence[Mapping[str, Any]], metric: str, unit: str, cost: float) -> float | None:
     """A curve's value at a cost, on the line through its neighbours in logarithms; None where it does not reach so far,
     has no such metric, or its values have no logarithm."""
-    pairs = [(point[unit], point["values"][metric]) for point in points
-             if unit in point and metric in point.get("values", {})]  # fmt: skip
-    pairs = [(x, y) for x, y in pairs if x > 0 and y > 0 and math.isfinite(y)]
+    pairs = [pair for point in points if (pair := measured(point, metric, unit)) is not None]
     if not pairs or cost > pairs[-1][0] or cost < pairs[0][0]:
         return None
     x, y = np.log(np.array(pairs)).T

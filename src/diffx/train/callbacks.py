@@ -106,8 +106,9 @@ class Stop:
         return trainer.strategy.reduce_boolean_decision(bool(self.interruption.received), all=False)
 
     def pruned(self, trainer: L.Trainer) -> bool:
-        """Whether the first rank, which reads the other runs, has broken this one off."""
-        return trainer.strategy.reduce_boolean_decision(self.pruning.reason is not None, all=False)
+        """Whether the first rank, which reads the other runs, has broken this one off before its end."""
+        ended = self.clock.spent or trainer.global_step >= trainer.max_steps
+        return trainer.strategy.reduce_boolean_decision(self.pruning.reason is not None and not ended, all=False)
 
 
 class Checkpoints:
@@ -212,14 +213,15 @@ class Ending(L.Callback):
 
     def __init__(self, checkpoints: Checkpoints, evaluations: Evaluations, stop: Stop) -> None:
         self.checkpoints, self.evaluations, self.stop = checkpoints, evaluations, stop
-        self.interrupted = False
+        self.interrupted = self.pruned = False
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, DiffusionModule)
         self.checkpoints.save(trainer, pl_module)
         try:
             self.interrupted = self.stop.interrupted(trainer)
-            if not self.interrupted and not self.stop.pruned(trainer):
+            self.pruned = self.stop.pruned(trainer)
+            if not self.interrupted and not self.pruned:
                 self.evaluations.run(pl_module, trainer.global_step)
         finally:
             self.checkpoints.finish()

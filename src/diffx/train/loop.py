@@ -255,10 +255,10 @@ def _close(settings: Settings, run: RunDir, step: int, fit: Fit) -> None:
         how = "" if settings.resume == "auto" else " with resume=auto"
         message = f"Stopped at step {step} and saved in {run.path}; type the same command again{how} to go on."
         raise Stopped(message, requeue=fit.interruption.received == "SIGUSR1")
-    pruning = fit.evaluations.pruning
-    if pruning.reason and step < settings.max_steps and not fit.clock.spent:
-        run.write_record(status="pruned", reason=pruning.reason, **measured)
-        console.print(f"pruned: {pruning.reason}; saved in {run.path}", soft_wrap=True)
+    if fit.ending.pruned:
+        reason = fit.evaluations.pruning.reason
+        run.write_record(status="pruned", reason=reason, **measured)
+        console.print(f"pruned: {reason}; saved in {run.path}", soft_wrap=True)
         return
     run.write_record(status="complete", finished_with=settings.length, **measured)
     cost = write_cost(meter.hours, meter.unit)

@@ -66,13 +66,17 @@ class Block(nn.Module):
         attention: list[Tensor] | None = None,
         values: list[Tensor] | None = None,
     ) -> Tensor:
-        if self.skip_linear is not None:
-            assert remembered is not None
-            x = self.skip_linear(torch.cat([x, remembered], dim=-1))
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(cond).chunk(6, dim=-1)
+        x, (shift_a, scale_a, gate_a, shift_m, scale_m, gate_m) = self.begin(x, cond, remembered)
         # Not addcmul: on a GPU in autocast it would keep a float32 copy of each branch for the backward pass.
         x = x + rows(gate_a) * self.attn(modulate(self.norm1(x), shift_a, scale_a), ids, attention, values)
         return x + rows(gate_m) * self.mlp(modulate(self.norm2(x), shift_m, scale_m))
+
+    def begin(self, x: Tensor, cond: Tensor, remembered: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The tokens, joined with those that a long skip brings, and shift, scale and gate of attention and of MLP."""
+        if self.skip_linear is not None:
+            assert remembered is not None
+            x = self.skip_linear(torch.cat([x, remembered], dim=-1))
+        return x, self.adaLN_modulation(cond).chunk(6, dim=-1)
 
 
 def modulation(cond_dim: int, out: int) -> nn.Sequential:

@@ -72,10 +72,7 @@ def _forward(
     values: list[Tensor] | None = None,
 ) -> Tensor:
     """As Block.forward."""
-    if block.skip_linear is not None:
-        assert remembered is not None
-        x = block.skip_linear(torch.cat([x, remembered], dim=-1))
-    shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = block.adaLN_modulation(cond).chunk(6, dim=-1)
+    x, (shift_a, scale_a, gate_a, shift_m, scale_m, gate_m) = block.begin(x, cond, remembered)
     branch = block.attn(norm_modulate(x, block.norm1, shift_a, scale_a), ids, attention, values)
     x, inner = gated_norm_modulate(x, gate_a, branch, block.norm2, shift_m, scale_m)
     return gated_sum(x, gate_m, block.mlp(inner))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from diffx.compare.runs.method import tell_apart
+from diffx.compare.runs.method import label_apart
 from diffx.compare.runs.read import list_leaves
 from diffx.config.parse import tree_of
 from diffx.config.settings import Settings
@@ -20,9 +20,7 @@ def name_jobs(jobs: Sequence[Settings]) -> dict[str, Settings]:
     differ, and the seed, as in "repa weight=0.25 s0"."""
     leaves = [{name: one for name, one in list_leaves(tree_of(job)) if is_part_of_a_run(name)} for job in jobs]
     found: dict[str, Settings] = {}
-    for job, own in zip(jobs, leaves, strict=True):
-        alike = [other for other, there in zip(leaves, jobs, strict=True) if there.label == job.label]
-        title = f"{job.label} {tell_apart(alike)[alike.index(own)]}".strip()
+    for job, title in zip(jobs, label_apart([job.label for job in jobs], leaves), strict=True):
         name = f"{title} s{job.seed}"
         name = name if name not in found else f"{name} ({RunDir.of(job).path})"
         found[name] = replace(job, title=title)

@@ -57,12 +57,8 @@ def group_runs(runs: Sequence[Run]) -> list[Method]:
 
 def make_distinct(methods: Sequence[Method]) -> list[Method]:
     """Adds the settings that differ to labels that collide, then the experiment, then the id."""
-    named = list(methods)
-    for label, count in Counter(method.label for method in methods).items():
-        if count > 1:
-            places = [place for place, method in enumerate(methods) if method.label == label]
-            for place, text in zip(places, tell_apart([methods[place].settings for place in places]), strict=True):
-                named[place] = replace(methods[place], label=f"{label} {text}".strip())
+    labels = label_apart([method.label for method in methods], [method.settings for method in methods])
+    named = [replace(method, label=label) for method, label in zip(methods, labels, strict=True)]
     for part in (0, 1):
         counts = Counter(method.label for method in named)
         named = [
@@ -79,10 +75,19 @@ def make_sort_key(method: Method, methods: Sequence[Method]) -> tuple[Any, ...]:
     return (method.plugins, *((0, value, "") if is_number(value) else (1, 0.0, str(value)) for value in values))
 
 
+def label_apart(labels: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Each label with the settings in which those that share it differ."""
+    found = list(labels)
+    for label in dict.fromkeys(labels):
+        places = [place for place, other in enumerate(labels) if other == label]
+        for place, text in zip(places, tell_apart([settings[place] for place in places]), strict=True):
+            found[place] = f"{label} {text}".strip()
+    return found
+
+
 def tell_apart(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The settings that differ, as `name=value` with the shortest clear name. Where more than a few do, a
-    value that most have is left out: of a backbone and its variants each is named by what it varies, the first by
-    nothing."""
+    """The settings that differ, as `name=value` with the shortest clear name. Where more than a few do, a value that
+    most have is left out: of a backbone and its variants each is named by what it varies, the first by nothing."""
     short = shorten_names(find_varied(settings))
     usual = {name: find_usual([one.get(name) for one in settings]) if len(short) > FEW else None for name in short}
     return [

@@ -100,7 +100,7 @@ def draw_panel(axis: Axes, panel: Panel, scale: str = "log") -> None:
     """Curves, seed bands, the floor, the baseline's final value and where each method meets it, and all names."""
     axis.set_title(panel.title, loc="left", fontsize=10, fontweight="bold", pad=14)
     axis.text(0, 1.02, panel.subtitle, transform=axis.transAxes, fontsize=7.5, color="#666666")
-    positive = not panel.rises and all(trace.line.low.max() > 0 for trace in panel.traces.values())  # shares begin at 0
+    positive = not panel.share and all(trace.line.low.max() > 0 for trace in panel.traces.values())
     axis.set(xscale=scale, yscale=scale if positive else "linear")
     axis.set_xlabel(panel.xlabel, gid="xlabel")
     axis.grid(True, which="major", color="#E6E6E6", linewidth=0.6)
@@ -129,7 +129,7 @@ def draw_panel(axis: Axes, panel: Panel, scale: str = "log") -> None:
                   color="#777777", markeredgewidth=0, linestyle="none", zorder=6)  # fmt: skip
     if scale == "log":
         set_ticks(axis)
-    if panel.rises:
+    if panel.share:
         axis.set_ylim(bottom=0)
     name_everything(axis, panel, floor)
 

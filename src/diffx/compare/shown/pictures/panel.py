@@ -75,6 +75,7 @@ class Panel:
     marks: tuple[Mark, ...]
     fans: dict[int, Fan] = field(default_factory=dict)
     rises: bool = False  # whether more is better
+    share: bool = False  # whether it lies between 0 and 1, and is often 0
 
 
 def write_label(study: Study, label: str, longest: int = LONGEST) -> str:
@@ -107,6 +108,7 @@ def make_panel(study: Study, metric: str, longest: int = LONGEST) -> Panel:
         start=find_start(result, base.label) if result and base else None,
         marks=tuple(place_published(study, metric)),
         rises=bool(pick_alignments([metric])),
+        share=metric.startswith("align_"),
     )
 
 
