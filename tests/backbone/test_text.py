@@ -5,7 +5,7 @@ import torch
 from text_backbone import TextDiT
 
 from diffx.assemble.flops import count_flops
-from diffx.backbone import Text
+from diffx.backbone import Text, TextShape
 from diffx.backbone.protocol import where_dropped
 from diffx.sampler.guidance import Guidance
 from diffx.testing import BATCH, BackboneContract, TinyRun, example_condition, tiny_of
@@ -44,3 +44,15 @@ def test_a_step_of_a_text_network_is_counted_as_that_of_a_network_of_classes_is(
     run = TinyRun({}, net)
     flops = count_flops(run.backbone, {}, run.objective, run.plan, {})
     assert flops.train > 2 * flops.forward > flops.plain > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "suits"),
+    [((9, 6, 3), True), ((5, 6, 3), True), ((5, 7, 3), False), ((5, 6, 4), False), ((5, 6, 0), False)],
+)
+def test_text_of_the_widths_that_a_network_reads_suits_it_at_any_length(text: tuple[int, ...], suits: bool):
+    assert TextShape(*text).suits(TextShape(5, 6, 3)) is suits
+
+
+def test_a_pooled_vector_that_a_network_does_not_read_may_have_any_width():
+    assert TextShape(5, 6, 8).suits(TextShape(5, 6, 0))

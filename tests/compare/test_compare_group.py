@@ -70,6 +70,14 @@ def test_a_backbone_and_its_variants_are_named_by_what_each_varies(root: Path):
     assert sorted(labels(root)) == ["plain", "plain mlp=swiglu", "plain norm=rmsnorm", "plain position=rope"]
 
 
+def test_values_that_half_of_the_methods_have_are_said_of_all(root: Path):
+    for values in ((0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0)):
+        settings = dict(zip("abc", values, strict=True))
+        write_run(root, "plain", config={"backbone": settings}, identity="".join(map(str, values)))
+    assert labels(root)[0] == "plain a=0 b=0 c=0"
+    assert all(len(label.split()) == 4 for label in labels(root))
+
+
 def test_the_method_without_plugins_is_the_baseline(root: Path):
     write_run(root, "plain")
     write_run(root, "repa")

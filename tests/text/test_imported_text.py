@@ -113,6 +113,7 @@ def test_pixart_draws_for_words_by_ddpm_away_from_the_empty_prompt(there: Path) 
     field = Field(open_backbone(Path("pixart")), DDPM(), encoder(WORDS), encoder(["", ""]), Guidance(2.0))
     x = Ancestral(3)(field, noise.draw((4, 8, 8)), noise).float()
     assert np.array_equal(np.load("pixart/samples/samples.npz")["arr_0"], images_of(x))
+    assert json.loads(Path("pixart/samples/samples.json").read_text())["length"] == 9  # as it was trained with
 
 
 def test_other_encoders_and_other_words_make_another_set(there: Path) -> None:
