@@ -14,6 +14,7 @@ PUBLISHED = {  # sampler, NFE, guidance scale, its interval's end, channels, pow
     "sit_ode": ("Heun", 249, 1.0, 1.0, None, None, 50_000, "nearest"),
     "tread_edm": ("EDMHeun", 79, 1.0, 1.0, None, None, 50_000, "truncate"),
     "lightningdit_cfg": ("Euler", 249, 10.0, 0.9, 3, None, 50_000, "nearest"),
+    "jit_cfg": ("Heun", 99, 2.9, 0.9, None, None, 50_000, "nearest"),
     "curve": ("Euler", 50, 1.0, 1.0, None, None, 10_000, "nearest"),
 }
 
@@ -37,7 +38,7 @@ def facts(config) -> tuple:
 def test_a_protocol_composes_as_published(name: str) -> None:
     config = compose_config([f"eval={name}", "data=imagenet256"])
     assert facts(config) == PUBLISHED[name]
-    assert config.eval.labels == "random"
+    assert config.eval.labels == ("balanced" if name == "jit_cfg" else "random")
     assert config.eval.metrics.reference == "VIRTUAL_imagenet256"
     assert config.eval.metrics.dinov2 == "dinov2_vitl14"
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from diffx.backbone import Backbone, DiT, MDTBackbone
 from diffx.checkpoint.architecture import Architecture, parse_architecture
-from diffx.checkpoint.layouts import LAYOUTS, MDT_V2_GROUPS
+from diffx.checkpoint.layouts import LAYOUTS
+from diffx.checkpoint.layouts.classes import MDT_V2_GROUPS
 from diffx.checkpoint.official import from_official
 from diffx.planner import make_plan
 from diffx.plugin import Aux, Plugin, Seen
@@ -66,6 +67,9 @@ OURS = {  # their names of sizes
     "num_blocks": "depth",
     "num_groups": "num_heads",
     "use_qknorm": "qk_norm",
+    "bottleneck_dim": "bottleneck",
+    "in_context_len": "context_tokens",
+    "in_context_start": "context_start",
 }
 
 
@@ -108,7 +112,8 @@ def imported(recording: Recording, family: str) -> tuple[Any, dict[str, Tensor]]
     """The recorded network by the importer of official files, every key matched, and what only training uses. Its time
     and velocity are ours."""
     architecture = architecture_of(recording, family)
-    weights = from_official(recording.weights, architecture, "velocity").weights
+    prediction = str(architecture.layout.objective.get("prediction", "velocity"))
+    weights = from_official(recording.weights, architecture, prediction).weights
     backbone = architecture.build()
     backbone.load_state_dict(weights.backbone, strict=True)
     return backbone.eval(), weights.plugin

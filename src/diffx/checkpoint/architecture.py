@@ -8,7 +8,7 @@ from diffx import backbone as backbones
 from diffx.checkpoint.layouts import LAYOUTS, Layout
 from diffx.errors import DiffxError
 
-PATCHES = ("1", "2", "4", "8")
+PATCHES = ("1", "2", "4", "8", "16", "32")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def parse_architecture(name: str, changes: Mapping[str, Any] | None = None) -> A
         sizes = LAYOUTS[family].sizes if family in LAYOUTS else LAYOUTS["dit"].sizes
         raise DiffxError(
             f"--as {name} is not known; it is FAMILY-SIZE-PATCH, for instance sit-xl-2, with one of "
-            f"{', '.join(LAYOUTS)}, one of {', '.join(sizes)}, and 1, 2, 4 or 8."
+            f"{', '.join(LAYOUTS)}, one of {', '.join(sizes)}, and {', '.join(PATCHES[:-1])} or {PATCHES[-1]}."
         )
     layout = LAYOUTS[family]
     settings = {**layout.latents, "patch_size": int(patch), **layout.sizes[size], **layout.options}

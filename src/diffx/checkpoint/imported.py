@@ -15,7 +15,7 @@ from diffx.errors import DiffxError
 
 SAMPLERS = {"diffx.objective.DDPM": "ancestral", "diffx.objective.EDM": "edm"}
 SD_VAE = "stabilityai/sd-vae-ft-ema"
-DECODERS = {"lightningdit": "va_vae", "sd3": "sd3_vae"}  # by family, where not SD-VAE
+DECODERS = {"lightningdit": "va_vae", "sd3": "sd3_vae", "jit": "pixels"}  # by family, where not SD-VAE
 ENCODERS = {"sd3": "CLIP-L, CLIP-G and T5-XXL", "pixart": "T5-XXL"}
 EMA_DECAY = 0.9999  # of every official repository here
 
@@ -76,7 +76,7 @@ def settings_of_model(
     objective = dict(model.objective)
     target = str(objective.pop("_target_"))
     size, channels = model.settings["input_size"], model.settings["in_channels"]
-    chosen = [f"data={data or ('imagenet512' if size == 64 else 'imagenet256')}", "eval=curve"]
+    chosen = [f"data={data or ('imagenet512' if size in (64, 512) else 'imagenet256')}", "eval=curve"]
     if target in SAMPLERS:
         chosen += [f"sampler={SAMPLERS[target]}"]
     if target == "diffx.objective.EDM":

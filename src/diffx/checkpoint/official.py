@@ -1,4 +1,4 @@
-"""Weights in the official layouts of layouts.py, to diffx and back."""
+"""Weights in the official layouts of checkpoint/layouts, to diffx and back."""
 
 import math
 from collections.abc import Mapping
@@ -61,7 +61,8 @@ def from_official(tensors: Mapping[str, Tensor], architecture: Architecture, pre
         remarks.append("the output rows of the unused variance were set aside")
     if layout.backward_time:
         backbone |= _turned(backbone, layout, prediction)
-        remarks.append("time and sign were turned in the weights: 0 is data, velocity is noise minus data")
+        sign = ("and sign were", ", velocity is noise minus data") if prediction == "velocity" else ("was", "")
+        remarks.append(f"time {sign[0]} turned in the weights: 0 is data{sign[1]}")
     return Converted(Weights(backbone, plugin, unused), null_label, remarks)
 
 

@@ -17,6 +17,8 @@ from diffx.store.sealed import SEAL, facts_of, read_sealed, write_sealed
 
 PICKLES = (".pt", ".pth", ".ckpt")
 LIGHTNING = {"ema": "ema_denoiser.", "model": "denoiser."}
+EMAS = ("ema", "model_ema1")
+"""What averages are called in a wrapper; JiT has two, and samples from the first."""
 
 
 class TensorFile(NamedTuple):
@@ -27,8 +29,9 @@ class TensorFile(NamedTuple):
 
 
 def read_tensors(path: Path, weights: str = "ema") -> TensorFile:
-    """Read a state dict, or the `weights` ("ema" or "model") of a wrapper {model, ema, opt, args}; or those of
-    Lightning's {state_dict}, in which DDT has both, as ema_denoiser. and denoiser. before every name.
+    """Read a state dict, or the `weights` ("ema" or "model") of a wrapper {model, ema, opt, args}, or of JiT's {model,
+    model_ema1, model_ema2, ...}; or those of Lightning's {state_dict}, in which DDT has both, as ema_denoiser. and
+    denoiser. before every name.
 
     "module." before every name is taken off. Beside tensors a pickle may hold an argparse.Namespace of plain values,
     as DiT's and SiT's training scripts write it.
@@ -42,16 +45,22 @@ def read_tensors(path: Path, weights: str = "ema") -> TensorFile:
     args: dict[str, Any] = {}
     if isinstance(content, dict) and isinstance(state := content.get("state_dict"), dict):
         content = _of_module(state, LIGHTNING[weights])
-    elif isinstance(content, dict) and any(isinstance(content.get(key), dict) for key in ("ema", "model")):
+    elif isinstance(content, dict) and (there := _wrapped(content)):
         args = vars(content["args"]) if isinstance(content.get("args"), argparse.Namespace) else {}
-        if not isinstance(content.get(weights), dict):
-            there = ", ".join(key for key in ("ema", "model") if key in content)
-            raise DiffxError(f"{path} holds no {weights} weights; it has {there}: type --weights {there}.")
-        content = content[weights]
+        if weights not in there:
+            known = ", ".join(there)
+            raise DiffxError(f"{path} holds no {weights} weights; it has {known}: type --weights {known}.")
+        content = there[weights]
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise DiffxError(f"{path} is not a state dict: a mapping from names to tensors, or {{model, ema, opt, args}}.")
     prefix = "module." if all(key.startswith("module.") for key in content) else ""
     return TensorFile({key.removeprefix(prefix): tensor.detach() for key, tensor in content.items()}, args)
+
+
+def _wrapped(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dicts of a wrapper, as "ema" and "model"."""
+    found = {"ema": next((content[key] for key in EMAS if key in content), None), "model": content.get("model")}
+    return {name: state for name, state in found.items() if isinstance(state, dict)}
 
 
 def _of_module(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """MDT's network (Gao et al. 2023, arXiv 2303.14389): a DiT whose last blocks are a decoder with a position of its own,
 with a relative position bias, and in v2 with long skips. All of it is there at sampling too.
 
-Parameter names are DiT's; checkpoint/layouts.py knows MDTv2's three groups of blocks.
+Parameter names are DiT's; checkpoint/layouts knows MDTv2's three groups of blocks.
 """
 
 from typing import Any
