@@ -169,6 +169,36 @@ def test_the_results_of_repa_e_are_read_with_their_bias_and_scale(tmp_path):
 
 
 @pytest.fixture
+def e2e_vae(weights, monkeypatch) -> Path:
+    """The folder of e2e_vae, in diffusers' layout, with the factor that AutoencoderKL has by itself."""
+    monkeypatch.setitem(SPECS, "e2e_vae", AutoencoderSpec(SPECS["e2e_vae"].source, 4, 2, statistics=True))
+    return tiny_autoencoder(weights / "e2e_vae")
+
+
+def test_an_end_to_end_tuned_autoencoder_may_have_its_statistics_in_its_configuration(e2e_vae):
+    config = json.loads((e2e_vae / "config.json").read_text())
+    config |= {"latents_mean": [0.5] * 4, "latents_std": [4.0] * 4}
+    (e2e_vae / "config.json").write_text(json.dumps(config))
+    network = load_autoencoder("e2e_vae")
+    assert config["scaling_factor"] == 0.18215
+    assert (network.shift, network.scale) == ([0.5] * 4, [0.25] * 4)
+
+
+def test_a_factor_alone_is_no_statistics_of_an_end_to_end_tuned_autoencoder(e2e_vae):
+    with pytest.raises(DiffxError, match=r"e2e_vae needs the statistics of its latents.*\*-latents-stats\.pt"):
+        load_autoencoder("e2e_vae")
+
+
+def test_an_end_to_end_tuned_autoencoder_may_come_as_the_authors_checkpoint(e2e_vae):
+    for file in e2e_vae.iterdir():
+        file.unlink()
+    torch.save(ldm_state(False), e2e_vae / "e2e-sdvae-400k.pt")
+    torch.save({"latents_bias": torch.ones(4), "latents_scale": torch.ones(4)},
+               e2e_vae / "e2e-sdvae-400k-latents-stats.pt")  # fmt: skip
+    assert load_autoencoder("e2e_vae").shift == [1.0] * 4
+
+
+@pytest.fixture
 def tiny_va_vae(monkeypatch):
     monkeypatch.setitem(SPECS, "va_vae", AutoencoderSpec("hustvl/vavae", 4, 2, "ldm", statistics=True))
 

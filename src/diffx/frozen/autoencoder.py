@@ -44,8 +44,9 @@ class AutoencoderSpec:
     source: a folder, or a name on the Hub, with `subfolder` there. channels, stride: of its latents; None is whatever
     it has. layout: "diffusers" (config.json and .safetensors), "ldm" (a checkpoint of CompVis' latent diffusion, as
     LightningDiT's VA-VAE), "rae" (a decoder's config.json, model.pt and stat.pt), "pixels"; "" is what the folder
-    holds. statistics: its latents are normalised by a file beside the weights, which has to be there. architecture:
-    arguments of the network, so that its operations can be counted without weights. encoder, layers: of an RAE.
+    holds. statistics: its latents are normalised by their mean and deviation per channel, which a file beside the
+    weights or config.json has to say. architecture: arguments of the network, so that its operations can be counted
+    without weights. encoder, layers: of an RAE.
     """
 
     source: str
@@ -78,8 +79,8 @@ SPECS = {
     "va_vae": AutoencoderSpec(
         "hustvl/vavae-imagenet256-f16d32-dinov2", 32, 16, "ldm", statistics=True, architecture=_F16
     ),
-    "e2e_vae": AutoencoderSpec("REPA-E/e2e-vae", 4, 8, statistics=True, architecture=_kl(4)),
-    "e2e_vavae": AutoencoderSpec("REPA-E/e2e-vavae", 32, 16, statistics=True, architecture=_F16),
+    "e2e_vae": AutoencoderSpec("REPA-E/e2e-sdvae-hf", 4, 8, statistics=True, architecture=_kl(4)),
+    "e2e_vavae": AutoencoderSpec("REPA-E/e2e-vavae-hf", 32, 16, statistics=True, architecture=_F16),
     "rae_dinov2_b": AutoencoderSpec(
         RAE_FOLDER, 768, 16, "rae", architecture=autoencoder_rae.VIT_XL, encoder="dinov2_vitb14_reg"
     ),
@@ -162,30 +163,33 @@ def load_autoencoder(name: str) -> Autoencoder:
     if spec.layout == "pixels":
         return Autoencoder(name, Pixels(), ([127.5], [1 / 127.5]))
     place = _place(name, spec)
-    network, scaling = _load(name, spec, place)
+    network, config = _load(name, spec, place)
     statistics = read_statistics(Path(place)) if os.path.isdir(place) else None
     if spec.statistics and statistics is None:
-        raise DiffxError(
-            f"autoencoder={name} needs the statistics of its latents, and there are none in {place}; put the authors' "
-            "latents_stats.pt there, or channel_statistics.json."
-        )
-    shift, scale = statistics or scaling
+        statistics = autoencoder_diffusers.statistics_of(config)
+        if statistics is None:
+            raise DiffxError(
+                f"autoencoder={name} needs the statistics of its latents, and there are none in {place}; put its files "
+                f"in {weights_folder() / name}, and the authors' latents_stats.pt or *-latents-stats.pt, or "
+                "channel_statistics.json, beside them."
+            )
+    shift, scale = statistics or autoencoder_diffusers.scaling_of(config)
     _check(name, spec, place, network, shift, scale)
     known = name if name in SPECS else os.path.abspath(place) if os.path.isdir(place) else name
     return Autoencoder(known, network, (shift, scale))
 
 
-def _load(name: str, spec: AutoencoderSpec, place: str) -> tuple[Network, Scaling]:
-    """The network in a folder or on the Hub, and how its own configuration scales latents."""
+def _load(name: str, spec: AutoencoderSpec, place: str) -> tuple[Network, Mapping[str, Any]]:
+    """The network in a folder or on the Hub, and the configuration of diffusers that scales its latents."""
     layout = spec.layout or layout_of(Path(place)) or "diffusers"
     found = layout_of(Path(place)) if os.path.isdir(place) else layout
     if found != layout:
         holds = f"holds the layout {found}" if found else "holds no autoencoder"
         raise DiffxError(f"autoencoder={name} comes in the layout {layout}, and {place} {holds}; put its files there.")
     if layout == "ldm":
-        return autoencoder_ldm.load(Path(place)), ([0.0], [1.0])
+        return autoencoder_ldm.load(Path(place)), {}
     if layout == "rae":
-        return autoencoder_rae.load(Path(place), spec.encoder, spec.layers), ([0.0], [1.0])
+        return autoencoder_rae.load(Path(place), spec.encoder, spec.layers), {}
     return autoencoder_diffusers.load(name, place, spec.subfolder)
 
 

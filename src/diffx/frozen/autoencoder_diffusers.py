@@ -76,8 +76,8 @@ class DC(nn.Module):
         return decoded
 
 
-def load(name: str, place: str, subfolder: str = "") -> tuple[KL | DC, Scaling]:
-    """The network of a folder, or of a repository on the Hub, and how its config.json scales latents.
+def load(name: str, place: str, subfolder: str = "") -> tuple[KL | DC, dict[str, Any]]:
+    """The network of a folder, or of a repository on the Hub, and its config.json.
 
     Raises:
         DiffxError: it is not to be had, cannot be read, or is of another class.
@@ -94,7 +94,7 @@ def load(name: str, place: str, subfolder: str = "") -> tuple[KL | DC, Scaling]:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise DiffxError(f"autoencoder={name} cannot be loaded: {reason}") from error
         raise DiffxError(_missing(name, place, subfolder)) from error
-    return (KL if config["_class_name"] == "AutoencoderKL" else DC)(network), _scaling(config)
+    return (KL if config["_class_name"] == "AutoencoderKL" else DC)(network), config
 
 
 def _load(place: str, subfolder: str) -> tuple[dict[str, Any], Any]:
@@ -115,11 +115,21 @@ def _load(place: str, subfolder: str) -> tuple[dict[str, Any], Any]:
     )
 
 
-def _scaling(config: dict[str, Any]) -> Scaling:
+def scaling_of(config: Mapping[str, Any]) -> Scaling:
+    """How diffusers' pipelines scale latents by config.json: by latents_mean and latents_std where it has them, and by
+    scaling_factor."""
     factor = float(config.get("scaling_factor") or 1.0)
-    if config.get("latents_mean") and config.get("latents_std"):
-        return [float(m) for m in config["latents_mean"]], [factor / float(s) for s in config["latents_std"]]
+    if statistics := statistics_of(config):
+        return statistics[0], [factor * scale for scale in statistics[1]]
     return [float(config.get("shift_factor") or 0.0)], [factor]
+
+
+def statistics_of(config: Mapping[str, Any]) -> Scaling | None:
+    """latents_mean and latents_std alone. REPA-E's networks are trained so, and the scaling_factor beside them is no
+    more than the value that AutoencoderKL has where nobody says one."""
+    if not (config.get("latents_mean") and config.get("latents_std")):
+        return None
+    return [float(m) for m in config["latents_mean"]], [1 / float(s) for s in config["latents_std"]]
 
 
 def _missing(name: str, source: str, subfolder: str) -> str:
