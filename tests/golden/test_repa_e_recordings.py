@@ -11,6 +11,7 @@ from diffx.step import Draws, losses
 from diffx_plugins.repa import REPA
 from diffx_plugins.repa_e import REPAE, Encoded
 from diffx_plugins.repa_e.latent_norm import LatentNorm
+from diffx_plugins.repa_e.losses import PatchDiscriminator, hinge
 
 FEATURES = "features/recorded"
 TOLERANCE = 1e-6
@@ -77,3 +78,23 @@ def test_the_statistics_after_the_step_are_the_recorded_ones(repa_e, step):
 
 def patch_weights(step: Step) -> Tensor:
     return step.backbone.get_parameter("x_embedder.proj.weight")
+
+
+def test_the_discriminator_and_its_losses_agree(tmp_path):
+    recorded = load("repa_e_discriminator")
+    torch.save(recorded.weights, tmp_path / "discriminator.pt")
+    discriminator = PatchDiscriminator(3, **recorded.config)
+    discriminator.load(tmp_path / "discriminator.pt")
+    discriminator.to(recorded["real"].device)
+    real, made = discriminator(recorded["real"]), discriminator(recorded["made"])
+    assert_agrees(real.detach(), recorded["logits_real"])
+    assert_agrees(made.detach(), recorded["logits_made"])
+    loss = hinge(real, made)
+    assert_agrees(loss.detach(), recorded["loss"])
+    loss.backward()
+    assert_agrees(discriminator.main[2].weight.grad, recorded["grad"])
+    image = recorded["made"].clone().requires_grad_(True)
+    adversarial = -discriminator(image).mean()
+    adversarial.backward()
+    assert_agrees(adversarial.detach(), recorded["adversarial"])
+    assert_agrees(image.grad, recorded["grad_made"])

@@ -212,6 +212,14 @@ def test_a_discriminator_judges_patches():
     assert PatchDiscriminator(3, 16, 2)(torch.zeros(2, 3, 32, 32)).shape == (2, 1, 6, 6)
 
 
+def test_a_discriminators_file_that_is_not_there_or_another_networks_is_refused(tmp_path):
+    with pytest.raises(DiffxError, match=r"d\.pt does not exist; type the file, or null"):
+        PatchDiscriminator(3, 8, 2).load(tmp_path / "d.pt")
+    torch.save(PatchDiscriminator(3, 16, 2).state_dict(), tmp_path / "d.pt")
+    with pytest.raises(DiffxError, match="not of a discriminator of 8 channels"):
+        PatchDiscriminator(3, 8, 2).load(tmp_path / "d.pt")
+
+
 def test_lpips_is_that_of_torchmetrics():
     torch.manual_seed(0)
     vgg = torchvision.models.vgg16().state_dict()
@@ -356,12 +364,15 @@ def test_lpips_without_its_weights_is_asked_for(tmp_path, monkeypatch):
     repa = REPA(2, encoder="embedded", projector_dim=16)
     backbone = tiny_backbone()
     repa.setup(backbone)
-    component = REPAE()
+    component = REPAE(discriminator=str(tmp_path / "d.pt"))
     component.setup(backbone, {"repa": repa})
+    trained = PatchDiscriminator(3).state_dict()
+    torch.save(trained, tmp_path / "d.pt")
     with pytest.raises(DiffxError, match=r"needs VGG-16.*or type end_to_end\.perceptual=0"):
         component.load()
     torch.save(torchvision.models.vgg16().state_dict(), tmp_path / "vgg16.pth")
     component.load()
+    assert torch.equal(component.discriminator.main[0].weight, trained["main.0.weight"])
     a = torch.rand(1, 3, 32, 32)
     assert F.mse_loss(component._lpips[0](a, a), torch.zeros(1)) == 0
     assert component._lpips[0](a, -a) > 0  # whose layers' weights are zeros until they are loaded

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,7 +53,8 @@ class REPAE(EndToEnd):
 
     plugin: a plugin of the run that only reads, and whose targets come from the image. perceptual: LPIPS, whose VGG-16
     has to be there; 0 leaves it out. kl: of the sum over a latent. adversarial: constant, from the first step on.
-    discriminator_width, discriminator_layers: of PatchDiscriminator; the authors' network could not be established.
+    discriminator_width, discriminator_layers: of PatchDiscriminator. discriminator: the authors' file, of which it is a
+    continuation there; None begins with a fresh one.
     momentum: of the running statistics. clip: of the norms of autoencoder and discriminator, each.
     """
 
@@ -67,6 +69,7 @@ class REPAE(EndToEnd):
         momentum: float = 0.1,
         discriminator_width: int = 64,
         discriminator_layers: int = 3,
+        discriminator: str | None = None,
         clip: float | None = 1.0,
     ) -> None:
         super().__init__()
@@ -82,11 +85,12 @@ class REPAE(EndToEnd):
             if not weight >= 0:
                 raise DiffxError(f"end_to_end.{name}={weight} is a weight; type a number of at least 0.")
         self.width, self.layers = discriminator_width, discriminator_layers
-        if discriminator_width % 8 or discriminator_layers < 1:
+        if discriminator_width < 1 or discriminator_layers < 1:
             raise DiffxError(
-                f"end_to_end.discriminator_width={discriminator_width} has to be a multiple of 8, and "
-                f"discriminator_layers={discriminator_layers} at least 1; type 64 and 3."
+                f"end_to_end.discriminator_width={discriminator_width} and discriminator_layers={discriminator_layers} "
+                "have to be at least 1; type 64 and 3."
             )
+        self.discriminator_file = None if discriminator is None else Path(discriminator).expanduser()
         self._lpips: tuple[LPIPS, ...] = ()  # in a tuple: it is in no checkpoint
 
     def hold(self, network: Any, shift: list[float], scale: list[float]) -> None:
@@ -108,6 +112,8 @@ class REPAE(EndToEnd):
 
     def load(self) -> None:
         self._lpips = tuple(load_lpips() for _ in self._lpips)
+        if self.discriminator_file is not None and self.weights["adversarial"]:
+            self.discriminator.load(self.discriminator_file)
 
     def encode(self, batch: Batch, streams: Streams) -> tuple[Batch, Encoded]:
         image = signed(batch["image"])

@@ -13,28 +13,54 @@ from diffx.errors import DiffxError
 from diffx.store.weights import local_file, read_weights, weights_folder
 
 VGG = "vgg16"
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 TAPS = (3, 8, 15, 22, 29)  # the last ReLU of each of VGG's five stages
 
 
 class PatchDiscriminator(nn.Module):
-    """Images (B, 3, R, R) to a map of logits, one for each patch (Isola et al. 2017), GroupNorm in place of BatchNorm,
-    so that no statistics have to be shared among ranks.
+    """Images (B, 3, R, R) to a map of logits, one for each patch (Isola et al. 2017; CompVis/taming-transformers'
+    network, which REPA-E has).
 
+    BatchNorm is of the batch at hand, on each rank its own, as in the authors' training; it keeps no statistics, since
+    a discriminator is asked in training alone.
     width: channels of the first of `layers` strided convolutions; the following have twice as many, at most 8·width.
     """
 
     def __init__(self, channels: int, width: int = 64, layers: int = 3) -> None:
         super().__init__()
-        parts: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        parts: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2)]  # of which one has a bias
         before = width
         for i in range(1, layers + 1):
             after, stride = width * min(2**i, 8), 2 if i < layers else 1
-            parts += [nn.Conv2d(before, after, 4, stride, 1), nn.GroupNorm(8, after), nn.LeakyReLU(0.2)]
+            norm = nn.BatchNorm2d(after, track_running_stats=False)
+            parts += [nn.Conv2d(before, after, 4, stride, 1, bias=False), norm, nn.LeakyReLU(0.2)]
             before = after
-        self.layers = nn.Sequential(*parts, nn.Conv2d(before, 1, 4, 1, 1))
+        self.main = nn.Sequential(*parts, nn.Conv2d(before, 1, 4, 1, 1))
+        for part in self.main:
+            if isinstance(part, nn.Conv2d):
+                nn.init.normal_(part.weight, std=0.02)
+            elif isinstance(part, nn.BatchNorm2d):
+                nn.init.normal_(part.weight, 1.0, 0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+        return self.main(x)
+
+    def load(self, file: Path) -> None:
+        """The authors' weights, such as sdvae-f8d4-discriminator-ckpt.pt of REPA-E/sdvae.
+
+        Raises:
+            DiffxError: the file is not there, or another network's.
+        """
+        if not file.is_file():
+            raise DiffxError(f"end_to_end.discriminator={file} does not exist; type the file, or null for a fresh one.")
+        state = {key: w for key, w in read_weights(file).items() if not key.endswith(STATISTICS)}
+        try:
+            self.load_state_dict(state, strict=True)
+        except RuntimeError as error:
+            raise DiffxError(
+                f"end_to_end.discriminator={file} is not of a discriminator of {self.main[0].out_channels} channels "
+                "and these layers; type end_to_end.discriminator_width and .discriminator_layers as it has them."
+            ) from error
 
 
 def hinge(real: Tensor, made: Tensor) -> Tensor:

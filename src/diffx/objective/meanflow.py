@@ -34,7 +34,7 @@ class MeanFlow:
 
     Recorded is zhuyu-cs/MeanFlow, in PyTorch; the authors' own code is JAX. That code squares the summed error once
     more before it divides, which doubles the gradient, and has r = t for a quarter of the samples where the paper's
-    best has three quarters. That samples without a label learn the unguided v is from memory of the authors' code.
+    best has three quarters. As there, samples whose label was dropped learn the unguided v.
     """
 
     gives = frozenset({"average_velocity", "velocity", "score", "data"})
