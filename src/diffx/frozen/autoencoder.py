@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from diffx.errors import DiffxError
 from diffx.frozen import autoencoder_diffusers, autoencoder_ldm, autoencoder_rae
+from diffx.frozen.autoencoder_rae import Recipe
 from diffx.frozen.latent_statistics import Scaling, read_statistics
 from diffx.frozen.untrained import RANDOM, make_untrained
 from diffx.pixels.values import signed
@@ -43,10 +44,10 @@ class AutoencoderSpec:
 
     source: a folder, or a name on the Hub, with `subfolder` there. channels, stride: of its latents; None is whatever
     it has. layout: "diffusers" (config.json and .safetensors), "ldm" (a checkpoint of CompVis' latent diffusion, as
-    LightningDiT's VA-VAE), "rae" (a decoder's config.json, model.pt and stat.pt), "pixels"; "" is what the folder
+    LightningDiT's VA-VAE), "rae" (its authors' decoder and statistics), "pixels"; "" is what the folder
     holds. statistics: its latents are normalised by their mean and deviation per channel, which a file beside the
     weights or config.json has to say. architecture: arguments of the network, so that its operations can be counted
-    without weights. encoder, layers: of an RAE.
+    without weights. rae: what else is known of an RAE.
     """
 
     source: str
@@ -56,8 +57,7 @@ class AutoencoderSpec:
     subfolder: str = ""
     statistics: bool = False
     architecture: Mapping[str, Any] = field(default_factory=dict)
-    encoder: str = ""
-    layers: tuple[int, ...] = ()
+    rae: Recipe | None = None
 
 
 def _kl(channels: int, **more: Any) -> dict[str, Any]:
@@ -66,7 +66,6 @@ def _kl(channels: int, **more: Any) -> dict[str, Any]:
 
 _SIXTEEN = _kl(16, use_quant_conv=False, use_post_quant_conv=False)
 _F16 = autoencoder_ldm.VAVAE
-RAE_FOLDER = "nyu-visionx/RAE-collections"
 
 SPECS = {
     "sd_vae_mse": AutoencoderSpec("stabilityai/sd-vae-ft-mse", 4, 8, "diffusers", architecture=_kl(4)),
@@ -82,16 +81,19 @@ SPECS = {
     "e2e_vae": AutoencoderSpec("REPA-E/e2e-sdvae-hf", 4, 8, statistics=True, architecture=_kl(4)),
     "e2e_vavae": AutoencoderSpec("REPA-E/e2e-vavae-hf", 32, 16, statistics=True, architecture=_F16),
     "rae_dinov2_b": AutoencoderSpec(
-        RAE_FOLDER, 768, 16, "rae", architecture=autoencoder_rae.VIT_XL, encoder="dinov2_vitb14_reg"
+        "nyu-visionx/RAE-dinov2-wReg-base-ViTXL-n08",
+        768,
+        16,
+        architecture=autoencoder_rae.VIT_XL,
+        rae=Recipe("dinov2_vitb14_reg"),
     ),
     "rae2_dinov3_l": AutoencoderSpec(
-        RAE_FOLDER,
+        "nyu-visionx/RAEv2-models",
         1024,
         16,
         "rae",
         architecture=autoencoder_rae.VIT_XL,
-        encoder="dinov3_vitl16",
-        layers=(6, 9, 12, 15, 18, 21, 24),
+        rae=Recipe("dinov3_vitl16", (12, 14, 16, 18, 20, 22, 24), levels=True),
     ),
     "pixels": AutoencoderSpec("pixels", 3, 1, "pixels"),
 }
@@ -189,14 +191,16 @@ def _load(name: str, spec: AutoencoderSpec, place: str) -> tuple[Network, Mappin
     if layout == "ldm":
         return autoencoder_ldm.load(Path(place)), {}
     if layout == "rae":
-        return autoencoder_rae.load(Path(place), spec.encoder, spec.layers), {}
+        return autoencoder_rae.load(Path(place), spec.rae or Recipe(), spec.architecture), {}
     return autoencoder_diffusers.load(name, place, spec.subfolder)
 
 
 def layout_of(place: Path) -> str:
     """What a folder holds: diffusers, rae or ldm; "" is nothing that is known."""
+    if autoencoder_rae.is_rae(place):
+        return "rae"
     if (place / "config.json").is_file():
-        return "rae" if autoencoder_rae.is_rae(place) else "diffusers"
+        return "diffusers"
     return "ldm" if autoencoder_ldm.checkpoints(place) else ""
 
 
@@ -248,8 +252,8 @@ def sketch(name: str) -> Any:
     spec = SPECS[name]
     if spec.layout == "pixels":
         return Pixels()
-    if spec.encoder:
-        return autoencoder_rae.sketch(spec.architecture, spec.encoder, spec.layers)
+    if spec.rae:
+        return autoencoder_rae.sketch(spec.architecture, spec.rae)
     return autoencoder_diffusers.KL.of(spec.architecture) if spec.architecture else None
 
 

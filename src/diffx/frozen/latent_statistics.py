@@ -39,7 +39,7 @@ def read_statistics(folder: Path) -> Scaling | None:
 
 def is_statistics(file: Path) -> bool:
     """Whether a file is one of statistics, and not of weights, by its name."""
-    return file.stem.endswith(("latents_stats", "latents-stats")) or file.name == "stat.pt"
+    return file.stem.endswith(("latents_stats", "latents-stats")) or file.name in ("stat.pt", "stats.pt")
 
 
 def _of_tensors(file: Path) -> Scaling:
