@@ -39,15 +39,17 @@ class CountedOnly:
         return {}
 
 
-def made_latents(root: Path, autoencoder: Path, encoder: str = "dinov2_vitb14", dim: int = 768) -> Path:
-    """Write latents (8, 8, 8), images of 64 pixels and tokens (16, dim) of SAMPLES samples; returns root."""
+def made_latents(
+    root: Path, autoencoder: Path, encoder: str = "dinov2_vitb14", dim: int = 768, samples: int = SAMPLES
+) -> Path:
+    """Write latents (8, 8, 8), images of 64 pixels and tokens (16, dim) of some samples; returns root."""
     rng = np.random.default_rng(0)
-    moments = rng.standard_normal((SAMPLES, 8, SIDE, SIDE)).astype("f2")
+    moments = rng.standard_normal((samples, 8, SIDE, SIDE)).astype("f2")
     moments[:, 4:] = np.abs(moments[:, 4:]) / 8
     facts = {"autoencoder": str(autoencoder), "posterior": True, "shift": [0.0], "scale": [0.18215]}
     _write(root / "latents", moments, facts)
-    _write(root / "images", rng.integers(0, 256, (SAMPLES, 3, 8 * SIDE, 8 * SIDE), dtype=np.uint8), {})
-    tokens = rng.standard_normal((SAMPLES, (SIDE // 2) ** 2, dim)).astype("f2")
+    _write(root / "images", rng.integers(0, 256, (samples, 3, 8 * SIDE, 8 * SIDE), dtype=np.uint8), {})
+    tokens = rng.standard_normal((samples, (SIDE // 2) ** 2, dim)).astype("f2")
     _write(root / f"features-{encoder}", tokens, {"encoder": encoder, "grid": SIDE // 2})
     return root
 

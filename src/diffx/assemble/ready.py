@@ -52,6 +52,8 @@ def look(settings: Settings) -> Ready:
     _check_autoencoder(settings, data)
     _check_shape(settings, sketch, data)
     find_services(data.provide(sketch.plan.needs, sketch.backbone.side))
+    if stream := getattr(data, "stream", None):
+        stream.check_room(settings.batch_size)
     data.decode(torch.zeros(1, *data.shape))  # a decoder without weights must refuse now, not at the first evaluation
     metrics = settings.eval.metrics
     if look_for := getattr(target_of(metrics), "look_for", None):

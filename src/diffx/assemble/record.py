@@ -58,6 +58,7 @@ def describe_run(settings: Settings, parts: Parts) -> dict[str, Any]:
         "feature_networks": list(parts.metrics.networks),
         "higher_is_better": [n for n, metric in parts.metrics.metrics.items() if metric.higher_is_better],
         "offline": _offline(parts),
+        "streamed_from": _streamed_from(parts),
         **({"prompts": prompts[:LISTED]} if (prompts := prompts_of(parts.data)) else {}),
         "reference": {"floor": parts.metrics.floor(settings.eval.samples)},
         "status": "running",
@@ -75,6 +76,12 @@ def _offline(parts: Parts) -> dict[str, dict[str, float]]:
     """By need, the hours by unit that were spent before this run: on caches, and on teachers that say so."""
     teachers = {need: service.offline for need, service in parts.services.items() if hasattr(service, "offline")}
     return {**getattr(parts.data, "offline", {}), **teachers}
+
+
+def _streamed_from(parts: Parts) -> str | None:
+    """The URL of the data, which holds no secrets; None where they are here."""
+    stream = getattr(parts.data, "stream", None)
+    return stream.source if stream and stream.is_remote else None
 
 
 def _kin(name: str) -> dict[str, str]:

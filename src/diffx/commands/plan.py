@@ -1,9 +1,15 @@
 """python -m diffx.plan: print what a run would do and cost, and stop."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from diffx.commands.frame import calm_openmp, finish
+from diffx.errors import DiffxError
+from diffx.store.remote import is_url
+
+if TYPE_CHECKING:
+    from diffx.config.settings import Settings
 
 
 def main() -> None:
@@ -13,7 +19,8 @@ def main() -> None:
 
 
 def print_plan(overrides: Sequence[str]) -> None:
-    """Print the plan of one configuration; needs no data and no weights."""
+    """Print the plan of one configuration; needs no data and no weights. Of data behind a URL it says what is kept
+    here, or why that cannot be read."""
     from diffx.assemble.end_to_end import sketch_end_to_end, with_end_to_end
     from diffx.assemble.flops import count_flops
     from diffx.assemble.latents import describe_autoencoder
@@ -28,5 +35,18 @@ def print_plan(overrides: Sequence[str]) -> None:
         component = sketch_end_to_end(settings, model)
         flops = with_end_to_end(flops, component, model, settings.data.image_size)
     print(plan_table(model.backbone, model.plugins, model.plan, flops))
+    if is_url(settings.data.source.get("root")):
+        print(_streamed(settings, model.plan.needs, model.backbone.side))
     if settings.autoencoder:
         print(describe_autoencoder(settings.autoencoder, settings.data.image_size))
+
+
+def _streamed(settings: "Settings", needs: Iterable[str], side: int) -> str:
+    from diffx.config.target import make
+
+    try:
+        data = make(settings.source)
+        data.provide(needs, side)
+        return str(data.stream.describe())
+    except DiffxError as error:
+        return f"data: {error}"

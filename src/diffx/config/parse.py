@@ -15,8 +15,12 @@ from diffx.config.settings import Settings
 from diffx.config.target import MOVED, Node
 from diffx.errors import DiffxError, unknown_key
 from diffx.objective.times import dimension_shift
+from diffx.store.remote import is_url
 from diffx.store.whole_file import write_text
 
+LABELLED, CAPTIONED = 65_536, 8_192
+"""What data.source.window=null means where the root is a URL. Labelled images are stored by class, so that more have to
+be mixed; encoded captions are large (2.7 MB of CLIP-L and T5-XXL), and come in no such order."""
 Tree = dict[str, Any]
 Kind = TypeVar("Kind")
 
@@ -99,8 +103,18 @@ def _with_choices_made(tree: Tree) -> Tree:
         node, data = tree.get(name), tree.get("data")
         if isinstance(node, dict) and node.get("shift") == "auto" and isinstance(data, dict):
             tree[name] = {**node, "shift": _dimension_shift(data)}
+    if isinstance(data := tree.get("data"), dict):
+        tree["data"] = _with_a_window(data)
     tree["plugins"] = tree.get("plugins") or {}
     return tree
+
+
+def _with_a_window(data: Tree) -> Tree:
+    """With what data.source.window=null means of a URL. It is part of what a run is, and its root is not."""
+    source = data.get("source")
+    if not isinstance(source, dict) or not is_url(source.get("root")) or source.get("window", 0) is not None:
+        return data
+    return {**data, "source": {**source, "window": CAPTIONED if data.get("text") else LABELLED}}
 
 
 def _dimension_shift(data: Tree) -> float:

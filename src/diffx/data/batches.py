@@ -1,7 +1,8 @@
 """The order of training images, addressed by step, so that resuming needs no state."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ class StepBatches:
     """Endless batches of indices: the k-th item is this rank's share of global batch `start + k`.
 
     Global batch k is the slice [k·batch_size, (k+1)·batch_size) of an endless row of permutations, one per epoch, that
-    of epoch e drawn from (seed, e) alone; a batch may cross from one epoch into the next. Rank r of w takes every w-th
+    of epoch e made of (seed, e) alone; a batch may cross from one epoch into the next. Rank r of w takes every w-th
     index, beginning with its r-th. So the global batches are the same at any world size, and a run that resumes at
     step k with `start=k` sees what it would have seen uninterrupted. There is no length: training stops by steps.
 
@@ -27,6 +28,7 @@ class StepBatches:
         seed: not negative.
         start: the first step.
         rank, world: this process and how many there are.
+        order: the permutation of all images of (seed, epoch); None: `permutation`.
 
     Yields:
         int64 (batch_size / (world · parts),) indices.
@@ -36,7 +38,15 @@ class StepBatches:
     """
 
     def __init__(
-        self, size: int, batch_size: int, seed: int, start: int = 0, rank: int = 0, world: int = 1, parts: int = 1
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        parts: int = 1,
+        order: Callable[[int, int], Tensor] | None = None,
     ) -> None:
         if size < 1 or batch_size < 1:
             raise DiffxError(f"{size} training images in batches of {batch_size}: both have to be at least 1.")
@@ -52,6 +62,7 @@ class StepBatches:
             )
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.start, self.rank, self.world, self.parts = start, rank, world, parts
+        self._order = order or partial(permutation, size)
 
     def __iter__(self) -> Iterator[Tensor]:
         epoch, order = -1, torch.empty(0, dtype=torch.int64)
@@ -61,7 +72,7 @@ class StepBatches:
             while position < stop:
                 if position // self.size != epoch:
                     epoch = position // self.size
-                    order = permutation(self.size, self.seed, epoch)
+                    order = self._order(self.seed, epoch)
                 part = order[position % self.size :][: stop - position]
                 slices.append(part)
                 position += len(part)

@@ -11,11 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffx.backbone import Text
-from diffx.data.shards import Shards, join, open_shards, verify_command
+from diffx.data.remote_shards import RemoteShards, open_rows
+from diffx.data.shards import Shards, join, verify_command
+from diffx.data.stream import Joined, Stream
 from diffx.data.text_rows import EncodedCaptions
 from diffx.errors import DiffxError
 from diffx.pixels.values import to_uint8
+from diffx.store.bounded import GB, BoundedFolder
+from diffx.store.cache import home
 from diffx.store.digest import digest
+from diffx.store.remote import RemotePath, is_url
 
 if TYPE_CHECKING:
     from diffx.frozen.autoencoder import Autoencoder
@@ -24,14 +29,15 @@ EQUAL, OTHERS = 1e-3, 0.05  # relative: how far statistics may be apart; those t
 
 
 class Latents:
-    """Latents of labelled images from memory-mapped shards, joined by key with the images or with cached features.
+    """Latents of labelled images from shards, joined by key with the images or with cached features. Shards on this
+    machine are memory-mapped; those behind a URL are streamed (diffx.data.stream).
 
     x is the scaled mean of the autoencoder's posterior and "x_std" its scaled standard deviation: the step draws
     x + x_std·noise anew, from its own generator, so that a resumed run draws the same. Autoencoders without a posterior
     (DC-AE) have no "x_std".
 
     Args:
-        root: the folder that diffx.prepare filled.
+        root: the folder that diffx.prepare filled, or the URL of a copy of it.
         name: in protocols and plots.
         num_classes: classes of the backbone; None takes those of the folder.
         flip: flipped images count as further training images, numbers N to 2N-1, so that no random draw is needed.
@@ -41,6 +47,9 @@ class Latents:
         autoencoder: the one to prepare them with, for the sentence that says how.
         captions: samples are conditioned by the encoded captions in the folder (`prepare text`), not by their labels.
         prompts: a file of prompts that samples are drawn for when a run on captions is measured.
+        window: how many samples of an epoch are mixed with each other; None: all.
+        cache: folder for what is read of a URL; None: `streams` in diffx's cache folder.
+        cache_gb: bound of that folder, 10⁹ bytes.
 
     Raises:
         DiffxError: nothing is prepared there, or more classes than num_classes.
@@ -57,23 +66,29 @@ class Latents:
         autoencoder: str | None = None,
         captions: bool = False,
         prompts: str | None = None,
+        window: int | None = None,
+        cache: str | None = None,
+        cache_gb: float = 100,
     ) -> None:
         self._prepared_with = autoencoder or "stabilityai/sd-vae-ft-mse"
-        self.root, self.name, self.flip = Path(root).expanduser(), name, flip
+        self.root: Path | RemotePath = RemotePath(root) if is_url(root) else Path(root).expanduser()
+        self.name, self.flip, self.window = name, flip, _check_window(window)
+        self._kept = _kept(cache, cache_gb) if is_url(root) else None
         self.cached_features, self.decoder = cached_features, decoder
         self._sides = ("", "-flipped") if flip else ("",)
-        self._latents = self._open("latents")
-        self._keys, labels = self._latents[0].index()
+        opened = self._open("latents")
+        self._keys, labels = opened[0].index()
         if not len(labels):
             raise DiffxError(f"{self.root / 'latents'} holds no samples.")
         self._labels = torch.from_numpy(labels)
-        self._rows = {"latents": [self._join("latents", shards) for shards in self._latents]}
-        self._images: Shards | None = None
-        self._features: dict[str, list[Shards]] = {}
-        facts = self._latents[0].manifest
+        first = Joined(opened[0], np.arange(len(labels)), self._kept)
+        self._latents = [first, *(self._join("latents", shards) for shards in opened[1:])]
+        self._images: Joined | None = None
+        self._features: dict[str, list[Joined]] = {}
+        facts = opened[0].manifest
         self.autoencoder: str = facts["facts"]["autoencoder"]
         self._posterior: bool = facts["facts"]["posterior"]
-        channels, *size = self._latents[0].shape
+        channels, *size = opened[0].shape
         self.shape = (channels // 2 if self._posterior else channels, *size)
         self._shift, self._scale = (torch.tensor(facts["facts"][key]).view(-1, 1, 1) for key in ("shift", "scale"))
         if not all(math.isfinite(x) and x for x in facts["facts"]["scale"]):
@@ -81,9 +96,9 @@ class Latents:
                 f"{self.root / 'latents' / 'manifest.json'} has scale {facts['facts']['scale']}, which leaves nothing "
                 f"to train on; type {verify_command(self.root / 'latents')}."
             )
-        made_from = {"checksums": [s.manifest["checksum"] for s in self._latents], "flip": flip}
+        made_from = {"checksums": [s.manifest["checksum"] for s in opened], "flip": flip}
         self.offline: dict[str, dict[str, float]] = {}
-        self._captions = EncodedCaptions(self.root, self._keys, prompts) if captions else None
+        self._captions = EncodedCaptions(self.root, self._keys, prompts, self._kept) if captions else None
         self.text = self._captions and self._captions.shape
         self.prompts = self._captions.prompts if self._captions else []
         if self._captions is not None:
@@ -95,6 +110,16 @@ class Latents:
 
     def __len__(self) -> int:
         return len(self._labels) * len(self._sides)
+
+    @property
+    def stream(self) -> Stream | None:
+        """The order in windows and what is fetched for it, of what provide() was asked for; None: any order will do."""
+        if self.window is None and self._kept is None:
+            return None
+        shared = [part for part in (self._images, self._captions and self._captions.rows) if part]
+        own = [self._latents, *self._features.values()]
+        sides = [[*(parts[side] for parts in own), *shared] for side in range(len(self._sides))]
+        return Stream(len(self._labels), sides, self.window or len(self))
 
     def provide(self, needs: Iterable[str], side: int) -> list[str]:
         """Make batch() carry what of `needs` is prepared, and return the needs that are left for services.
@@ -128,16 +153,16 @@ class Latents:
         """Training images: "x" and "x_std" float32 (B, C, H, W), "y" int64 (B,) or Text, and what provide() was asked
         for: "image" uint8 (B, 3, R, R), "features/NAME" float16 (B, side², dim)."""
         flipped, place = np.divmod(indices.numpy(), len(self._labels))
-        moments = torch.from_numpy(self._read("latents", self._latents, flipped, place)).float()
+        moments = torch.from_numpy(self._read(self._latents, flipped, place)).float()
         mean, *std = moments.chunk(2, dim=1) if self._posterior else (moments,)
         y = self._labels[place] if self._captions is None else self._captions.read(place)
         batch: dict[str, Any] = {"x": (mean - self._shift) * self._scale, "y": y}
         if std:
             batch["x_std"] = std[0] * self._scale
-        for key, shards in self._features.items():
-            batch[key] = torch.from_numpy(self._read(key, shards, flipped, place))
+        for key, parts in self._features.items():
+            batch[key] = torch.from_numpy(self._read(parts, flipped, place))
         if self._images is not None:
-            image = self._images.read(self._rows["image"][0][place])
+            image = self._images.read(place)
             mirrored = flipped > 0
             image[mirrored] = image[mirrored, ..., ::-1]
             batch["image"] = torch.from_numpy(image)
@@ -151,7 +176,7 @@ class Latents:
     def reference(self) -> Tensor:
         """The held-out images, uint8 (M, 3, R, R), prepared with `images SRC ROOT --into reference`."""
         command = f"`python -m diffx.prepare images HELD_OUT {self.root} --into reference`"
-        shards = open_shards(self.root / "reference", command)
+        shards = open_rows(self.root / "reference", command)
         return torch.from_numpy(shards.read(np.arange(len(shards))))
 
     def decode(self, x: Tensor, rounding: str = "nearest") -> Tensor:
@@ -190,7 +215,7 @@ class Latents:
 
     def _check_decoder(self, decoder: "Autoencoder") -> None:
         """Refuse an autoencoder of another latent space: two of one space (SD-VAE's two) scale alike."""
-        facts = self._latents[0].manifest["facts"]
+        facts = self._latents[0].shards.manifest["facts"]
         drawn = facts.get("drawn", False)  # once from the posterior, when others extracted them
         same = decoder.network.channels == self.shape[0] and (drawn or decoder.posterior == self._posterior)
         ours, theirs = (decoder.shift, decoder.scale), (facts["shift"], facts["scale"])
@@ -208,22 +233,21 @@ class Latents:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_autoencoder": None}
 
-    def _read(
-        self, key: str, shards: list[Shards], flipped: NDArray[np.int64], place: NDArray[np.int64]
-    ) -> NDArray[Any]:
+    def _read(self, parts: list[Joined], flipped: NDArray[np.int64], place: NDArray[np.int64]) -> NDArray[Any]:
         """Rows of samples `place`, each from the upright or the flipped shards."""
         if not flipped.any():
-            return shards[0].read(self._rows[key][0][place])
-        out = np.empty((len(place), *shards[0].shape), shards[0].dtype)
-        for side, part in enumerate(shards):
+            return parts[0].read(place)
+        out = np.empty((len(place), *parts[0].shards.shape), parts[0].shards.dtype)
+        for side, part in enumerate(parts):
             chosen = flipped == side
-            out[chosen] = part.read(self._rows[key][side][place[chosen]])
+            out[chosen] = part.read(place[chosen])
         return out
 
-    def _open(self, folder: str) -> list[Shards]:
-        return [open_shards(self.root / f"{folder}{side}", self._how_to(folder)) for side in self._sides]
+    def _open(self, folder: str) -> list[Shards | RemoteShards]:
+        return [open_rows(self.root / f"{folder}{side}", self._how_to(folder)) for side in self._sides]
 
     def _how_to(self, folder: str) -> str:
+        """The command that prepares a folder on this machine."""
         flip = " --flip" if self.flip else ""
         if folder.startswith("features-"):
             return f"`python -m diffx.prepare features {self.root} --encoder {folder.removeprefix('features-')}{flip}`"
@@ -233,14 +257,12 @@ class Latents:
             images
             if folder == "images"
             else latents
-            if (self.root / "images").exists()
+            if self._kept is None and (self.root / "images").exists()
             else f"{images}, then {latents}"
         )
 
-    def _join(self, what: str, shards: Shards) -> NDArray[np.int64]:
-        """Row of each sample in `shards`. Raises DiffxError naming the first sample that has none."""
-        if shards is self._latents[0]:
-            return np.arange(len(shards))
+    def _join(self, what: str, shards: Shards | RemoteShards) -> Joined:
+        """Rows of the samples in `shards`. Raises DiffxError naming the first sample that has none."""
         rows = join(self._keys, shards.index()[0])
         if (missing := np.flatnonzero(rows < 0)).size:
             first = self._keys[missing[0]].decode()
@@ -248,12 +270,11 @@ class Latents:
                 f"{shards.folder} has no {what} of {missing.size} samples, the first {first}; "
                 f"type `python -m diffx.prepare verify {self.root}`."
             )
-        return rows
+        return Joined(shards, rows, self._kept)
 
     def _provide_images(self) -> None:
         if self._images is None:
-            self._images = open_shards(self.root / "images", self._how_to("images"))
-            self._rows["image"] = [self._join("image", self._images)]
+            self._images = self._join("image", open_rows(self.root / "images", self._how_to("images")))
 
     def _provide_features(self, name: str, side: int) -> None:
         key, shards = f"features/{name}", self._open(f"features-{name}")
@@ -262,8 +283,7 @@ class Latents:
                 f"{shards[0].folder} holds {shards[0].shape[0]} tokens per image and the backbone has {side}x{side}; "
                 f"type data.source.cached_features=false, or prepare them with --grid {side}."
             )
-        self._features[key] = shards
-        self._rows[key] = [self._join("features", part) for part in shards]
+        self._features[key] = [self._join("features", part) for part in shards]
         cost: dict[str, float] = {}
         for part in shards:
             for unit, hours in part.manifest["cost"].items():
@@ -275,6 +295,19 @@ class Latents:
         if num_classes is not None and num_classes < present:
             raise DiffxError(f"{self.root} has labels up to {present - 1}; type data.num_classes={present} or more.")
         return num_classes or present
+
+
+def _check_window(window: int | None) -> int | None:
+    if window is not None and (type(window) is not int or window < 1):
+        raise DiffxError(f"data.source.window={window} must be a number of samples, or null for all.")
+    return window
+
+
+def _kept(cache: str | None, gigabytes: float) -> BoundedFolder:
+    """Where what is read of a URL is kept."""
+    if type(gigabytes) not in (int, float) or not 0 < gigabytes < math.inf:
+        raise DiffxError(f"data.source.cache_gb={gigabytes} must be a number above 0, of 10⁹ bytes.")
+    return BoundedFolder(Path(cache).expanduser() if cache else home() / "streams", int(gigabytes * GB))
 
 
 def _alike(ours: tuple[list[float], list[float]], theirs: tuple[list[float], list[float]], near: float) -> bool:

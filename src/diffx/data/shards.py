@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffx.errors import DiffxError
+from diffx.store.remote import RemotePath
 from diffx.store.whole_file import write_text
 
 FORMAT = 1
@@ -30,7 +31,8 @@ FORMAT = 1
 
 @dataclass
 class Shards:
-    """The finished shards of one folder, memory-mapped when first read; safe to fork, and pickled without the maps.
+    """The finished shards of one folder on this machine, memory-mapped when first read; safe to fork, and pickled
+    without the maps. Behind a URL they are diffx.data.remote_shards.RemoteShards.
 
     folder, manifest: where, and what manifest.json says. Open one with `open_shards`.
     """
@@ -167,11 +169,15 @@ class ShardWriter:
         self._file.close()
 
     def _header(self, count: int) -> bytes:
-        """The .npy header for `count` rows: NumPy leaves room in it, so that it can be rewritten in place."""
-        buffer = io.BytesIO()
-        facts = {"descr": self.dtype.str, "fortran_order": False, "shape": (count, *self.shape)}
-        np.lib.format.write_array_header_1_0(buffer, facts)
-        return buffer.getvalue()
+        return npy_header(count, self.shape, self.dtype)
+
+
+def npy_header(count: int, shape: Sequence[int], dtype: np.dtype[Any]) -> bytes:
+    """What an .npy file of `count` rows begins with: NumPy leaves room in it, so that it can be rewritten in place."""
+    buffer = io.BytesIO()
+    facts = {"descr": dtype.str, "fortran_order": False, "shape": (count, *shape)}
+    np.lib.format.write_array_header_1_0(buffer, facts)
+    return buffer.getvalue()
 
 
 def shard_file(shard: int) -> str:
@@ -188,11 +194,20 @@ def read_note(folder: Path, shard: int) -> dict[str, Any] | None:
     return read_json(file) if file.exists() else None
 
 
-def verify_command(folder: Path) -> str:
-    return f"`python -m diffx.prepare verify {folder.parent}`"
+def note_checksum(note: dict[str, Any]) -> str:
+    """What manifest.json says of a shard: a checksum of its keys, labels and rows."""
+    return checksum_of([note["keys"], note["labels"], note["crc32"]])
 
 
-def read_json(file: Path) -> Any:
+def checksum_of(facts: Any) -> str:
+    return f"{zlib.crc32(repr(facts).encode()):08x}"
+
+
+def verify_command(folder: Path | RemotePath) -> str:
+    return f"`python -m diffx.prepare verify {folder.parent if isinstance(folder, Path) else 'FOLDER'}`"
+
+
+def read_json(file: Path | RemotePath) -> Any:
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError) as error:

@@ -11,9 +11,13 @@ from numpy.typing import NDArray
 
 from diffx.backbone import Text, TextShape
 from diffx.data.prompts import Prompt, read_prompts
-from diffx.data.shards import join, open_shards
+from diffx.data.remote_shards import open_rows
+from diffx.data.shards import join
+from diffx.data.stream import Joined
 from diffx.errors import DiffxError
+from diffx.store.bounded import BoundedFolder
 from diffx.store.digest import digest
+from diffx.store.remote import RemotePath
 
 FOLDER = "text"
 """In a prepared data set, beside latents and images."""
@@ -38,30 +42,37 @@ class EncodedCaptions:
 
     Args:
         root: of the data set. keys: of its samples. prompts: a file of those that a run is measured by; None: there are
-            none, and nothing can be measured.
+            none, and nothing can be measured. kept: where rows behind a URL are kept.
 
     Raises:
         DiffxError: nothing is prepared, a sample has no caption, or the prompts cannot be read.
     """
 
-    def __init__(self, root: Path, keys: NDArray[np.bytes_], prompts: str | None) -> None:
-        self._shards = open_shards(root / FOLDER, f"`python -m diffx.prepare text SRC {root} --encoder FOLDER`")
+    def __init__(
+        self,
+        root: Path | RemotePath,
+        keys: NDArray[np.bytes_],
+        prompts: str | None,
+        kept: BoundedFolder | None = None,
+    ) -> None:
+        self._shards = open_rows(root / FOLDER, f"`python -m diffx.prepare text SRC {root} --encoder FOLDER`")
         self._facts = self._shards.manifest["facts"]
         self.shape = TextShape(*self._facts["text"])
-        self._rows = join(keys, self._shards.index()[0])
-        if (missing := np.flatnonzero(self._rows < 0)).size:
+        rows = join(keys, self._shards.index()[0])
+        if (missing := np.flatnonzero(rows < 0)).size:
             raise DiffxError(
                 f"{root / FOLDER} has no caption of {missing.size} of {len(keys)} samples, the first "
                 f"{keys[missing[0]].decode()}; type `python -m diffx.prepare text` with --missing empty in another "
                 "folder, or prepare the images that have one."
             )
+        self.rows = Joined(self._shards, rows, kept)
         self.prompts: list[Prompt] = read_prompts(Path(prompts)) if prompts else []
         self.identity = digest({"text": self._shards.manifest["checksum"], "encoders": self._facts["identity"]})
         self.cost: dict[str, float] = self._shards.manifest["cost"]
 
     def read(self, place: NDArray[np.int64]) -> Text:
         """Of the samples at these places."""
-        return text_of(self._shards.read(self._rows[place]), self.shape)
+        return text_of(self.rows.read(place), self.shape)
 
     def encode(self, prompts: Sequence[str]) -> Text:
         """Prompts as the captions were encoded.

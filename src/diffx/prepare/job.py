@@ -2,7 +2,6 @@
 
 import os
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffx.data.shards import FORMAT, ShardWriter, read_json, read_note, write_json
+from diffx.data.shards import FORMAT, ShardWriter, checksum_of, note_checksum, read_json, read_note, write_json
 from diffx.errors import DiffxError
 from diffx.run.counting import Counting
 
@@ -162,7 +161,7 @@ def summary(facts: dict[str, Any], shape: Sequence[int], dtype: str, notes: list
     cost: dict[str, float] = {}
     for note in notes:
         cost[note["unit"]] = cost.get(note["unit"], 0.0) + note["seconds"] / 3600
-    checksums = [_checksum([n["keys"], n["labels"], n["crc32"]]) for n in notes]
+    checksums = [note_checksum(note) for note in notes]
     return {
         "format": FORMAT,
         "facts": facts,
@@ -170,7 +169,7 @@ def summary(facts: dict[str, Any], shape: Sequence[int], dtype: str, notes: list
         "rejected": [pair for note in notes for pair in note["rejected"]],
         "shape": shape,
         "dtype": dtype,
-        "checksum": _checksum(checksums),
+        "checksum": checksum_of(checksums),
         "cost": cost,
         "statistics": channel_statistics([n["channels"] for n in notes if n.get("channels")]),
         "shards": [{"samples": len(n["keys"]), "crc32": c} for n, c in zip(notes, checksums, strict=True)],
@@ -200,7 +199,3 @@ def channel_statistics(sums: Sequence[Any]) -> dict[str, list[float]]:
     count, value, square = np.sum(np.asarray(sums, dtype=np.float64), axis=0)
     mean = value / count
     return {"mean": mean.tolist(), "std": np.sqrt(square / count - mean**2).tolist()}
-
-
-def _checksum(facts: Any) -> str:
-    return f"{zlib.crc32(repr(facts).encode()):08x}"

@@ -6,6 +6,7 @@ from typing import Any
 
 # Settings that say where, how long and on what a run goes, not what it is: run ids and comparisons leave them out.
 NAMES = ("seed", "experiment", "study", "title", "runs_dir", "data.source.root", "logger")
+CACHE = ("data.source.cache", "data.source.cache_gb")
 WAYS = ("eval.decoder", "resume", "log_every", "checkpoint_minutes", "checkpoint_share", "max_skipped_steps")
 SWEEPS = ("sweep_jobs", "sweep_stop", "sweep_prune", "sweep_metric")
 LENGTH = ("max_steps", "budget")
@@ -22,7 +23,7 @@ HARDWARE = (
     "data.workers",
     "eval.batch_size",
 )
-NOT_PART_OF_A_RUN = (*NAMES, *WAYS, *SWEEPS, *LENGTH, *HARDWARE)
+NOT_PART_OF_A_RUN = (*NAMES, *CACHE, *WAYS, *SWEEPS, *LENGTH, *HARDWARE)
 
 
 def is_part_of_a_run(setting: str) -> bool:

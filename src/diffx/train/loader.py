@@ -14,6 +14,8 @@ from diffx.config.settings import Settings
 from diffx.data import Data, StepBatches
 from diffx.train.clock import Meter
 
+PREFETCHED = 2  # batches that each worker has read or is reading
+
 
 class _Batches:
     """A data object as torch's loader wants it: many indices at once."""
@@ -58,12 +60,18 @@ def _ignore_signals(worker: int) -> None:
 def make_loader(settings: Settings, data: Data, start: int, meter: Meter) -> Iterable[Any]:
     """Batches from step `start` on, without an end: the steps and the budget say when to stop."""
     world, parts = ranks.world(), settings.trainer.accumulate
-    sampler = StepBatches(len(data), settings.batch_size, settings.seed, start, ranks.rank(), world, parts)
+    stream, workers = getattr(data, "stream", None), settings.data.workers
+    order = stream.order if stream else None
+    sampler: Iterable[Tensor]
+    sampler = StepBatches(len(data), settings.batch_size, settings.seed, start, ranks.rank(), world, parts, order)
+    if stream and stream.is_remote:
+        sampler = stream.ahead(sampler, lag=1 + (workers * PREFETCHED if workers else 0))
     loader: DataLoader[Any] = DataLoader(
         _Batches(data),  # type: ignore[arg-type]
         batch_sampler=sampler,  # type: ignore[arg-type]
         collate_fn=_whole,
-        num_workers=settings.data.workers,
+        num_workers=workers,
+        prefetch_factor=PREFETCHED if workers else None,
         worker_init_fn=_ignore_signals,
         pin_memory=torch.cuda.is_available(),
     )

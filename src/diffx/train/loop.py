@@ -31,6 +31,7 @@ from diffx.run.forecast import Forecast
 from diffx.run.prune import Pruning
 from diffx.run.sink import Sink, WandbRun, make_logger, open_sink
 from diffx.schedule import LearningRate
+from diffx.store.bounded import GB
 from diffx.train.callbacks import Agreement, Checkpoints, Clock, Ending, Evaluations, Interruption, Snapshots, Stop
 from diffx.train.checkpoint import checkpoint_to_go_on_from
 from diffx.train.clock import Meter, peak_memory
@@ -219,8 +220,17 @@ def _train(settings: Settings, run: RunDir, parts: Parts, fit: Fit, logger: Sink
             with suppress(DiffxError):  # the disk may be why
                 run.write_record(**_how_it_broke(error), clock=fit.clock.meter.seconds)
         raise
+    fetched = _fetched(parts, run)
     if ranks.is_first():
-        _close(settings, run, step, fit)
+        _close(settings, run, step, fit, fetched)
+
+
+def _fetched(parts: Parts, run: RunDir) -> float | None:
+    """GB that all ranks have fetched of a data set behind a URL, with what run.json has of before; None: it is here."""
+    stream = getattr(parts.data, "stream", None)
+    if stream is None or not stream.is_remote:
+        return None
+    return sum(ranks.everyones(stream.fetched)) / GB + run.read_record().get("fetched_gb", 0.0)
 
 
 def _how_it_broke(error: BaseException) -> dict[str, Any]:
@@ -239,7 +249,7 @@ def _evaluate_alone(fit: Fit, parts: Parts) -> None:
     fit.evaluations.run(fit.module, fit.step)
 
 
-def _close(settings: Settings, run: RunDir, step: int, fit: Fit) -> None:
+def _close(settings: Settings, run: RunDir, step: int, fit: Fit, fetched: float | None) -> None:
     """Write how the run ended and what it took, and say so."""
     meter = fit.clock.meter
     seconds = meter.seconds["train"]
@@ -249,6 +259,7 @@ def _close(settings: Settings, run: RunDir, step: int, fit: Fit) -> None:
         "samples_per_second": step * settings.batch_size / seconds if seconds else 0.0,
         "peak_memory_bytes": peak_memory(meter.device),
         "skipped_steps": int(fit.module.guard.skipped),
+        "fetched_gb": fetched,
     }
     if fit.ending.interrupted:
         run.write_record(status="interrupted", **measured)

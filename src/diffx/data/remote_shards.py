@@ -1,0 +1,151 @@
+"""Shards behind a URL: rows are read by ranges of bytes, and every one is compared with its CRC-32."""
+
+import json
+import zlib
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffx.data.shards import FORMAT, Shards, note_checksum, note_file, npy_header, open_shards, read_json, shard_file
+from diffx.errors import DiffxError
+from diffx.store import cache
+from diffx.store.digest import digest
+from diffx.store.remote import Range, RemotePath
+
+AT_ONCE, PIECE = 2**28, 2**23  # bytes that are asked for together, and of one range
+NOTES = 64  # small files that are asked for together
+
+
+class RemoteShards:
+    """The finished shards of one folder behind a URL, read as `Shards` are; open one with `open_rows`.
+
+    Keys, labels and checksums of all rows are read once and kept in diffx's cache folder (`index`).
+    """
+
+    def __init__(self, folder: RemotePath, manifest: dict[str, Any]) -> None:
+        self.folder, self.manifest = folder, manifest
+        self._counts = [shard["samples"] for shard in manifest["shards"]]
+        self._starts = np.concatenate([[0], np.cumsum(self._counts, dtype=np.int64)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one row."""
+        return tuple(self.manifest["shape"])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.manifest["dtype"])
+
+    @property
+    def row_bytes(self) -> int:
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """The rows (B, ...) as a new array, in the order asked for. Neighbours come in one range of bytes.
+
+        Raises:
+            DiffxError: the storage does not give them, or one is not what was prepared.
+        """
+        out = np.empty((len(rows), *self.shape), self.dtype)
+        places = np.argsort(rows, kind="stable")
+        step = max(1, AT_ONCE // self.row_bytes)
+        for start in range(0, len(rows), step):
+            self._read_into(out, rows, places[start : start + step])
+        return out
+
+    def index(self) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:
+        """Keys (N,) as UTF-8 bytes and labels (N,) of all rows, in order."""
+        return self._index["keys"], self._index["labels"]
+
+    def _read_into(self, out: NDArray[Any], rows: NDArray[np.int64], places: NDArray[np.int64]) -> None:
+        """Put rows[places], which rise, at these places of `out`."""
+        wanted = rows[places]
+        shards = np.searchsorted(self._starts, wanted, side="right") - 1
+        ends = np.flatnonzero((np.diff(wanted) != 1) | (np.diff(shards) != 0)) + 1
+        pieces = np.arange(0, len(wanted), max(1, PIECE // self.row_bytes))[1:]
+        runs = np.split(np.arange(len(wanted)), np.union1d(ends, pieces))
+        ranges = [self._range(int(shards[run[0]]), int(wanted[run[0]]), len(run)) for run in runs]
+        whole = out.reshape(len(out), -1).view(np.uint8)
+        for run, content in zip(runs, self.folder.read_ranges(ranges), strict=True):
+            for i, row in zip(run, np.frombuffer(content, np.uint8).reshape(len(run), -1), strict=True):
+                self._check(wanted[i], row)
+                whole[places[i]] = row
+
+    def _range(self, shard: int, row: int, count: int) -> Range:
+        header = len(npy_header(self._counts[shard], self.shape, self.dtype))
+        start = header + (row - int(self._starts[shard])) * self.row_bytes
+        return Range(shard_file(shard), start, start + count * self.row_bytes)
+
+    def _check(self, row: int, content: NDArray[np.uint8]) -> None:
+        if zlib.crc32(content.data) != self._index["crc32"][row]:
+            shard = int(np.searchsorted(self._starts, row, side="right")) - 1
+            key = self._index["keys"][row].decode()
+            raise DiffxError(
+                f"{self.folder / shard_file(shard)} is not what was prepared: {key} has another checksum; it was "
+                "replaced or damaged. Copy the whole prepared folder there again."
+            )
+
+    @cached_property
+    def _index(self) -> dict[str, NDArray[Any]]:
+        facts = {"url": self.folder.url, "checksum": self.manifest["checksum"], "rows": len(self)}
+        path = cache.home() / "index" / f"{self.folder.name}-{digest(facts)}.npz"
+        cache.entry(path, facts, self._write_index)
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+
+    def _write_index(self, path: Path) -> dict[str, Any]:
+        keys: list[bytes] = []
+        numbers: dict[str, list[int]] = {"labels": [], "crc32": []}
+        for note in self._notes():
+            keys += [key.encode() for key in note["keys"]]
+            for name, values in numbers.items():
+                values += note[name]
+        labels, crc32 = np.array(numbers["labels"], np.int64), np.array(numbers["crc32"], np.uint32)
+        np.savez(path, keys=np.array(keys, np.bytes_), labels=labels, crc32=crc32)
+        return {}
+
+    def _notes(self) -> Iterator[dict[str, Any]]:
+        """What stands beside the shards, one after the other."""
+        names = [note_file(shard) for shard in range(len(self._counts))]
+        for start in range(0, len(names), NOTES):
+            some = names[start : start + NOTES]
+            for shard, content in enumerate(self.folder.read_many(some), start):
+                try:
+                    note = json.loads(content)
+                    whole = note_checksum(note) == self.manifest["shards"][shard]["crc32"]
+                except (ValueError, KeyError, TypeError):
+                    whole = False
+                if not whole:
+                    raise DiffxError(
+                        f"{self.folder / names[shard]} is of another preparation than manifest.json beside it, or "
+                        "damaged; copy the whole prepared folder there again."
+                    )
+                yield note
+
+
+def open_rows(folder: Path | RemotePath, prepare: str) -> Shards | RemoteShards:
+    """The shards in `folder`, wherever it is. `prepare` is the command that makes them on this machine.
+
+    Raises:
+        DiffxError: there are none, the preparation did not end, another version of diffx wrote them, or the storage
+            does not give them.
+    """
+    if isinstance(folder, Path):
+        return open_shards(folder, prepare)
+    file = folder / "manifest.json"
+    if not file.exists():
+        raise DiffxError(
+            f"{file} does not exist; prepare the data in a local folder (docs/prepare.md), then copy that to "
+            f"{folder.parent}, its manifest.json last."
+        )
+    manifest = read_json(file)
+    if manifest.get("format") != FORMAT:
+        raise DiffxError(f"{file} has format {manifest.get('format')}, and this diffx reads {FORMAT}; prepare it anew.")
+    return RemoteShards(folder, manifest)
