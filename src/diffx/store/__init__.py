@@ -1,1 +1,1 @@
-"""Files that are whole or absent: atomic writes, the cache folder, published weights, digests."""
+"""Files that are whole or absent, or behind a URL: atomic writes, caches, published weights, digests."""
