@@ -45,6 +45,7 @@ class LearningRate:
         cosine: half a period down to `final` at `steps` (Loshchilov & Hutter 2017, arXiv 1608.03983, without restarts).
         wsd: warm-up, stable, decay: 1, and over the last `decay` of the steps 1 − (1 − final) √share, the shape that
             Hägele et al. 2024 (arXiv 2405.18392) found best.
+        linear: as wsd, in a straight line (RAE, RAEv2).
 
     steps: the length, after which it stays at `final`; not max_steps, since a run may go on beyond that.
     """
@@ -65,7 +66,7 @@ class LearningRate:
             return self.final + (1 - self.final) * (1 + math.cos(math.pi * share)) / 2
         length = max(1, round(self.decay * self.steps))
         share = min(max((step - (self.steps - length)) / length, 0.0), 1.0)
-        return 1 - (1 - self.final) * math.sqrt(share)
+        return 1 - (1 - self.final) * (share if self.name == "linear" else math.sqrt(share))
 
 
 def is_schedule(value: Any) -> bool:

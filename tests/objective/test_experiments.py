@@ -11,6 +11,7 @@ from diffx.config.target import make as instantiate
 from diffx.errors import DiffxError
 from diffx.objective.interpolant import PATHS, PREDICTIONS
 from diffx.sampler import Field, check_fit
+from diffx.schedule import LearningRate
 from diffx.testing import tiny_backbone
 
 PAPERS = {  # backbone and training-only parameters in millions, learning rate, clipping
@@ -79,6 +80,13 @@ def test_a_papers_experiment_has_its_sizes_and_settings(name):
     assert (config.experiment, config.batch_size, config.max_steps, config.ema_decay) == (name, *length)
     assert (config.optimizer.lr, config.trainer.gradient_clip_val) == (lr, clip)
     make_optimizer(config.optimizer, [("any", torch.nn.Parameter(torch.zeros(1)))])
+
+
+@pytest.mark.parametrize(("name", "stays", "ends"), [("rae_ddt_xl", 40, 800), ("rae2_xl", 25, 50)])
+def test_the_learning_rate_of_rae_falls_to_a_tenth_between_its_epochs(name, stays, ends):
+    rate = LearningRate(**vars(compose_config([f"+experiment={name}"]).learning_rate))
+    epochs = [stays, (stays + ends) / 2, ends, ends + 1]
+    assert [rate(round(1250 * epoch)) for epoch in epochs] == pytest.approx([1, 0.55, 0.1, 0.1])
 
 
 @pytest.mark.parametrize("overrides", [["objective=cosine"], ["objective=vp"]])

@@ -32,6 +32,13 @@ def test_wsd_is_constant_until_its_decay() -> None:
     assert rate(100) == rate(200) == 0
 
 
+def test_a_linear_one_is_half_way_in_the_middle_of_its_decay() -> None:
+    rate = LearningRate("linear", steps=100, decay=0.5, final=0.1)
+    assert rate(50) == 1
+    assert rate(75) == pytest.approx(0.55)
+    assert rate(100) == rate(200) == pytest.approx(0.1)
+
+
 def last_rate(run: RunDir) -> float:
     state = torch.load(run.last_checkpoint, weights_only=True)
     return state["optimizer_states"][0]["param_groups"][0]["lr"]
@@ -52,8 +59,8 @@ def test_the_default_is_constant_and_changes_no_id_while_a_schedule_does() -> No
     plain = compose_config([])
     assert plain.learning_rate.name == "constant"
     assert compose_config(["learning_rate=constant"]).id == plain.id
-    ids = {compose_config([f"learning_rate={name}"]).id for name in ("constant", "cosine", "wsd")}
-    assert len({*ids, compose_config(["learning_rate=cosine", "max_steps=2000"]).id}) == 4
+    ids = {compose_config([f"learning_rate={name}"]).id for name in ("constant", "cosine", "wsd", "linear")}
+    assert len({*ids, compose_config(["learning_rate=cosine", "max_steps=2000"]).id}) == 5
 
 
 def test_a_warm_up_longer_than_its_schedule_is_refused() -> None:

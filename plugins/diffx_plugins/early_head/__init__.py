@@ -19,7 +19,7 @@ class EarlyHead(Plugin):
 
     needs = ("t", "noise")
 
-    def __init__(self, weight: float | Schedule = 0.5) -> None:
+    def __init__(self, weight: float | Schedule = 1.0) -> None:
         super().__init__(weight)
 
     def setup(self, backbone: Backbone) -> None:
@@ -31,7 +31,7 @@ class EarlyHead(Plugin):
         if self.stop is not None:
             raise DiffxError(
                 "plugins.early_head.stop would leave weights of the network without a gradient; type "
-                "'plugins.early_head.weight={schedule: jump, first: 0.5, end: STEP}' instead."
+                "'plugins.early_head.weight={schedule: jump, first: 1.0, end: STEP}' instead."
             )
         if "chain" in self.objective.gives:
             raise DiffxError(

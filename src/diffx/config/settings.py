@@ -121,7 +121,7 @@ class LoggerSettings:
 class LearningRateSettings:
     """How the learning rate goes over the steps: diffx.schedule.LearningRate."""
 
-    name: str = one_of("constant", "constant", "cosine", "wsd")
+    name: str = one_of("constant", "constant", "cosine", "wsd", "linear")
     warmup: int = number(0, below=STEPS)
     steps: int | None = number(None, least=1, below=STEPS)
     final: float = number(0.0, below=1)
