@@ -182,6 +182,10 @@ def test_an_end_to_end_tuned_autoencoder_may_have_its_statistics_in_its_configur
     network = load_autoencoder("e2e_vae")
     assert config["scaling_factor"] == 0.18215
     assert (network.shift, network.scale) == ([0.5] * 4, [0.25] * 4)
+    by_the_hubs_name = e2e_vae.parent / "REPA-E" / "e2e-sdvae-hf"
+    by_the_hubs_name.parent.mkdir()
+    e2e_vae.rename(by_the_hubs_name)
+    assert load_autoencoder("REPA-E/e2e-sdvae-hf").scale == load_autoencoder("e2e_vae").scale == [0.25] * 4
 
 
 def test_a_factor_alone_is_no_statistics_of_an_end_to_end_tuned_autoencoder(e2e_vae):

@@ -161,7 +161,7 @@ def load_autoencoder(name: str) -> Autoencoder:
             make_untrained("autoencoder", lambda: autoencoder_diffusers.KL.of({**small, "latent_channels": 4})),
             ([0.0], [0.18215]),
         )
-    spec = SPECS.get(name, AutoencoderSpec(name))
+    spec = _spec(name)
     if spec.layout == "pixels":
         return Autoencoder(name, Pixels(), ([127.5], [1 / 127.5]))
     place = _place(name, spec)
@@ -179,6 +179,12 @@ def load_autoencoder(name: str) -> Autoencoder:
     _check(name, spec, place, network, shift, scale)
     known = name if name in SPECS else os.path.abspath(place) if os.path.isdir(place) else name
     return Autoencoder(known, network, (shift, scale))
+
+
+def _spec(name: str) -> AutoencoderSpec:
+    """What is known of `name`, also where it is the Hub's name of one that needs statistics."""
+    of_hub = {spec.source: spec for spec in SPECS.values() if spec.statistics}
+    return SPECS.get(name) or of_hub.get(name) or AutoencoderSpec(name)
 
 
 def _load(name: str, spec: AutoencoderSpec, place: str) -> tuple[Network, Mapping[str, Any]]:
