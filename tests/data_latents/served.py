@@ -32,14 +32,15 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.served.asked.append(self.path)
         file = self.folder / self.path.lstrip("/")
-        if not file.is_file():
-            return self.send_error(404)
-        content, asked = file.read_bytes(), self.headers["Range"]
+        there, asked = file.is_file(), self.headers["Range"]
+        content = file.read_bytes() if there else b""
         if asked and self.served.ranges:
             first, last = asked.removeprefix("bytes=").split("-")
             content = content[int(first) : int(last) + 1]
         status, content, length = self.served.answer(self.path, content)
-        self.send_response(status if asked or status != 206 else 200)
+        if status == 206:
+            status = 404 if not there else 206 if asked else 200
+        self.send_response(status)
         self.send_header("Content-Length", str(length))
         self.end_headers()
         self.wfile.write(content)

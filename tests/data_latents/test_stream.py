@@ -17,6 +17,7 @@ from diffx.config.compose import compose_config
 from diffx.data import StepBatches
 from diffx.data.batches import permutation
 from diffx.data.latents import Latents
+from diffx.data.remote_shards import RemoteShards
 from diffx.data.stream import GROUP, Stream
 from diffx.errors import DiffxError
 from diffx.store import bounded, remote
@@ -103,16 +104,19 @@ def test_a_window_of_all_samples_is_the_order_of_local_data(root):
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_data_larger_than_the_cache_give_what_the_local_folder_gives(root, flip):
-    """Images are joined by key from another order; three epochs pass through a cache of two windows."""
+def test_data_larger_than_the_cache_give_what_the_local_folder_gives(root, flip, monkeypatch):
+    """Images are joined by key from another order; three epochs pass through a cache of two windows, and every batch
+    finds its rows there."""
     here, there = opened(str(root), flip=flip), opened(f"file://{root}", flip=flip)
     there.stream.check_room(BATCH)
-    steps = 3 * len(here) // BATCH
+    steps, readers, read = 3 * len(here) // BATCH, set[str](), RemoteShards.read
+    monkeypatch.setattr(RemoteShards, "read", lambda *args: readers.add(threading.current_thread().name) or read(*args))
     for wanted, indices in zip(islice(batches(here), steps), ahead(there), strict=False):
         assert torch.equal(wanted, indices)
         a, b = here.batch(wanted), there.batch(indices)
         assert all(torch.equal(a[key], b[key]) for key in ("x", "x_std", "y", "image"))
         assert held(there._kept.folder) <= NEEDED < SAMPLES * ROW
+    assert readers == {"fetch"}
     assert there.stream.fetched > 1.5 * SAMPLES * ROW
 
 
@@ -173,6 +177,11 @@ def test_what_a_storage_does_wrong_is_a_sentence(served, name, answer, sentence)
         opened(served.url).batch(torch.arange(3))
 
 
+def test_storage_that_refuses_what_it_does_not_have_has_no_cached_features(served):
+    served.answer = lambda path, content: (403, b"", 0) if "features" in path else as_it_is(path, content)
+    assert opened(served.url).provide(["features/dinov2_vitb14"], side=1) == ["features/dinov2_vitb14"]
+
+
 def test_a_server_without_ranges_is_refused(served):
     served.ranges = False
     with pytest.raises(DiffxError, match="answers no ranges of bytes"):
@@ -206,7 +215,7 @@ def test_a_url_that_cannot_be_read_is_a_sentence_without_secrets(url, sentence):
     assert "secret" not in str(caught.value)
 
 
-def test_a_cache_too_small_for_two_windows_is_refused_with_what_to_type(root):
+def test_a_cache_too_small_for_two_windows_is_refused_with_what_to_type(root, monkeypatch):
     data = opened(f"file://{root}", cache_gb=NEEDED / 2 / GB)
     with pytest.raises(DiffxError, match=rf"two windows of 128 samples.*cache_gb=1, or data\.source\.window={GROUP}"):
         data.stream.check_room(BATCH)
@@ -214,6 +223,10 @@ def test_a_cache_too_small_for_two_windows_is_refused_with_what_to_type(root):
     opened(f"file://{root}").stream.check_room(BATCH)
     with pytest.raises(DiffxError, match=r"window=128 is less than a batch; type 129 or more"):
         opened(f"file://{root}").stream.check_room(WINDOW + 1)
+    usage = shutil.disk_usage(root)._replace(free=int(NEEDED / 2))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(DiffxError, match=r"The disk of .*streams has room for .* type data\.source\.cache= and"):
+        opened(f"file://{root}").stream.check_room(BATCH)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +262,7 @@ def test_of_several_that_want_a_file_one_makes_it(tmp_path, monkeypatch):
         thread.join()
     assert (len(made), folder.made, held(tmp_path)) == (1, 100, 100)
     looked = iter([False])
-    monkeypatch.setattr(bounded, "_is_there", lambda path, size: next(looked, path.exists()))
+    monkeypatch.setattr(BoundedFolder, "_is_there", lambda self, path, size: next(looked, path.exists()))
     folder.fill("a", 100, make)  # it came between looking and locking
     assert (len(made), sorted(file.name for file in tmp_path.iterdir())) == (1, [bounded.COUNT, "a"])
 

@@ -311,7 +311,7 @@ def test_pixels_are_stored_as_levels_and_come_back_exactly(root):
     batch = data.batch(torch.arange(11))
     torch.testing.assert_close(batch["x"], batch["image"] / 127.5 - 1, rtol=0, atol=1e-6)
     assert torch.equal(data.decode(batch["x"]), batch["image"])
-    assert data._latents[0].dtype == "uint8"
+    assert data._latents[0].shards.dtype == "uint8"
 
 
 DECODER = {

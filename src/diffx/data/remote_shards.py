@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffx.data.shards import FORMAT, Shards, note_checksum, note_file, npy_header, open_shards, read_json, shard_file
+from diffx.data.shards import FORMAT, Shards, note_checksum, note_file, npy_header, open_shards, shard_file
 from diffx.errors import DiffxError
 from diffx.store import cache
 from diffx.store.digest import digest
@@ -140,12 +140,15 @@ def open_rows(folder: Path | RemotePath, prepare: str) -> Shards | RemoteShards:
     if isinstance(folder, Path):
         return open_shards(folder, prepare)
     file = folder / "manifest.json"
-    if not file.exists():
+    try:
+        manifest = json.loads(file.read_text())
+    except FileNotFoundError as error:
         raise DiffxError(
             f"{file} does not exist; prepare the data in a local folder (docs/prepare.md), then copy that to "
-            f"{folder.parent}, its manifest.json last."
-        )
-    manifest = read_json(file)
+            f"{folder.parent}."
+        ) from error
+    except ValueError as error:
+        raise DiffxError(f"{file} cannot be read ({error}); copy the whole prepared folder there again.") from error
     if manifest.get("format") != FORMAT:
         raise DiffxError(f"{file} has format {manifest.get('format')}, and this diffx reads {FORMAT}; prepare it anew.")
     return RemoteShards(folder, manifest)

@@ -207,7 +207,7 @@ def verify_command(folder: Path | RemotePath) -> str:
     return f"`python -m diffx.prepare verify {folder.parent if isinstance(folder, Path) else 'FOLDER'}`"
 
 
-def read_json(file: Path | RemotePath) -> Any:
+def read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError) as error:

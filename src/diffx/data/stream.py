@@ -9,6 +9,7 @@ state.
 """
 
 import itertools
+import math
 import queue
 import threading
 import zlib
@@ -53,10 +54,10 @@ class Joined:
 
     def read(self, place: NDArray[np.int64]) -> NDArray[np.generic]:
         """Rows of the samples at these places: from kept groups, and what of them is not there from the URL."""
-        if self.kept is None or not len(place):
+        if self.kept is None:
             return self.shards.read(self.rows[place])
         out = np.empty((len(place), *self.shards.shape), self.shards.dtype)
-        whole, groups = out.reshape(len(out), -1).view(np.uint8), place // GROUP
+        whole, groups = out.reshape(len(out), math.prod(self.shards.shape)).view(np.uint8), place // GROUP
         missing: list[int] = []
         for group in np.unique(groups).tolist():
             chosen = np.flatnonzero(groups == group).tolist()
@@ -134,6 +135,12 @@ class Stream:
             raise DiffxError(
                 f"A cache of {kept.bound / GB:.3g} GB is too small for {self._held} of {self.window:,} samples, "
                 f"{self.bytes_at_once / GB:.3g} GB; type data.source.cache_gb={enough}{smaller}."
+            )
+        if kept is not None and self.bytes_at_once > kept.room:
+            raise DiffxError(
+                f"The disk of {kept.folder} has room for {kept.room / GB:.3g} GB, and {self._held} of {self.window:,} "
+                f"samples take {self.bytes_at_once / GB:.3g} GB; make room, or type data.source.cache= and a folder on "
+                "another disk, or a smaller data.source.window=."
             )
 
     @property
@@ -233,7 +240,7 @@ class Ahead:
         size, parts, start = self.batches.batch_size, self.batches.parts, self.batches.start
         windows = self.stream.windows_from(start * size, self.batches.seed)
         if ranks.is_first():
-            print(self.stream.describe(), flush=True)
+            print(f"{self.stream.describe()}; fetching the first", flush=True)
         current, following, begun = next(windows), None, 0
         fetching = self.stream.fetching(current)
         try:

@@ -43,6 +43,12 @@ class BoundedFolder:
         """Bytes that are never removed for each other."""
         return int(self.bound * (1 - SLACK))
 
+    @property
+    def room(self) -> int:
+        """Bytes that the disk has for it, with what is here already."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return _listed(self.folder)[0] + shutil.disk_usage(self.folder).free
+
     def read_into(self, name: str, parts: Sequence[tuple[int, memoryview]]) -> bool:
         """Fill buffers with the bytes at these offsets of a file; False where it is not here. It counts as used."""
         try:
@@ -50,7 +56,7 @@ class BoundedFolder:
         except FileNotFoundError:
             return False
         try:
-            os.utime(file)
+            _use(file)
             return all(os.preadv(file, [buffer], offset) == buffer.nbytes for offset, buffer in parts)
         finally:
             os.close(file)
@@ -67,11 +73,11 @@ class BoundedFolder:
         path, unfinished = self.folder / name, self.folder / f".{name}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            while not _is_there(path, size):
+            while not self._is_there(path, size):
                 with _locked(unfinished) as file:
                     if not _is_at(file, unfinished):  # whoever had the lock has moved or removed it
                         continue
-                    if _is_there(path, size):  # moved there since it was looked for
+                    if self._is_there(path, size):  # moved there since it was looked for
                         unfinished.unlink()
                     else:
                         self._make(file, size, make, unfinished, path)
@@ -82,6 +88,15 @@ class BoundedFolder:
             ) from error
         return path
 
+    def _is_there(self, path: Path, size: int) -> bool:
+        """It then counts as used, and who is making room sees that."""
+        with _locked(self.folder / COUNT), suppress(FileNotFoundError):
+            _use(path)
+            if path.stat().st_size == size:
+                return True
+            path.unlink()
+        return False
+
     def _make(self, file: int, size: int, make: Callable[[], Content], unfinished: Path, path: Path) -> None:
         try:
             os.ftruncate(file, 0)
@@ -90,12 +105,14 @@ class BoundedFolder:
             assert content.nbytes == size, f"{path} is to have {size} bytes, and {content.nbytes} were made"
             while content.nbytes:
                 content = content[os.write(file, content) :]
+            _use(file)
             os.fsync(file)
-            os.replace(unfinished, path)
+            with _locked(self.folder / COUNT):  # who lists the folder sees it once
+                os.replace(unfinished, path)
+                self.made += size
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
-        self.made += size
 
     def _reserve(self, file: int, size: int) -> None:
         """Give an unfinished file its size, once there is room for that."""
@@ -162,15 +179,10 @@ def _is_abandoned(unfinished: str) -> bool:
     return True
 
 
-def _is_there(path: Path, size: int) -> bool:
-    try:
-        os.utime(path)
-        if path.stat().st_size == size:
-            return True
-        path.unlink()
-    except FileNotFoundError:
-        pass
-    return False
+def _use(file: int | Path) -> None:
+    """Stamp a file with the time: the kernel's own stamps are the same for some milliseconds."""
+    now = time.time_ns()
+    os.utime(file, ns=(now, now))
 
 
 @contextmanager

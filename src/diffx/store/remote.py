@@ -70,11 +70,16 @@ class RemotePath:
         return RemotePath(self.url.rstrip("/").rpartition("/")[0])
 
     def exists(self) -> bool:
-        """Whether this is a file that can be read. Raises DiffxError where that cannot be found out."""
+        """Whether this is a file that can be read; storage that may not be listed refuses what it does not have. Raises
+        DiffxError where that cannot be found out."""
         try:
             self._read(lambda files, path: files.cat_file(path, 0, 1))
         except FileNotFoundError:
             return False
+        except DiffxError as error:
+            if isinstance(cause := error.__cause__, Exception) and _is_refused(cause):
+                return False
+            raise
         return True
 
     def read_text(self) -> str:
