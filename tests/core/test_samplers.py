@@ -70,6 +70,13 @@ def test_eulers_shift_is_lightningdits_grid_of_points_in_our_time():
     torch.testing.assert_close(torch.stack(calls), 1 - 0.3 * theirs / (1 - 0.7 * theirs))
 
 
+def test_euler_maruyamas_shift_moves_all_its_times_towards_the_noise_as_sr_dits_sampler_does():
+    calls = []
+    EulerMaruyama(5, shift=2**0.5)(field(lambda x, t, y: calls.append(t[0]) or x), start(), SampleNoise(1, range(2)))
+    even = torch.linspace(1, 0.04, 5)
+    torch.testing.assert_close(torch.stack(calls), 2**0.5 * even / (1 + (2**0.5 - 1) * even))
+
+
 @pytest.mark.parametrize(
     ("nfe", "sampler"), [(8, Euler(8)), (1, Euler(1)), (9, Heun(9)), (1, Heun(1)), (8, EulerMaruyama(8))]
 )
@@ -122,6 +129,7 @@ def test_the_state_is_float64_and_the_network_sees_float32():
         (lambda: Heun(50), "nfe=50"),
         (lambda: Heun(-2), "nfe=-2"),
         (lambda: EulerMaruyama(1), "nfe=1"),
+        (lambda: EulerMaruyama(8, shift=0), "shift=0"),
         (lambda: EulerMaruyama(10, last_step=0), "last_step=0"),
         (lambda: EulerMaruyama(10, last_step=1), "last_step=1"),
         (lambda: Guidance(scale=-1), "scale=-1"),

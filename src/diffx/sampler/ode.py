@@ -12,12 +12,16 @@ from diffx.sampler.noise import Noise
 
 def time_grid(field: Field, intervals: int, shift: float) -> list[float]:
     """Times from noise to data, in equal intervals; or with the times shifted as the objective's `shift` does."""
+    return shifted(torch.linspace(*field.ends, intervals + 1, dtype=torch.float64), field, shift).tolist()
+
+
+def shifted(times: Tensor, field: Field, shift: float) -> Tensor:
+    """Times between those of noise and data by t <- s t / (1 + (s − 1) t), where both ends stay."""
+    if shift == 1:
+        return times
     noise, data = field.ends
-    times = torch.linspace(noise, data, intervals + 1, dtype=torch.float64)
-    if shift != 1:
-        share = (times - data) / (noise - data)
-        times = data + (noise - data) * shift * share / (1 + (shift - 1) * share)
-    return times.tolist()
+    share = (times - data) / (noise - data)
+    return data + (noise - data) * shift * share / (1 + (shift - 1) * share)
 
 
 def check_shift(shift: float) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from diffx.errors import DiffxError
 from diffx.sampler.field import Field
 from diffx.sampler.noise import Noise
+from diffx.sampler.ode import check_shift, shifted
 
 DIFFUSIONS = ("linear", "sigma")
 
@@ -18,12 +19,14 @@ class EulerMaruyama:
 
     nfe − 1 noisy steps go from 1 to `last_step` and one noiseless step of that size ends at 0 (SiT's last step "Mean").
     diffusion: "linear", w(t) = t on every path, as REPA's sampler has it, or "sigma", w(t) = σ(t) of the path (SiT's
-    default form). On the linear path they are the same.
+    default form). On the linear path they are the same. shift: the times of all forwards, `last_step` too, are shifted
+    as Euler's (SR-DiT).
     """
 
     asks = "velocity"
 
-    def __init__(self, nfe: int = 250, last_step: float = 0.04, diffusion: str = "linear") -> None:
+    def __init__(self, nfe: int = 250, last_step: float = 0.04, diffusion: str = "linear", shift: float = 1.0) -> None:
+        check_shift(shift)
         if nfe < 2:
             raise DiffxError(f"sampler.nfe={nfe}: this sampler needs at least 2 forwards; type sampler.nfe=250.")
         if not 0 < last_step < 1:
@@ -32,10 +35,11 @@ class EulerMaruyama:
             raise DiffxError(
                 f"sampler.diffusion={diffusion} is not known; type sampler.diffusion= one of {', '.join(DIFFUSIONS)}."
             )
-        self.nfe, self.last_step, self.diffusion = nfe, last_step, diffusion
+        self.nfe, self.last_step, self.diffusion, self.shift = nfe, last_step, diffusion, shift
 
     def __call__(self, field: Field, x: Tensor, noise: Noise) -> Tensor:
-        times = [*torch.linspace(field.ends[0], self.last_step, self.nfe, dtype=torch.float64).tolist(), 0.0]
+        even = torch.linspace(field.ends[0], self.last_step, self.nfe, dtype=torch.float64)
+        times = [*shifted(even, field, self.shift).tolist(), 0.0]
         for k, (t, following) in enumerate(pairwise(times)):
             velocity, score = field.velocity_and_score(x, t)
             diffusion = t if self.diffusion == "linear" else field.objective.sigma(t)
