@@ -14,6 +14,7 @@ PUBLISHED = {  # sampler, NFE, guidance scale, its interval's end, channels, pow
     "sit_ode": ("Heun", 249, 1.0, 1.0, None, None, 50_000, "nearest"),
     "tread_edm": ("EDMHeun", 79, 1.0, 1.0, None, None, 50_000, "truncate"),
     "lightningdit_cfg": ("Euler", 249, 10.0, 0.9, 3, None, 50_000, "nearest"),
+    "sr_dit": ("EulerMaruyama", 250, 1.0, 1.0, None, None, 50_000, "truncate"),
     "jit_cfg": ("Heun", 99, 2.9, 0.9, None, None, 50_000, "nearest"),
     "curve": ("Euler", 50, 1.0, 1.0, None, None, 10_000, "nearest"),
 }
@@ -38,7 +39,7 @@ def facts(config) -> tuple:
 def test_a_protocol_composes_as_published(name: str) -> None:
     config = compose_config([f"eval={name}", "data=imagenet256"])
     assert facts(config) == PUBLISHED[name]
-    assert config.eval.labels == ("balanced" if name == "jit_cfg" else "random")
+    assert config.eval.labels == ("balanced" if name in ("jit_cfg", "sr_dit") else "random")
     assert config.eval.metrics.reference == "VIRTUAL_imagenet256"
     assert config.eval.metrics.dinov2 == "dinov2_vitl14"
 
@@ -51,6 +52,8 @@ def test_a_run_that_is_there_gets_the_whole_protocol(name: str) -> None:
 
 
 def test_path_drop_guidance_takes_the_place_of_a_runs_own() -> None:
+    as_released = with_protocol(compose_config(["plugins=[sprint]"]), "sprint_pdg")
+    assert (as_released.guidance.scale, as_released.eval.rounding) == (3.0, "truncate")
     changed = with_protocol(compose_config(["plugins=[sprint]"]), "sprint_pdg", ["guidance.scale=2"])
     assert changed.guidance.target == "diffx_plugins.sprint.PathDropGuidance"
     assert dict(changed.guidance.arguments) == {"scale": 2, "low": 0.0, "high": 1.0}
