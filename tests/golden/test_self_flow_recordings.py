@@ -19,7 +19,8 @@ def test_times_denoising_and_alignment_agree(mode, monkeypatch):
     backbone, objective = plain_backbone(CASE), Interpolant()
     averaged = {"pos_embed": CASE.weights["pos_embed"]} | part(CASE.weights, "teacher.")
     teacher = plain_backbone(Recording(CASE.config, averaged, {}))
-    plugin = SelfFlow(2, 3, separate=mode == "dts_as")
+    loss = {"self_flow": "l2", "dts_as": "smooth_l1"}[mode]
+    plugin = SelfFlow(2, 3, separate=mode == "dts_as", loss=loss)
     plugin.objective = objective
     plugin.setup(backbone)
     for index, layer in ((0, "ap_head.linear1."), (2, "ap_head.linear2.")):

@@ -9,7 +9,7 @@ from diffx.errors import DiffxError
 from diffx.plugin import Aux, Batch, Plugin, Schedule, Seen
 from diffx.step import fed
 from diffx.tokens import Tokens, at_places, keep, scatter
-from diffx_plugins.sra import alignment_head, before, check_loss, check_times, depths_of, distance
+from diffx_plugins.sra import WEIGHTS, alignment_head, before, check_loss, check_times, depths_of, distance
 
 INTERVAL = 0.2
 
@@ -20,8 +20,8 @@ class SelfFlow(Plugin):
 
     separate False (Self-Flow): all tokens attend to each other, and the average sees the whole image at the smaller
     time. separate True (DTS + AS): tokens attend within their group, and the average sees the same groups, each at
-    max(t − 0.2 u, 0) with its own u. Labels reach the average undropped, as released. loss: None is "l2", and with
-    separate "smooth_l1" (β = 0.05). weight is SRA's, since that of the release was not established.
+    max(t − 0.2 u, 0) with its own u. Labels reach the average undropped, as released. loss and weight: as SRA's, "cos"
+    and 0.5 in the release, which has one script for both.
     """
 
     needs = ("ema", "t", "noise")
@@ -32,12 +32,12 @@ class SelfFlow(Plugin):
         teacher_depth: int | None = None,
         mask_ratio: float = 0.25,
         separate: bool = False,
-        loss: str | None = None,
-        weight: float | Schedule = 0.2,
+        loss: str = "cos",
+        weight: float | Schedule | None = None,
     ) -> None:
-        super().__init__(weight)
-        self.kind = loss if loss is not None else ("smooth_l1" if separate else "l2")
-        check_loss("self_flow", self.kind)
+        check_loss("self_flow", loss)
+        super().__init__(WEIGHTS[loss] if weight is None else weight)
+        self.kind = loss
         if not 0 < mask_ratio < 1:
             raise DiffxError(
                 f"plugins.self_flow.mask_ratio={mask_ratio} is the share of tokens at the first of two times; type a "
