@@ -1,9 +1,11 @@
 """Prepared data behind a URL: the same samples in windows, from a cache with a bound, or a sentence."""
 
+import gc
 import os
 import pickle
 import shutil
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
@@ -18,7 +20,7 @@ from diffx.data import StepBatches
 from diffx.data.batches import permutation
 from diffx.data.latents import Latents
 from diffx.data.remote_shards import RemoteShards
-from diffx.data.stream import GROUP, Stream
+from diffx.data.stream import GROUP, Fetching, Stream
 from diffx.errors import DiffxError
 from diffx.store import bounded, remote
 from diffx.store.bounded import GB, BoundedFolder
@@ -196,6 +198,28 @@ def test_shards_that_are_replaced_while_they_are_read_end_the_run(root, tmp_path
         np.save(file, np.roll(np.load(file), 1, axis=0))
     with pytest.raises(DiffxError, match="not what was prepared"):
         list(islice(stream, 40))
+
+
+def test_an_error_keeps_nothing_alive_that_was_in_use_when_it_was_raised():
+    """The loader's workers end with the loader, and a process does not end before they do."""
+
+    class Gone:
+        def fetch(self, group: int) -> None:
+            raise DiffxError("gone")
+
+    def use(loader: set[int]) -> None:
+        Fetching([(Gone(), 0)], 1).wait()
+
+    loader = set[int]()
+    alive = weakref.ref(loader)
+    gc.disable()
+    try:
+        use(loader)
+    except DiffxError:
+        del loader
+    finally:
+        gc.enable()
+    assert alive() is None
 
 
 @pytest.mark.parametrize(

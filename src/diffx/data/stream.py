@@ -276,8 +276,12 @@ class Fetching:
         """Until all are here. Raises what fetching one has raised."""
         for thread in self._threads:
             thread.join()
-        if self._error is not None:
-            raise self._error
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # else it holds its own traceback, and with that the loader's workers, which then never end
 
     def stop(self) -> None:
         """Fetch none but those in hand."""
