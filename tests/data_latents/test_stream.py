@@ -169,6 +169,11 @@ def test_a_truncated_answer_is_asked_for_again(served, root, capsys):
         ("npy", lambda content: (503, b"", 0), r"cannot be reached, tried 3 times \(503"),
         ("npy", lambda content: (403, b"", 0), r"refuses to be read \(403.*log in by"),
         ("npy", lambda content: (416, b"", 0), r"cannot be read \(416"),
+        (
+            "manifest",
+            lambda content: (200, content[:-9], len(content) - 9),
+            r"manifest\.json cannot be read \(Unterminated",
+        ),
         ("shard-00001.json", lambda content: (200, content[:-9], len(content) - 9), r"of another preparation"),
         ("manifest", lambda content: (404, b"", 0), r"manifest\.json does not exist; prepare the data in a local"),
     ],
@@ -225,7 +230,7 @@ def test_an_error_keeps_nothing_alive_that_was_in_use_when_it_was_raised():
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
-        ("s3://bucket/data", "needs a package that is not here: .*s3fs"),
+        ("s3://bucket/data", r"^s3://bucket/data/latents/manifest.json needs a package that is not here: .*s3fs.*\.$"),
         ("nothing://bucket/data", "cannot be opened: Protocol not known"),
         ("https://me:secret@host/data", "holds a password, a token or a query"),
         ("s3://bucket/data?token=secret", "holds a password, a token or a query"),

@@ -141,12 +141,14 @@ def open_rows(folder: Path | RemotePath, prepare: str) -> Shards | RemoteShards:
         return open_shards(folder, prepare)
     file = folder / "manifest.json"
     try:
-        manifest = json.loads(file.read_text())
+        text = file.read_text()
     except FileNotFoundError as error:
         raise DiffxError(
             f"{file} does not exist; prepare the data in a local folder (docs/prepare.md), then copy that to "
             f"{folder.parent}."
         ) from error
+    try:
+        manifest = json.loads(text)
     except ValueError as error:
         raise DiffxError(f"{file} cannot be read ({error}); copy the whole prepared folder there again.") from error
     if manifest.get("format") != FORMAT:
