@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from diffx.commands.prepare import main as prepare
 from diffx.config.compose import compose_config
 from diffx.data import StepBatches
 from diffx.data.batches import permutation
@@ -264,6 +265,13 @@ def test_a_cache_too_small_for_two_windows_is_refused_with_what_to_type(root, mo
 def test_settings_that_cannot_be_are_refused(root, setting, value):
     with pytest.raises(DiffxError, match=rf"data\.source\.{setting}={value} must be"):
         Latents(f"file://{root}", **{setting: value})
+
+
+def test_a_preparation_refuses_a_url_instead_of_making_a_folder_of_its_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert prepare(["images", str(tmp_path), "s3://bucket/data"]) == 2
+    assert "s3://bucket/data is a URL" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_window_names_a_run_and_the_url_and_its_cache_do_not():

@@ -11,6 +11,7 @@ from diffx.errors import DiffxError, clean_text
 from diffx.prepare.job import SHARD
 from diffx.prepare.limits import Limits
 from diffx.prepare.verify import Problem, verify
+from diffx.store.remote import is_url
 
 SHOWN = 20
 LONGEST = 300
@@ -20,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one preparation; 0, or 1 if verify found problems, or 2 with a sentence for what cannot be done."""
     asked = parser().parse_args(arguments)
     try:
+        _refuse_urls(sys.argv[1:] if arguments is None else arguments)
         return asked.run(asked)
     except DiffxError as error:
         print(f"diffx: {error}", file=sys.stderr)
@@ -27,6 +29,15 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped. Finished shards are safe; type the same command again to go on.", file=sys.stderr)
         return 130
+
+
+def _refuse_urls(words: list[str]) -> None:
+    """A path would make a folder of the URL's name here."""
+    if url := next(filter(is_url, words), None):
+        raise DiffxError(
+            f"{url} is a URL, and a preparation reads and writes on this machine; copy or mount what is there first, "
+            "and copy the finished folder to where training reads it (docs/prepare.md)."
+        )
 
 
 def parser() -> argparse.ArgumentParser:
