@@ -50,7 +50,7 @@ TABLE = {
     "improved_dit_xl": Published(False, EMA, *ADAMW, None),
     "lightningdit_xl": Published(True, None, "AdamW", 2e-4, (0.9, 0.95), None),
     "rae_ddt_xl": Published(True, None, "AdamW", 2e-4, (0.9, 0.95), 1.0, ema_decay=0.9995),
-    "rae2_xl": Published(True, None, "Muon", 2e-4, (0.9, 0.95), 1.0, ema_decay=0.9995),
+    "rae2_xl": Published(True, None, "MuonAdamW", 2e-4, (0.9, 0.95), 1.0, ema_decay=0.9995),
     "jit_b": Published(True, None, "AdamW", 2e-4, (0.9, 0.95), None),
     "uvit_h": Published(True, EMA, "AdamW", 2e-4, (0.99, 0.99), None, weight_decay=0.03),
     "t2i_b": Published(False, EMA, *ADAMW, 1.0),
