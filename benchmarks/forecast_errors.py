@@ -18,10 +18,10 @@ import numpy as np
 
 from diffx.compare.ahead.forecast import forecast_metric
 from diffx.compare.ahead.law import FEWEST, can_fit
-from diffx.compare.curve import Curve
-from diffx.compare.runs.metric import name_metric
 from diffx.compare.shown.published import find_published, read_published
 from diffx.compare.study import make_study
+from diffx.curves.curve import Curve
+from diffx.curves.metric import name_metric
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from made_runs import falling, write_run
 
-from diffx.compare.runs.read import read
 from diffx.compare.shown.caption import write_caption, write_card
 from diffx.compare.shown.page import collect
 from diffx.compare.shown.table import make_tables, write_csv
 from diffx.compare.shown.words import write_verdict
 from diffx.compare.study import make_study
+from diffx.curves.read import read
 from diffx.errors import DiffxError
 
 METRIC = "fd_embedded_sup_1k"

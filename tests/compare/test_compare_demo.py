@@ -10,7 +10,7 @@ from made_runs import write_run
 from rich.console import Console
 
 from diffx.compare import compare
-from diffx.compare.runs.read import read
+from diffx.curves.read import read
 from diffx.errors import DiffxError
 
 DEMO = Path(__file__).parents[2] / "experiments" / "demo"

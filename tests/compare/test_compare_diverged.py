@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from made_runs import falling, line, write_run
 
-from diffx.compare.points import pool
-from diffx.compare.runs.read import read
+from diffx.compare.lines import pool
 from diffx.compare.shown.page import collect
 from diffx.compare.shown.pictures import figure
 from diffx.compare.shown.table import make_tables, write_csv
 from diffx.compare.shown.words import write_verdict
 from diffx.compare.study import make_study
+from diffx.curves.read import read
 
 METRIC = "fd_embedded_sup_1k"
 

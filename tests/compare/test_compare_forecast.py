@@ -9,10 +9,10 @@ from made_runs import write_run
 from diffx.compare.__main__ import main
 from diffx.compare.ahead.forecast import forecast_method
 from diffx.compare.ahead.law import DRIFT, find_drift
-from diffx.compare.curve import Curve
 from diffx.compare.shown.forecast import forecast_study, order, tabulate_forecasts, write_forecast
 from diffx.compare.shown.pictures.figure import draw
 from diffx.compare.study import Study, make_study
+from diffx.curves.curve import Curve
 from diffx.errors import DiffxError
 
 COSTS = tuple(2.0 ** (0.5 * place) for place in range(8))

@@ -7,9 +7,9 @@ from made_runs import ENCODER, write_run
 
 from diffx.compare.card import check_measures, find_differences, find_odd, name_kinship
 from diffx.compare.cost import name_busy
-from diffx.compare.runs.method import Method, choose_baseline, group_runs
-from diffx.compare.runs.metric import find_network, name_metric
-from diffx.compare.runs.read import read
+from diffx.curves.method import Method, choose_baseline, group_runs
+from diffx.curves.metric import find_network, name_metric
+from diffx.curves.read import read
 from diffx.errors import DiffxError
 from diffx.run.distances import pick_distances
 

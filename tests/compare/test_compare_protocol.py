@@ -10,11 +10,11 @@ from made_runs import line, write_run
 from rich.console import Console
 
 from diffx.compare import compare
-from diffx.compare.runs.measured import read_measured
-from diffx.compare.runs.read import read
 from diffx.compare.shown.table import make_tables
 from diffx.compare.shown.words import count_spaces
 from diffx.compare.study import make_study
+from diffx.curves.measured import read_measured
+from diffx.curves.read import read
 from diffx.errors import DiffxError
 
 

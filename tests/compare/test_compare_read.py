@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_runs import falling, line, write_run
 
-from diffx.compare.runs.read import read
 from diffx.compare.shown.caption import write_caption
 from diffx.compare.shown.table import make_tables, write_csv
 from diffx.compare.shown.words import write_verdict
 from diffx.compare.study import make_study
+from diffx.curves.read import read
 from diffx.errors import DiffxError
 
 

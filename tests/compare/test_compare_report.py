@@ -13,8 +13,8 @@ from PIL import Image
 from rich.console import Console
 
 from diffx.compare import compare
+from diffx.compare.lines import pool
 from diffx.compare.output import say, write_data
-from diffx.compare.points import pool
 from diffx.compare.shown.caption import write_caption
 from diffx.compare.shown.pictures import figure
 from diffx.compare.shown.pictures.colours import BASELINE, choose_looks

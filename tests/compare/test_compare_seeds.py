@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.compare_coverage import SHAPES, Setting, simulate_nulls, simulate_speedups
-from diffx.compare.curve import Curve, Reach, find_cost, read_value
 from diffx.compare.seeds import (
     Speedup,
     choose_ladder,
@@ -20,6 +19,7 @@ from diffx.compare.seeds import (
     share_error,
     take_median,
 )
+from diffx.curves.curve import Curve, Reach, find_cost, read_value
 
 COSTS = (1.0, 2.0, 4.0, 8.0)
 POWER_LAW = Curve(COSTS, tuple(100 * cost**-0.7 for cost in COSTS))

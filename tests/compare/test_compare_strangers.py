@@ -11,9 +11,9 @@ from rich.console import Console
 
 from diffx.compare import compare
 from diffx.compare.output import say, write_data
-from diffx.compare.runs.read import LARGEST, read
 from diffx.compare.shown.table import make_tables, write_csv
 from diffx.compare.study import make_study
+from diffx.curves.read import LARGEST, read
 
 METRIC = "fd_embedded_sup_1k"
 

@@ -8,10 +8,11 @@ import pytest
 
 from diffx.commands.train import read_result
 from diffx.config.compose import compose_config
+from diffx.curves.curve import read_value
+from diffx.curves.prune import Pruning, read_curve
 from diffx.errors import DiffxError
 from diffx.power.stop import run_in_rounds
 from diffx.run.folder import RunDir
-from diffx.run.prune import Pruning, read_at
 from diffx.train.loop import train
 from tests.run.conftest import small
 
@@ -71,8 +72,17 @@ def test_nothing_is_broken_off_unless_asked_for(tmp_path: Path) -> None:
 
 def test_a_curve_that_is_a_power_of_cost_is_read_exactly_between_its_points() -> None:
     points = [{"cpu_hours": x, "values": {"fd": 5 * x**-0.7}} for x in (1.0, 2.0, 8.0)]
-    assert read_at(points, "fd", "cpu_hours", 5.0) == pytest.approx(5 * 5**-0.7)
-    assert read_at(points, "fd", "cpu_hours", 9.0) is None
+    found = read_curve(points, "fd", "cpu_hours")
+    between = read_value(found, 5.0)
+    assert between is not None
+    assert between.value == pytest.approx(5 * 5**-0.7)
+    assert read_value(found, 9.0) is None
+
+
+def test_runs_of_one_budget_that_end_a_step_apart_are_compared_at_their_ends(tmp_path: Path) -> None:
+    curve(tmp_path / "a" / "s0", [9.0, 4.0, 2.0])
+    assert reason(curve(tmp_path / "b" / "s0", [9.0, 8.0, 8.0], hours=1.01)) is not None
+    assert reason(curve(tmp_path / "c" / "s0", [9.0, 8.0, 8.0], hours=1.1)) is None
 
 
 def test_a_pruned_run_keeps_its_checkpoint_gives_its_value_and_goes_on_without_the_rule(

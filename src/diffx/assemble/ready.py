@@ -17,11 +17,11 @@ from diffx.checkpoint.post_hoc import LENGTHS
 from diffx.config.protocol import precision_of
 from diffx.config.settings import Settings
 from diffx.config.target import make, target_of
+from diffx.curves.prune import check_pruning
 from diffx.data import Data, StepBatches
 from diffx.errors import DiffxError
 from diffx.frozen.autoencoder import SPECS as AUTOENCODERS
 from diffx.processes.devices import check_devices, cost_unit, pick_device
-from diffx.run.prune import check_pruning
 
 NUMBER, HALF, STATES = 4, 2, 2  # bytes of a float32 and of a bfloat16; numbers that AdamW keeps of a parameter
 GIB = 2**30

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffx.compare.plain import join, write_value
-from diffx.compare.runs.method import Method, name_together
-from diffx.compare.runs.metric import find_network, name_metric
-from diffx.compare.runs.read import Run, list_leaves
+from diffx.curves.method import Method, name_together
+from diffx.curves.metric import find_network, name_metric
+from diffx.curves.read import Run, list_leaves
 from diffx.errors import DiffxError
+from diffx.plain import join, write_value
 from diffx.run.distances import pick_distances
 
 UNITS = {"gpu_hours": "GPU-hours", "cpu_hours": "CPU-hours"}

@@ -4,11 +4,11 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
-from diffx.compare.curve import READING
-from diffx.compare.plain import join, write_number
-from diffx.compare.runs.method import Method, name_together
-from diffx.compare.runs.read import Run
+from diffx.curves.curve import READING
+from diffx.curves.method import Method, name_together
+from diffx.curves.read import Run
 from diffx.errors import DiffxError
+from diffx.plain import join, write_number
 from diffx.store.digest import digest
 
 RULES = {

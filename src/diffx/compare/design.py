@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from diffx.compare.curve import read_value
-from diffx.compare.plain import is_number
-from diffx.compare.runs.method import Method, find_varied
 from diffx.compare.seeds import Spread, make_spread
 from diffx.compare.study import Result, Study
+from diffx.curves.curve import read_value
+from diffx.curves.method import Method, find_varied
+from diffx.plain import is_number
 
 FLAT = 0.05  # with one seed per value, values within this share of the best count as equal to it
 

@@ -9,9 +9,6 @@ from pathlib import Path
 from rich.console import Console
 
 from diffx.compare.design import Response, find_responses
-from diffx.compare.plain import escape_markdown
-from diffx.compare.runs.metric import pick_alignments
-from diffx.compare.runs.read import find_runs
 from diffx.compare.shown import caption as captions
 from diffx.compare.shown import words
 from diffx.compare.shown.cell import Table
@@ -28,6 +25,9 @@ from diffx.compare.shown.scaling import scale_study, write_scaling
 from diffx.compare.shown.table import make_tables, write_csv
 from diffx.compare.shown.terminal import Printed
 from diffx.compare.study import Study, count_in, make_study
+from diffx.curves.metric import pick_alignments
+from diffx.curves.read import find_runs
+from diffx.plain import escape_markdown
 from diffx.store.whole_file import write_text
 
 FILES = {"step": "steps", "images": "images", "train_flops": "flops"}  # compare_steps.png, ...

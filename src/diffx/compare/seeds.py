@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-from diffx.compare.curve import Bound, Reach
+from diffx.curves.curve import Bound, Reach
 
 ENOUGH = 0.1  # a permutation chance up to here counts as beyond the spread; three seeds a side can reach it
 SPLITS = 20_000  # permutations are counted up to here and sampled beyond

@@ -9,13 +9,7 @@ from diffx.compare.ahead.forecast import Forecast
 from diffx.compare.ahead.scaling import Scaling
 from diffx.compare.card import MARK, UNITS, Difference, check_measures, find_differences, find_odd, name_kinship
 from diffx.compare.cost import charge, hash_rule, name_busy, name_equal_work
-from diffx.compare.curve import Curve, Reach, Value, find_cost, read_value
-from diffx.compare.plain import write_number
-from diffx.compare.points import Crossing, Points, cross, pool, tabulate
-from diffx.compare.runs.measured import pick_measured
-from diffx.compare.runs.method import Method, choose_baseline, group_runs
-from diffx.compare.runs.metric import find_network, name_metric
-from diffx.compare.runs.read import Run, read
+from diffx.compare.lines import Crossing, cross, pool
 from diffx.compare.seeds import (
     Speedup,
     Spread,
@@ -26,7 +20,14 @@ from diffx.compare.seeds import (
     share_error,
     take_median,
 )
+from diffx.curves.curve import Curve, Reach, Value, find_cost, read_value
+from diffx.curves.measured import pick_measured
+from diffx.curves.method import Method, choose_baseline, group_runs
+from diffx.curves.metric import find_network, name_metric
+from diffx.curves.points import Points, tabulate
+from diffx.curves.read import Run, read
 from diffx.errors import DiffxError
+from diffx.plain import write_number
 from diffx.run.distances import pick_distances
 
 AXIS_NAMES = {"step": "steps", "images": "images", "train_flops": "training FLOPs"}

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from diffx.compare.plain import write_number
-from diffx.compare.runs.metric import name_metric
 from diffx.compare.shown.cell import Table
 from diffx.compare.shown.terminal import Printed
 from diffx.compare.study import Result, Study, make_study
+from diffx.curves.metric import name_metric
 from diffx.errors import DiffxError
+from diffx.plain import write_number
 from diffx.power.pilot import Pilot, count_run_hours, list_costs, read_pilot
 from diffx.power.seeds import MOST, as_gap, count_seeds, tell
 from diffx.power.sequential import FIRST, expect

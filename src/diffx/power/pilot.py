@@ -8,9 +8,9 @@ from functools import cached_property
 import numpy as np
 from scipy.stats import chi2
 
-from diffx.compare.curve import read_value
-from diffx.compare.runs.method import Method
 from diffx.compare.study import Result, Study
+from diffx.curves.curve import read_value
+from diffx.curves.method import Method
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from diffx.compare.curve import read_value
-from diffx.compare.points import Points, tabulate
-from diffx.compare.runs.method import Method
-from diffx.compare.runs.read import Run, read
 from diffx.config.settings import Settings
+from diffx.curves.curve import read_value
+from diffx.curves.method import Method
+from diffx.curves.points import Points, tabulate
+from diffx.curves.read import Run, read
 from diffx.errors import DiffxError
 from diffx.power.sequential import FIRST, look
 from diffx.run.distances import pick_distances

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from diffx.compare.card import UNITS
-from diffx.compare.plain import write_number
-from diffx.compare.runs.metric import name_metric
+from diffx.curves.metric import name_metric
 from diffx.errors import DiffxError
+from diffx.plain import write_number
 from diffx.record.check import Finding, check
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from diffx.compare.card import name_device
-from diffx.compare.plain import join, write_number, write_value
-from diffx.compare.runs.read import Run, list_leaves
+from diffx.curves.read import Run, list_leaves
 from diffx.errors import DiffxError
+from diffx.plain import join, write_number, write_value
 from diffx.record.track import Entry, Track, read_entry, read_track
 
 FEWEST = 3  # seeds

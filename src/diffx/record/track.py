@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from diffx.compare.card import UNITS
-from diffx.compare.curve import Curve, Reach, find_cost
-from diffx.compare.plain import clean
-from diffx.compare.points import tabulate
-from diffx.compare.runs.method import Method, group_runs
-from diffx.compare.runs.read import Run, read, read_settings
+from diffx.curves.curve import Curve, Reach, find_cost
+from diffx.curves.method import Method, group_runs
+from diffx.curves.points import tabulate
+from diffx.curves.read import Run, read, read_settings
 from diffx.errors import DiffxError
+from diffx.plain import clean
 
 TRACK = {"title": str, "metric": str, "target": float, "cost": str, "protocol": dict}
 ENTRY = {"by": str, "date": str, "command": str, "search": str}  # search: what finding the settings has cost

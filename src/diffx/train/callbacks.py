@@ -13,10 +13,10 @@ import lightning as L
 from diffx import ranks
 from diffx.backbone import Backbone
 from diffx.checkpoint.post_hoc import write_snapshot
+from diffx.curves.prune import Pruning
 from diffx.errors import DiffxError
 from diffx.processes.children import is_orphan
 from diffx.run.folder import RunDir
-from diffx.run.prune import Pruning
 from diffx.store.later import Later
 from diffx.train.checkpoint import copy_checkpoint
 from diffx.train.clock import Meter

@@ -22,13 +22,13 @@ from diffx.checkpoint.post_hoc import LENGTHS
 from diffx.config.parse import tree_of, yaml_of
 from diffx.config.settings import LearningRateSettings, Settings
 from diffx.config.target import make
+from diffx.curves.prune import Pruning
 from diffx.errors import DiffxError, Diverged, Stopped
 from diffx.evaluation.evaluation import Evaluation
 from diffx.processes.arithmetic import set_tf32
 from diffx.processes.devices import join_processes, write_cost
 from diffx.run.folder import RunDir
 from diffx.run.forecast import Forecast
-from diffx.run.prune import Pruning
 from diffx.run.sink import Sink, WandbRun, make_logger, open_sink
 from diffx.schedule import LearningRate
 from diffx.store.bounded import GB

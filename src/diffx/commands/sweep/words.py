@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from diffx.compare.runs.method import label_apart
-from diffx.compare.runs.read import list_leaves
 from diffx.config.parse import tree_of
 from diffx.config.settings import Settings
+from diffx.curves.method import label_apart
+from diffx.curves.read import list_leaves
 from diffx.processes.devices import write_cost
 from diffx.run.folder import RunDir
 from diffx.run.name import is_part_of_a_run

@@ -7,7 +7,7 @@ from zlib import crc32
 import numpy as np
 
 from diffx.compare.ahead.law import draw_laws, find_drift
-from diffx.compare.curve import Curve
+from diffx.curves.curve import Curve
 
 DRAWS = 400
 PLACES = 40  # costs between the end of the runs and the horizon

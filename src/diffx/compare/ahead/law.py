@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import least_squares
 
-from diffx.compare.curve import Curve
+from diffx.curves.curve import Curve
 
 FEWEST = 3  # evaluations of a curve, with less of which no law is fitted
 MISFIT = 0.05  # relative: an evaluation is off the law by at least so much, whatever few evaluations say

@@ -2,12 +2,12 @@
 
 from diffx.compare.card import MARK
 from diffx.compare.cost import RULES
-from diffx.compare.plain import join, write_number, write_value
-from diffx.compare.runs.metric import name_metric
-from diffx.compare.runs.read import list_leaves
 from diffx.compare.shown.published import place_published
 from diffx.compare.shown.words import count_diverged
 from diffx.compare.study import Study, find_floor
+from diffx.curves.metric import name_metric
+from diffx.curves.read import list_leaves
+from diffx.plain import join, write_number, write_value
 
 LENGTHS = ("none", "short", "full")  # of a caption: nothing, how to read the picture, and on what it rests too
 CAPTION_SETTINGS = ("batch_size", "ema_decay")

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from diffx.compare.curve import Reach
-from diffx.compare.plain import NONE, escape_markdown, write_number
-from diffx.compare.runs.method import Method
 from diffx.compare.seeds import Speedup, Spread
+from diffx.curves.curve import Reach
+from diffx.curves.method import Method
+from diffx.plain import NONE, escape_markdown, write_number
 
 
 @dataclass(frozen=True)

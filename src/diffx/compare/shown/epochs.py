@@ -1,11 +1,11 @@
 """What a target takes, counted in all that people count: epochs (EP@k), steps, images, FLOPs and hours."""
 
-from diffx.compare.plain import NONE, write_number
-from diffx.compare.runs.method import Method
-from diffx.compare.runs.metric import name_metric
 from diffx.compare.seeds import take_median
 from diffx.compare.shown.cell import Table, count_lost, write_bound
 from diffx.compare.study import Result, Study, reach_target
+from diffx.curves.method import Method
+from diffx.curves.metric import name_metric
+from diffx.plain import NONE, write_number
 
 
 def tabulate_epochs(study: Study, result: Result) -> list[Table]:

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from diffx.compare.ahead.forecast import DRAWS, Forecast, Order, compare_forecasts, forecast_metric
 from diffx.compare.ahead.law import FEWEST, can_fit
-from diffx.compare.plain import NONE, join, write_number
-from diffx.compare.runs.metric import name_metric
 from diffx.compare.shown.cell import Table
 from diffx.compare.study import Result, Study
+from diffx.curves.metric import name_metric
 from diffx.errors import DiffxError
+from diffx.plain import NONE, join, write_number
 
 FARTHEST = 64.0  # times the longest run: what a few evaluations suggest is worth no word beyond
 # Of so many 95 % intervals, how many held what came later: benchmarks/forecast_errors.py, all its curves; and those of

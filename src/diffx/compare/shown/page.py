@@ -13,9 +13,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from diffx.compare.card import MARK
-from diffx.compare.plain import write_number, write_value
-from diffx.compare.runs.method import Method, find_varied
-from diffx.compare.runs.metric import name_metric
 from diffx.compare.shown.caption import describe_basis, read_panel, write_answer_caption, write_card
 from diffx.compare.shown.cell import Table
 from diffx.compare.shown.pictures.answer import can_answer, draw_answer_alone
@@ -25,6 +22,9 @@ from diffx.compare.shown.pictures.panel import LONGEST_ON_PAGE, Panel, make_pane
 from diffx.compare.shown.pictures.samples import Rows, list_prompts, say_samples
 from diffx.compare.shown.words import write_answer, write_reasons
 from diffx.compare.study import AXIS_NAMES, Study, count_in
+from diffx.curves.method import Method, find_varied
+from diffx.curves.metric import name_metric
+from diffx.plain import write_number, write_value
 
 SCALES = ("log", "linear")
 

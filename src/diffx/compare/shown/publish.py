@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffx.compare.plain import escape_markdown
-from diffx.compare.runs.metric import name_metric
 from diffx.compare.shown.caption import write_card
 from diffx.compare.shown.cell import Table
 from diffx.compare.study import Study
+from diffx.curves.metric import name_metric
 from diffx.errors import DiffxError
+from diffx.plain import escape_markdown
 from diffx.store.whole_file import write_text
 
 if TYPE_CHECKING:

@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 from diffx.compare.ahead.scaling import FEWEST, Network, Scaling, fit_scaling
-from diffx.compare.plain import NONE, write_number, write_value
-from diffx.compare.runs.metric import name_metric
 from diffx.compare.shown.cell import Table
 from diffx.compare.study import Study
+from diffx.curves.metric import name_metric
 from diffx.errors import DiffxError
+from diffx.plain import NONE, write_number, write_value
 
 PATCH = "backbone.patch_size"
 

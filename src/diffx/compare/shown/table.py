@@ -7,11 +7,6 @@ from typing import Any
 
 from diffx.compare.cost import cost_method_step, count_method_flops
 from diffx.compare.design import find_interactions, find_responses
-from diffx.compare.plain import NONE, escape_cell, is_number, write_number, write_value
-from diffx.compare.runs.measured import Measured, read_measured
-from diffx.compare.runs.method import Method
-from diffx.compare.runs.metric import name_metric
-from diffx.compare.runs.read import list_leaves
 from diffx.compare.seeds import ENOUGH, Spread, find_least_chance, make_spread
 from diffx.compare.shown.cell import (
     Table,
@@ -27,6 +22,11 @@ from diffx.compare.shown.epochs import tabulate_epochs
 from diffx.compare.shown.forecast import tabulate_forecasts
 from diffx.compare.shown.scaling import tabulate_scaling
 from diffx.compare.study import Result, Study, find_floor
+from diffx.curves.measured import Measured, read_measured
+from diffx.curves.method import Method
+from diffx.curves.metric import name_metric
+from diffx.curves.read import list_leaves
+from diffx.plain import NONE, escape_cell, is_number, write_number, write_value
 from diffx.run.distances import pick_distances
 
 CLOCKS = {"clock": "", "train_parts": "of train: "}  # entries of run.json in seconds, and how their columns begin

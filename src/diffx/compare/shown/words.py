@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from diffx.compare.design import Response, find_responses
-from diffx.compare.plain import join, write_number
-from diffx.compare.runs.method import Method, name_together
-from diffx.compare.runs.metric import name_metric
 from diffx.compare.seeds import ENOUGH, find_least_chance
 from diffx.compare.shown.forecast import write_forecast
 from diffx.compare.study import Outcome, Result, Study, find_spaces, measure_fall
+from diffx.curves.method import Method, name_together
+from diffx.curves.metric import name_metric
+from diffx.plain import join, write_number
 
 STEEP = 1.5  # a curve that falls so many times in a doubling has not flattened
 ENDINGS = {

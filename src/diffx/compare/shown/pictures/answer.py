@@ -9,14 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 
-from diffx.compare.plain import NONE, write_number
-from diffx.compare.runs.metric import name_metric
 from diffx.compare.seeds import Speedup
 from diffx.compare.shown.cell import write_bound, write_interval
 from diffx.compare.shown.pictures.colours import BASELINE, choose_looks, darken
 from diffx.compare.shown.pictures.figure import STYLE, set_ticks
 from diffx.compare.shown.pictures.panel import LONGEST, LONGEST_ON_PAGE, write_label
 from diffx.compare.study import Result, Study
+from diffx.curves.metric import name_metric
+from diffx.plain import NONE, write_number
 
 ROW = 0.27  # inches a method
 WIDE, NARROW = 2.4, 1.6  # inches of a panel, without its names and factors; on the page

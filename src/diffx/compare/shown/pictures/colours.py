@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.colors import to_hex, to_rgb
 
-from diffx.compare.runs.method import Method
+from diffx.curves.method import Method
 
 # Okabe and Ito's colours, told apart with every common colour blindness; their black is left to the baseline.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#7A4FB5")

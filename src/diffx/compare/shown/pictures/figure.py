@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from scipy.optimize import isotonic_regression
 
-from diffx.compare.plain import write_number
-from diffx.compare.runs.metric import pick_alignments
 from diffx.compare.shown.pictures.colours import BASELINE, darken
 from diffx.compare.shown.pictures.panel import Fan, Panel, Trace, look_ahead, make_panel
 from diffx.compare.shown.pictures.placing import Name, place_texts
 from diffx.compare.study import Study
+from diffx.curves.metric import pick_alignments
+from diffx.plain import write_number
 from diffx.store.whole_file import replaced
 
 FAR = 5.0  # what real images score is drawn as a line when the best value is within this factor of it

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 
 from diffx.compare.card import MARK
-from diffx.compare.plain import shorten
-from diffx.compare.points import Crossing, Line, pool
-from diffx.compare.runs.metric import find_network, name_metric, pick_alignments
+from diffx.compare.lines import Crossing, Line, pool
 from diffx.compare.seeds import Speedup
 from diffx.compare.shown.cell import write_interval
 from diffx.compare.shown.pictures.colours import choose_looks
 from diffx.compare.shown.published import Mark, place_published
 from diffx.compare.study import Result, Study, find_floor
+from diffx.curves.metric import find_network, name_metric, pick_alignments
+from diffx.plain import shorten
 from diffx.run.distances import pick_distances
 
 FAN = (0.025, 0.25)  # a forecast's bands hold 95 % and 50 % of its draws

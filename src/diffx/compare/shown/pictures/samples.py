@@ -12,13 +12,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from diffx.compare.plain import write_number
-from diffx.compare.runs.method import Method
-from diffx.compare.runs.read import Run, read_bytes
 from diffx.compare.shown.pictures.figure import STYLE
 from diffx.compare.shown.pictures.panel import write_label
 from diffx.compare.study import Study
+from diffx.curves.method import Method
+from diffx.curves.read import Run, read_bytes
 from diffx.errors import DiffxError, clean_text
+from diffx.plain import write_number
 
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)  # of equal cost, at which pictures are shown
 ACROSS, DOWN, COLUMNS = 4, 2, 10  # samples of a picture that are shown; a run's pictures have ten in a row

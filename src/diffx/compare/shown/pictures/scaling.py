@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from diffx.compare.ahead.scaling import Scaling
-from diffx.compare.runs.metric import name_metric
 from diffx.compare.shown.pictures.colours import BASELINE, COLOURS
 from diffx.compare.shown.pictures.figure import STYLE, set_ticks
+from diffx.curves.metric import name_metric
 
 
 def draw_scaling(laws: Sequence[Scaling]) -> Figure:

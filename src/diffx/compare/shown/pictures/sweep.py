@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from diffx.compare.design import Response
-from diffx.compare.plain import write_number
-from diffx.compare.runs.metric import name_metric
 from diffx.compare.shown.pictures.colours import BASELINE, COLOURS, darken
 from diffx.compare.shown.pictures.figure import STYLE
 from diffx.compare.study import Study
+from diffx.curves.metric import name_metric
+from diffx.plain import write_number
 
 
 def draw_sweep(study: Study, found: Sequence[Response]) -> Figure:

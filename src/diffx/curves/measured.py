@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from diffx.compare.plain import clean
-from diffx.compare.runs.read import Point, Run, keep_finite, list_leaves, make_points, read_lines
+from diffx.curves.read import Point, Run, keep_finite, list_leaves, make_points, read_lines
 from diffx.errors import DiffxError, clean_text
+from diffx.plain import clean
 
 START = "curve_"
 

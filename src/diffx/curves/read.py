@@ -16,8 +16,8 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
-from diffx.compare.plain import clean, join
 from diffx.errors import DiffxError, clean_text
+from diffx.plain import clean, join
 from diffx.run.distances import pick_distances
 
 COSTS = ("gpu_hours", "cpu_hours")

@@ -8,12 +8,11 @@ makes the error larger than that of a pair: 0.1 % of an evaluation for two trial
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
+from diffx.curves.curve import Curve, make_curve, read_value
 from diffx.errors import DiffxError
 from diffx.run.distances import pick_distances, searched_metric
 from diffx.run.folder import RunDir
@@ -55,12 +54,12 @@ class Pruning:
             return
         own = [*self.run.points()]
         metric = searched_metric(self.metric, own[-1]["values"] if own else ())
-        here = measured(own[-1], metric, self.unit) if metric and len(own) >= FIRST else None
-        if metric is None or here is None:
+        here = read_curve(own[-1:], metric, self.unit) if metric and len(own) >= FIRST else None
+        if metric is None or here is None or not here.x:
             return
-        cost, value = here
-        found = [(there, run) for run, points in self._others(own[-1].get("protocol"))
-                 if (there := read_at(points, metric, self.unit, cost)) is not None]  # fmt: skip
+        value = here.y[0]
+        found = [(there.value, run) for run, points in self._others(own[-1].get("protocol"))
+                 if (there := read_value(read_curve(points, metric, self.unit), here.end)) is not None]  # fmt: skip
         if not found:
             return
         best, leader = min(found, key=lambda one: one[0])
@@ -78,17 +77,7 @@ class Pruning:
                 yield other, [point for point in other.points() if point.get("protocol") == protocol]
 
 
-def measured(point: Mapping[str, Any], metric: str, unit: str) -> tuple[float, float] | None:
-    """Cost and value at an evaluation; None where it has no such, or they have no logarithm."""
-    x, y = point.get(unit, 0.0), point.get("values", {}).get(metric, 0.0)
-    return (x, y) if x > 0 and y > 0 and math.isfinite(y) else None
-
-
-def read_at(points: Sequence[Mapping[str, Any]], metric: str, unit: str, cost: float) -> float | None:
-    """A curve's value at a cost, on the line through its neighbours in logarithms; None where it does not reach so far,
-    has no such metric, or its values have no logarithm."""
-    pairs = [pair for point in points if (pair := measured(point, metric, unit)) is not None]
-    if not pairs or cost > pairs[-1][0] or cost < pairs[0][0]:
-        return None
-    x, y = np.log(np.array(pairs)).T
-    return math.exp(np.interp(math.log(cost), x, y))
+def read_curve(points: Iterable[Mapping[str, Any]], metric: str, unit: str) -> Curve:
+    """A run's evaluations of a metric; those without a cost, or whose value has no logarithm, are left out."""
+    pairs = ((point.get(unit, 0.0), point.get("values", {}).get(metric, 0.0)) for point in points)
+    return make_curve((x, y) for x, y in pairs if x > 0 and y > 0 and math.isfinite(y))

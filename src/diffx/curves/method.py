@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from diffx.compare.plain import is_number, join, write_value
-from diffx.compare.runs.read import Run, list_leaves
+from diffx.curves.read import Run, list_leaves
 from diffx.errors import DiffxError
+from diffx.plain import is_number, join, write_value
 from diffx.run.name import is_part_of_a_run
 
 CLASS = "._target_"

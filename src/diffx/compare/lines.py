@@ -1,64 +1,16 @@
-"""The one table of points that all tables, words and pictures are made from, and the lines that it is drawn as."""
+"""Seeds as the one line that they are drawn as, and where two lines cross."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
-from diffx.compare.curve import Curve, fit
-from diffx.compare.runs.method import Method
+from diffx.curves.curve import Curve, fit
 
-AXES = ("cost", "step", "images", "train_flops")  # columns that a curve can be drawn against
 BETWEEN = 8  # places between two evaluations at which a line is drawn
-GROWS = 1e-9  # relative: positions that are nearer than this are the same in logarithms
 APART = 0.02  # relative: lines of one seed that are nearer than this do not count as one above the other
-
-
-class Row(NamedTuple):
-    """One value of one evaluation."""
-
-    label: str
-    seed: int
-    metric: str
-    step: int
-    images: int
-    cost: float
-    train_flops: float
-    value: float
-    diverged: bool  # whether the seed diverged later
-
-
-@dataclass(frozen=True)
-class Points:
-    """The table: a row for every value, seeds and evaluations in order."""
-
-    rows: tuple[Row, ...]
-
-    @cached_property
-    def index(self) -> dict[tuple[str, str], dict[int, list[Row]]]:
-        """The rows by method and metric, then by seed."""
-        found: dict[tuple[str, str], dict[int, list[Row]]] = {}
-        for row in self.rows:
-            found.setdefault((row.label, row.metric), {}).setdefault(row.seed, []).append(row)
-        return found
-
-    def curves(self, label: str, metric: str, axis: str = "cost", sound: bool = False) -> dict[int, Curve]:
-        """The curves of a method by seed. `sound` leaves out the seeds that diverged, unless all did."""
-        seeds = self.index.get((label, metric), {})
-        if sound and not all(rows[0].diverged for rows in seeds.values()):
-            seeds = {seed: rows for seed, rows in seeds.items() if not rows[0].diverged}
-        return {seed: make_curve(rows, axis) for seed, rows in seeds.items()}
-
-    def metrics(self) -> list[str]:
-        """Everything that was measured, in the order in which it first stands."""
-        return list(dict.fromkeys(row.metric for row in self.rows))
-
-    def axes(self) -> list[str]:
-        """What every point counts, so that all curves can be drawn against it."""
-        return [axis for axis in AXES if all(getattr(row, axis) > 0 for row in self.rows)]
 
 
 @dataclass(frozen=True)
@@ -79,29 +31,6 @@ class Crossing(NamedTuple):
     x: float
     y: float
     below: bool
-
-
-def make_curve(rows: Sequence[Row], axis: str) -> Curve:
-    """One seed against an axis. A count that does not grow from one evaluation to the next costs the later one."""
-    kept: list[tuple[float, float]] = []
-    for row in rows:
-        x = float(getattr(row, axis))
-        if not kept or x > kept[-1][0] * (1 + GROWS):
-            kept.append((x, row.value))
-    return Curve(tuple(x for x, _ in kept), tuple(y for _, y in kept))
-
-
-def tabulate(methods: Sequence[Method]) -> Points:
-    return Points(
-        tuple(
-            Row(method.label, run.seed, metric, point.step, point.images, point.cost, point.train_flops, value,
-                run.diverged)
-            for method in methods
-            for run in method.runs
-            for point in run.points
-            for metric, value in point.values.items()
-        )
-    )  # fmt: skip
 
 
 def pool(curves: Sequence[Curve]) -> Line:

@@ -7,6 +7,7 @@ a third in the first and the last gap, where the cubic knows its slope from one 
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -18,6 +19,7 @@ Bound = Literal["=", ">", "<"]
 NEAR = 0.02  # relative: costs that count as equal; runs of one budget end up to a step apart
 SHRINK, SHRINK_AT_ENDS = 4.0, 3.0  # how many times larger the error is when an evaluation is left out
 FLAT = 1e-9  # slopes below this are flat
+GROWS = 1e-9  # relative: positions that are nearer than this are the same in logarithms
 READING = {"between": "pchip log-log", "near": NEAR, "shrink": [SHRINK, SHRINK_AT_ENDS], "reached": "first crossing"}
 """How curves are read, as facts that a hash can hold; a change of the rule changes them."""
 
@@ -32,6 +34,15 @@ class Curve:
     @property
     def end(self) -> float:
         return self.x[-1]
+
+
+def make_curve(points: Iterable[tuple[float, float]]) -> Curve:
+    """From positions and values. A count that does not grow from one evaluation to the next costs the later one."""
+    kept: list[tuple[float, float]] = []
+    for x, y in points:
+        if not kept or x > kept[-1][0] * (1 + GROWS):
+            kept.append((float(x), y))
+    return Curve(tuple(x for x, _ in kept), tuple(y for _, y in kept))
 
 
 @dataclass(frozen=True)
