@@ -18,8 +18,8 @@ from itertools import product
 
 import numpy as np
 
-from diffx.compare.seeds import ENOUGH, choose_ladder, compare_costs, permute, share_error
 from diffx.curves.curve import Curve, find_cost, read_value
+from diffx.curves.seeds import ENOUGH, choose_ladder, compare_costs, permute, share_error
 
 END = 32.0  # cost at which the baseline ends; its first evaluation is at 1
 OWN = 0.004  # spread of seeds that is always there

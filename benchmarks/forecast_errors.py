@@ -56,7 +56,7 @@ def list_groups(studies: Iterable[Path]) -> Iterator[Group]:
             curves = {m.label: list(study.points.curves(m.label, result.metric, sound=True).values())
                       for m in study.methods}  # fmt: skip
             name = f"{folder.name}: {name_metric(result.metric)}"
-            yield Group(name, result.metric, {k: v for k, v in curves.items() if v}, result.floor or 0.0)
+            yield Group(name, result.metric, {k: v for k, v in curves.items() if v}, study.floor(result.metric) or 0.0)
     by_curve: dict[str, dict[float, float]] = {}
     for row in read_published(find_published()):
         if row["steps"] and row["batch_size"]:

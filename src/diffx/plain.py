@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from diffx.errors import clean_text
 
+T = TypeVar("T")
+V = TypeVar("V")
 PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k"))
 NONE = "–"
 DEEPEST = 20  # levels of a mapping that a run may bring
@@ -36,6 +38,14 @@ def join(names: Iterable[str]) -> str:
     """a, b and c"""
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last
+
+
+def group(pairs: Iterable[tuple[T, V]]) -> dict[V, list[T]]:
+    """Things by what they have: (a, 1), (b, 2) and (c, 1) as 1: a, c and 2: b."""
+    found: dict[V, list[T]] = {}
+    for one, value in pairs:
+        found.setdefault(value, []).append(one)
+    return found
 
 
 def shorten(text: str, longest: int) -> str:

@@ -12,11 +12,11 @@ from rich.console import Console
 
 from diffx.compare import compare
 from diffx.compare.design import find_flat_region, find_interactions, find_responses
-from diffx.compare.seeds import Spread
 from diffx.compare.shown.published import find_published, place_published, read_published
 from diffx.compare.shown.table import tabulate_interactions
 from diffx.compare.shown.words import write_answer
 from diffx.compare.study import Study, count_in, make_study
+from diffx.curves.seeds import Spread
 from diffx.errors import DiffxError
 
 METRIC = "fd_embedded_sup_1k"

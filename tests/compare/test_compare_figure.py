@@ -11,8 +11,8 @@ from made_runs import falling, write_run
 from matplotlib.axes import Axes
 
 from diffx.compare.shown.pictures import figure
-from diffx.compare.shown.pictures.colours import BASELINE, COLOURS, darken, find_contrast
 from diffx.compare.shown.pictures.panel import make_panel
+from diffx.compare.shown.pictures.style import BASELINE, COLOURS, darken, find_contrast, set_ticks
 from diffx.compare.study import make_study
 
 METRIC = "fd_embedded_sup_1k"
@@ -111,7 +111,7 @@ def test_numbers_along_the_cost_do_not_run_into_each_other(root: Path, span: flo
     picture = figure.draw(make_study([root]), "")
     axis = picture.axes[0]
     axis.set_xlim(0.005, 0.005 * 10**span)
-    figure.set_ticks(axis)
+    set_ticks(axis)
     picture.canvas.draw()
     low, high = axis.get_xlim()
     shown = [label for label, x in zip(axis.get_xticklabels(), axis.get_xticks(), strict=True) if low <= x <= high]

@@ -17,7 +17,7 @@ from diffx.compare.lines import pool
 from diffx.compare.output import say, write_data
 from diffx.compare.shown.caption import write_caption
 from diffx.compare.shown.pictures import figure
-from diffx.compare.shown.pictures.colours import BASELINE, choose_looks
+from diffx.compare.shown.pictures.style import BASELINE, choose_looks
 from diffx.compare.shown.table import make_tables
 from diffx.compare.shown.words import write_verdict
 from diffx.compare.study import Study, make_study

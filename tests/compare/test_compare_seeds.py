@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.compare_coverage import SHAPES, Setting, simulate_nulls, simulate_speedups
-from diffx.compare.seeds import (
+from diffx.curves.curve import Curve, Reach, find_cost, read_value
+from diffx.curves.seeds import (
     Speedup,
     choose_ladder,
     compare_costs,
@@ -19,7 +20,6 @@ from diffx.compare.seeds import (
     share_error,
     take_median,
 )
-from diffx.curves.curve import Curve, Reach, find_cost, read_value
 
 COSTS = (1.0, 2.0, 4.0, 8.0)
 POWER_LAW = Curve(COSTS, tuple(100 * cost**-0.7 for cost in COSTS))

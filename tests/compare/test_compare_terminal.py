@@ -7,7 +7,6 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from diffx.compare.shown.cell import Table
-from diffx.compare.shown.terminal import Printed
 
 WIDE = Table(
     "Where the hours went",
@@ -19,7 +18,7 @@ WIDE = Table(
 
 def printed(table: Table, width: int) -> str:
     text = io.StringIO()
-    Console(file=text, width=width).print(Printed(table))
+    Console(file=text, width=width).print(table)
     return text.getvalue()
 
 

@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from diffx.compare.shown.pictures.colours import BASELINE, COLOURS
-from diffx.compare.shown.pictures.figure import STYLE
+from diffx.compare.shown.pictures.style import BASELINE, COLOURS, STYLE
 from diffx.store.whole_file import replaced
 
 NOTE = "#777777"

@@ -13,25 +13,12 @@ from diffx.errors import DiffxError
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0, or 2 with one message when the runs cannot be compared."""
-    given = make_parser().parse_args(arguments)
-    destination = Destination(given.project, given.entity) if given.wandb else None
+    given = vars(make_parser().parse_args(arguments))
+    wandb, project, entity = (given.pop(name) for name in ("wandb", "project", "entity"))
     try:
-        if (given.project or given.entity) and not given.wandb:
+        if (project or entity) and not wandb:
             raise DiffxError("--project and --entity say where --wandb publishes; add --wandb.")
-        compare(
-            given.paths,
-            given.out,
-            given.mixed,
-            baseline=given.baseline,
-            targets=given.target,
-            best=given.best,
-            protocol=given.protocol,
-            cost=given.cost,
-            forecast=given.forecast,
-            scaling=given.scaling,
-            caption=given.caption,
-            destination=destination,
-        )
+        compare(**given, destination=Destination(project, entity) if wandb else None)
     except DiffxError as error:
         print(f"diffx: {error}", file=sys.stderr)
         return 2
@@ -47,7 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="run directories, pairs NAME.json and NAME.jsonl, or folders above them")  # fmt: skip
     add("-o", "--out", type=Path, metavar="FOLDER", help="where to write (default: compare/ beside the runs)")
     add("--baseline", metavar="LABEL", help="what to compare with (default: the method without plugins)")
-    add("--target", type=float, nargs="+", default=(), help="values to time (default: a ladder)")
+    add("--target", dest="targets", type=float, nargs="+", default=(), help="values to time (default: a ladder)")
     add("--protocol", metavar="NAME",
         help="compare what diffx.evaluate measured so (curve_NAME.jsonl), such as adm_50k")  # fmt: skip
     add("--cost", default="measured", choices=RULES,

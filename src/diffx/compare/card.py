@@ -9,17 +9,16 @@ from diffx.curves.method import Method, name_together
 from diffx.curves.metric import find_network, name_metric
 from diffx.curves.read import Run, list_leaves
 from diffx.errors import DiffxError
-from diffx.plain import join, write_value
+from diffx.plain import NONE, group, join, write_value
 from diffx.run.distances import pick_distances
 
-UNITS = {"gpu_hours": "GPU-hours", "cpu_hours": "CPU-hours"}
 # How a run was made, from run.json: name on the card, and where to find it.
 MADE: dict[str, Callable[[Run], Any]] = {
-    "device": lambda run: name_device(run),
-    "device count": lambda run: (run.facts.get("device") or {}).get("count"),
+    "device": lambda run: run.device,
+    "device count": lambda run: run.facts["device"].get("count"),
     "precision": lambda run: run.facts.get("precision"),
-    "git commit": lambda run: str((run.facts.get("git") or {}).get("commit") or "unknown")[:10],
-    "uncommitted changes": lambda run: (run.facts.get("git") or {}).get("dirty"),
+    "git commit": lambda run: str(run.facts["git"].get("commit") or "unknown")[:10],
+    "uncommitted changes": lambda run: run.facts["git"].get("dirty"),
 }
 SAME_FLOOR = 0.01  # relative: another machine's rounding moves a floor by less, another network by more
 MARK = " †"  # after the label of a method that is measured unlike the baseline
@@ -33,24 +32,21 @@ class Difference:
     values: dict[str, str]
 
     def __str__(self) -> str:
-        holders: dict[str, list[str]] = {}
-        for label, value in self.values.items():
-            holders.setdefault(value, []).append(label)
+        holders = group(self.values.items())
         usual = max(holders, key=lambda value: len(holders[value]))
-        if len(holders) == 1 or len(holders[usual]) == 1:
-            return f"{self.name}: " + ", ".join(f"{value} in {' and '.join(who)}" for value, who in holders.items())
-        others = [f"{value} in {' and '.join(who)}" for value, who in holders.items() if value != usual]
-        return f"{self.name}: " + ", ".join(others) + f", {usual} elsewhere"
+        said = {value: f"{value} in {' and '.join(who)}" for value, who in holders.items()}
+        if len(holders) > 1 and len(holders[usual]) > 1:
+            del said[usual]
+            return f"{self.name}: {', '.join(said.values())}, {usual} elsewhere"
+        return f"{self.name}: {', '.join(said.values())}"
 
 
 def find_differences(methods: Sequence[Method]) -> list[Difference]:
     """Everything that differs beside the plugins: settings, seeds, device, precision, versions, commit, protocol."""
-    columns: dict[str, dict[str, str]] = {}
-    for method in methods:
-        for name, value in describe_method(method).items():
-            columns.setdefault(name, {})[method.label] = value
-    full = {name: {m.label: column.get(m.label, "–") for m in methods} for name, column in columns.items()}
-    return merge_alike([Difference(name, column) for name, column in full.items() if len(set(column.values())) > 1])
+    described = {method.label: describe_method(method) for method in methods}
+    names = dict.fromkeys(name for one in described.values() for name in one)
+    columns = {name: {label: one.get(name, NONE) for label, one in described.items()} for name in names}
+    return merge_alike([Difference(name, column) for name, column in columns.items() if len({*column.values()}) > 1])
 
 
 def describe_method(method: Method) -> dict[str, str]:
@@ -65,24 +61,17 @@ def describe_method(method: Method) -> dict[str, str]:
 
 
 def describe_run(run: Run) -> dict[str, Any]:
-    versions = {f"version of {name}": value for name, value in (run.facts.get("versions") or {}).items()}
-    protocol = {f"protocol.{name}": value for name, value in list_leaves(run.facts.get("protocol") or {})}
-    offline = {f"offline {name}": value for name, value in list_leaves(run.facts.get("offline") or {})}
+    versions = {f"version of {name}": value for name, value in run.facts["versions"].items()}
+    protocol = {f"protocol.{name}": value for name, value in list_leaves(run.facts["protocol"])}
+    offline = {f"offline {name}": value for name, value in list_leaves(run.facts["offline"])}
     facts = {**{name: find(run) for name, find in MADE.items()}, **versions, **protocol, **offline}
     return {name: value for name, value in facts.items() if value is not None}
 
 
 def merge_alike(found: Sequence[Difference]) -> list[Difference]:
     """Settings that differ in the same way share a line: one cause often shows in several places."""
-    alike: dict[tuple[tuple[str, str], ...], list[str]] = {}
-    for one in found:
-        alike.setdefault(tuple(one.values.items()), []).append(one.name)
+    alike = group((one.name, tuple(one.values.items())) for one in found)
     return [Difference(", ".join(names), dict(values)) for values, names in alike.items()]
-
-
-def name_device(run: Run) -> str | None:
-    facts = run.facts.get("device") or {}
-    return facts.get("name") or facts.get("kind")
 
 
 def describe_measure(run: Run) -> dict[str, str]:
@@ -90,8 +79,8 @@ def describe_measure(run: Run) -> dict[str, str]:
     protocols = dict.fromkeys(point.protocol for point in run.points if point.protocol)
     last = str(run.facts.get("protocol_hash") or "")
     return {
-        "cost unit": UNITS.get(run.unit, run.unit),
-        "device": str(name_device(run) or ""),
+        "cost unit": run.unit_name,
+        "device": str(run.device or ""),
         "protocol": " then ".join(protocols) or last,
     }
 
@@ -110,14 +99,12 @@ def check_measures(methods: Sequence[Method], mixed: bool) -> list[str]:
 
 def find_changed_rulers(methods: Sequence[Method]) -> list[str]:
     """Metrics in which the same real images score differently between runs: the features or the reference changed."""
-    found: dict[str, dict[float, list[str]]] = {}
-    for method in methods:
-        for run in method.runs:
-            for metric, value in find_floors(run).items():
-                groups = found.setdefault(metric, {})
-                alike = next((one for one in groups if math.isclose(one, value, rel_tol=SAME_FLOOR)), value)
-                labels = groups.setdefault(alike, [])
-                labels += [] if method.label in labels else [method.label]
+    found: dict[str, dict[float, dict[str, None]]] = {}
+    for label, floors in ((method.label, run.floors) for method in methods for run in method.runs):
+        for metric in pick_distances(floors):
+            groups = found.setdefault(metric, {})
+            alike = (one for one in groups if math.isclose(one, floors[metric], rel_tol=SAME_FLOOR))
+            groups.setdefault(next(alike, floors[metric]), {})[label] = None
     return [
         f"Real images score differently in {name_metric(metric)}: "
         + ", ".join(f"{value:.3g} in {join(labels)}" for value, labels in groups.items())
@@ -127,18 +114,10 @@ def find_changed_rulers(methods: Sequence[Method]) -> list[str]:
     ]
 
 
-def find_floors(run: Run) -> dict[str, float]:
-    """What real images score in the run's distances."""
-    known = (run.facts.get("reference") or {}).get("floor") or {}
-    return {metric: known[metric] for metric in pick_distances(known) if known[metric] is not None}
-
-
 def find_clash(methods: Sequence[Method], name: str) -> list[str]:
     """A sentence when one of the measures is not the same for all runs."""
-    holders: dict[str, list[str]] = {}
-    for method in methods:
-        for value in dict.fromkeys(describe_measure(run)[name] for run in method.runs):
-            holders.setdefault(value, []).append(method.label)
+    holders = group((method.label, value) for method in methods
+                    for value in dict.fromkeys(describe_measure(run)[name] for run in method.runs))  # fmt: skip
     if len(holders) < 2 and not any(" then " in value for value in holders):
         return []
     listed = "; ".join(f"{value or 'unknown'} in {', '.join(labels)}" for value, labels in holders.items())
@@ -157,9 +136,8 @@ def find_odd(methods: Sequence[Method], baseline: Method | None) -> set[str]:
 
 def is_measured_alike(one: Run, other: Run) -> bool:
     """Whether two runs can share an axis."""
-    theirs = find_floors(other)
-    floors = find_floors(one).items()
-    same = all(math.isclose(value, theirs.get(name, value), rel_tol=SAME_FLOOR) for name, value in floors)
+    shared = [name for name in pick_distances(one.floors) if name in other.floors]
+    same = all(math.isclose(one.floors[name], other.floors[name], rel_tol=SAME_FLOOR) for name in shared)
     return same and describe_measure(one) == describe_measure(other)
 
 
@@ -167,9 +145,9 @@ def name_kinship(methods: Sequence[Method], metrics: Sequence[str]) -> list[str]
     """A sentence for every tie between an encoder that methods align to and the feature network of a metric."""
     ties: dict[tuple[str, str, str], tuple[dict[str, None], dict[str, None]]] = {}
     for method in methods:
-        for encoder in method.facts.get("encoders") or []:
+        for encoder in method.facts["encoders"]:
             for metric in metrics:
-                network = find_network(metric, method.facts.get("feature_networks") or []) or {}
+                network = find_network(metric, method.facts["feature_networks"]) or {}
                 if tie := find_tie(encoder, network):
                     key = (str(encoder.get("name")), str(network.get("name")), tie)
                     shown_in, labels = ties.setdefault(key, ({}, {}))
@@ -187,10 +165,9 @@ def name_kinship(methods: Sequence[Method], metrics: Sequence[str]) -> list[str]
 
 def find_tie(encoder: dict[str, Any], network: dict[str, Any]) -> str:
     """The closest tie between an encoder and a feature network, in words; empty when there is none."""
-    if encoder.get("name") and encoder.get("name") == network.get("name"):
-        return "the same network as"
-    if encoder.get("family") and encoder.get("family") == network.get("family"):
-        return "of the same family as"
-    if encoder.get("training") and encoder.get("training") == network.get("training"):
-        return f"{encoder['training']} like"
-    return ""
+    ties = {
+        "name": "the same network as",
+        "family": "of the same family as",
+        "training": f"{encoder.get('training')} like",
+    }
+    return next((tie for key, tie in ties.items() if encoder.get(key) and encoder[key] == network.get(key)), "")

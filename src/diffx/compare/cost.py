@@ -1,15 +1,14 @@
 """What a step was charged: measured, or the same for all that do equal work; and the seeds that a neighbour slowed."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
-from diffx.curves.curve import READING
 from diffx.curves.method import Method, name_together
 from diffx.curves.read import Run
 from diffx.errors import DiffxError
 from diffx.plain import join, write_number
-from diffx.store.digest import digest
 
 RULES = {
     "measured": "each run is charged what it measured",
@@ -23,7 +22,7 @@ BUSY = 0.1  # relative: seeds of one configuration on an idle machine differ by 
 
 def count_step_flops(run: Run) -> float | None:
     """FLOPs of a training step: of an image, times the images of a step."""
-    per_image = (run.facts.get("flops") or {}).get("train_per_image")
+    per_image = run.facts["flops"].get("train_per_image")
     if not per_image or not run.points:
         return None
     images = run.points[-1].images / max(run.last_step, 1)
@@ -36,33 +35,31 @@ def cost_step(run: Run, step: int | None = None) -> float | None:
     return None if point is None else point.cost / max(point.step, 1)
 
 
-def cost_method_step(method: Method) -> float | None:
-    """The median over seeds."""
-    known = [cost for run in method.runs if (cost := cost_step(run)) is not None]
+def take_middle(found: Iterable[Any]) -> float | None:
+    """The median of the numbers that are known."""
+    known = [float(value) for value in found if value is not None]
     return statistics.median(known) if known else None
+
+
+def cost_method_step(method: Method) -> float | None:
+    return take_middle(map(cost_step, method.runs))
 
 
 def group_by_work(methods: Sequence[Method]) -> list[list[Method]]:
     """Methods whose steps count the same FLOPs, in groups; those that count none are left out."""
-    flops = [(count, method) for method in methods for count in [count_method_flops(method)] if count]
+    flops = {method.label: count for method in methods if (count := count_method_flops(method))}
     groups: list[list[Method]] = []
     last = 0.0
-    for count, method in sorted(flops, key=lambda one: one[0]):
-        if last and count <= last * (1 + SAME_WORK):
-            groups[-1].append(method)
-        else:
-            groups.append([method])
+    for method in sorted((one for one in methods if one.label in flops), key=lambda one: flops[one.label]):
+        count = flops[method.label]
+        groups += [] if last and count <= last * (1 + SAME_WORK) else [[]]
+        groups[-1].append(method)
         last = count
     return groups
 
 
 def count_method_flops(method: Method) -> float | None:
     return next((count for run in method.runs if (count := count_step_flops(run))), None)
-
-
-def hash_rule(rule: str, best: bool) -> str:
-    """Names how numbers were made from the curves: what a step was charged, and how curves are read."""
-    return digest({**READING, "cost": RULES[rule], "best so far": best})
 
 
 def charge(methods: Sequence[Method], rule: str) -> list[Method]:
@@ -73,8 +70,8 @@ def charge(methods: Sequence[Method], rule: str) -> list[Method]:
         return list(methods)
     price = {}
     for group in group_by_work(methods):
-        costs = [cost for method in group for run in method.runs if (cost := cost_step(run)) is not None]
-        price.update({method.label: statistics.median(costs) for method in group})
+        step = take_middle(cost_step(run) for method in group for run in method.runs)
+        price.update({method.label: step for method in group if step is not None})
     if lacking := [method.label for method in methods if method.label not in price]:
         raise DiffxError(f"--cost normalised needs the FLOPs of a step, which {join(lacking)} did not record.")
     return [replace(one, runs=tuple(charge_run(run, price[one.label]) for run in one.runs)) for one in methods]
@@ -106,7 +103,7 @@ def name_busy(methods: Sequence[Method]) -> list[str]:
     """A sentence on the seeds whose steps cost more than their siblings': another process slowed them down."""
     found = []
     for method in methods:
-        timed = [run for run in method.runs if run.points and run.points[-1].cost >= TIMED / 3600]
+        timed = [run for run in method.runs if (run.last_cost or 0.0) >= TIMED / 3600]
         steps = set.intersection(*({point.step for point in run.points} for run in timed)) if timed else set()
         rates = {run.seed: cost_step(run, max(steps, default=None)) or 0.0 for run in timed}
         excess = {seed: rate / min(rates.values()) - 1 for seed, rate in rates.items() if min(rates.values()) > 0}

@@ -10,11 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from diffx.compare.seeds import Spread, make_spread
+import numpy as np
+from scipy.ndimage import label
+
 from diffx.compare.study import Result, Study
 from diffx.curves.curve import read_value
 from diffx.curves.method import Method, find_varied
-from diffx.plain import is_number
+from diffx.curves.seeds import Spread, make_spread
+from diffx.plain import group, is_number
 
 FLAT = 0.05  # with one seed per value, values within this share of the best count as equal to it
 
@@ -89,9 +92,8 @@ def interact(study: Study, result: Result, four: Sequence[Method]) -> Interactio
 
 def read_by_seed(method: Method, study: Study, result: Result) -> dict[int, float]:
     """Value at equal cost by seed, seeds that ended before left out."""
-    curves = study.points.curves(method.label, result.metric, study.axis)
-    read = {seed: read_value(curve, result.equal_cost) for seed, curve in curves.items()}
-    return {seed: one.value for seed, one in read.items() if one is not None}
+    curves = study.curves(method.label, result.metric).items()
+    return {seed: one.value for seed, curve in curves if (one := read_value(curve, result.equal_cost)) is not None}
 
 
 @dataclass(frozen=True)
@@ -111,14 +113,21 @@ class Response:
     flat: tuple[int, ...]
     equal_cost: float
 
+    @property
+    def swept(self) -> list[str]:
+        """The settings' names, the last part of each."""
+        return [name.split(".")[-1] for name in self.names]
+
+    @property
+    def few(self) -> bool:
+        """Whether there is one seed a value."""
+        return max(value.count for value in self.values) < 2
+
     def describe_flat(self) -> str:
         """The flat region in words: weight 0.25 to 1."""
-        inside = [self.points[place] for place in self.flat]
-        parts = []
-        for place, name in enumerate(self.names):
-            low, high = min(point[place] for point in inside), max(point[place] for point in inside)
-            parts.append(f"{name.split('.')[-1]} {low:g}" + (f" to {high:g}" if high > low else ""))
-        return ", ".join(parts)
+        sides = zip(*(self.points[place] for place in self.flat), strict=True)
+        ends = [(name, min(side), max(side)) for name, side in zip(self.swept, sides, strict=True)]
+        return ", ".join(f"{name} {low:g}" + (f" to {high:g}" if high > low else "") for name, low, high in ends)
 
 
 def find_responses(study: Study) -> list[Response]:
@@ -131,11 +140,8 @@ def find_responses(study: Study) -> list[Response]:
 
 def find_sweeps(methods: Sequence[Method]) -> list[tuple[tuple[str, ...], list[Method]]]:
     """Sets of methods with the same plugins in which one or two numeric settings vary, over three values or more."""
-    pools: dict[tuple[str, ...], list[Method]] = {}
-    for method in methods:
-        pools.setdefault(method.plugins, []).append(method)
     found = []
-    for swept in pools.values():
+    for swept in group((method, method.plugins) for method in methods).values():
         names = tuple(find_varied([method.settings for method in swept]))
         numeric = all(is_number(method.settings.get(name)) for method in swept for name in names)
         if len(swept) >= 3 and numeric and 1 <= len(names) <= 2:
@@ -162,22 +168,11 @@ def respond(names: tuple[str, ...], methods: Sequence[Method], result: Result) -
 
 def find_flat_region(points: Sequence[tuple[float, ...]], values: Sequence[Spread]) -> tuple[int, ...]:
     """Places connected to the best point through neighbours on the grid that are as good as it."""
-    best = min(range(len(values)), key=lambda place: values[place].mean)
-    limit = values[best].high if values[best].count > 1 else values[best].mean * (1 + FLAT)
-    good = {place for place, value in enumerate(values) if value.mean <= limit}
-    region, front = {best}, [best]
-    while front:
-        here = front.pop()
-        new = {place for place in good - region if are_neighbours(points, points[here], points[place])}
-        region |= new
-        front += new
-    return tuple(sorted(region))
-
-
-def are_neighbours(points: Sequence[tuple[float, ...]], one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    """Whether two points are one step apart along one swept setting."""
-    steps = 0
-    for place, (here, there) in enumerate(zip(one, other, strict=True)):
-        values = sorted({point[place] for point in points})
-        steps += abs(values.index(here) - values.index(there))
-    return steps == 1
+    means = np.array([value.mean for value in values])
+    best = int(means.argmin())
+    good = means <= (values[best].high if values[best].count > 1 else means[best] * (1 + FLAT))
+    cells = tuple(np.unique(column, return_inverse=True)[1] for column in np.array(points).T)
+    grid = np.zeros([cell.max() + 1 for cell in cells], dtype=bool)
+    grid[cells] = good
+    regions = label(grid)[0][cells]
+    return tuple(np.flatnonzero(regions == regions[best]).tolist())

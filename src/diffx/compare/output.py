@@ -1,8 +1,10 @@
 """Everything a comparison writes, and what it says in the terminal."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -17,13 +19,12 @@ from diffx.compare.shown.page import write_page
 from diffx.compare.shown.pictures import figure
 from diffx.compare.shown.pictures.answer import can_answer, draw_answer
 from diffx.compare.shown.pictures.samples import draw_samples, list_rows
-from diffx.compare.shown.pictures.scaling import draw_scaling
+from diffx.compare.shown.pictures.style import save
 from diffx.compare.shown.pictures.sweep import draw_sweep
 from diffx.compare.shown.publish import Destination, check_extra, publish
 from diffx.compare.shown.published import find_published, read_published
-from diffx.compare.shown.scaling import scale_study, write_scaling
+from diffx.compare.shown.scaling import draw_scaling, scale_study, write_scaling
 from diffx.compare.shown.table import make_tables, write_csv
-from diffx.compare.shown.terminal import Printed
 from diffx.compare.study import Study, count_in, make_study
 from diffx.curves.metric import pick_alignments
 from diffx.curves.read import find_runs
@@ -93,24 +94,24 @@ def find_common_parent(paths: Sequence[Path]) -> Path:
 
 def write_files(study: Study, tables: Sequence[Table], folder: Path, length: str = "full") -> None:
     """All files of the comparison; `length` is of the captions in the pictures."""
-    samples = list_rows(study)
-    figures = {"compare": figure.draw(study, captions.write_caption(study, length))}
-    if (aligned := figure.draw_alignment(study, captions.write_caption(study, length))) is not None:
-        figures["alignment"] = aligned
+    samples, said = list_rows(study), captions.write_caption(study, length)
+    figures = {"compare": figure.draw(study, said)}
+    if pick_alignments(study.points.metrics()):
+        figures["alignment"] = figure.draw_alignment(study, said)
     if can_answer(study):
         figures["answer"] = draw_answer(study)
     if study.forecasts:
-        said = captions.write_forecast_caption(study) if length == "full" else ""
-        figures["forecast"] = figure.draw(study, said, ahead=True)
+        beyond = captions.write_forecast_caption(study) if length == "full" else ""
+        figures["forecast"] = figure.draw(study, beyond, ahead=True)
     if study.scalings:
         figures["scaling"] = draw_scaling(study.scalings)
     for axis in list_axes(study):
         other = count_in(study, axis)
         figures[f"compare_{FILES[axis]}"] = figure.draw(other, captions.write_caption(other, length))
     figures |= {name: draw_sweep(study, sweep) for name, sweep in list_sweeps(study)}
-    written = [path for name, one in figures.items() for path in figure.save(one, folder, name)]
+    written = [path for name, one in figures.items() for path in save(one, folder, name)]
     if samples:
-        written += figure.save(draw_samples(study, samples), folder, "samples", ["png"])
+        written += save(draw_samples(study, samples), folder, "samples", ["png"])
     links = ["compare.csv", *(path.name for path in written if path.suffix == ".png")]
     write_text(folder / "compare.html", write_page(study, tables, samples, links))
     write_data(study, tables, folder, bool(samples))
@@ -130,42 +131,32 @@ def list_axes(study: Study) -> list[str]:
 def list_sweeps(study: Study) -> list[tuple[str, list[Response]]]:
     """The swept settings, each with its responses in all metrics and the name of its picture."""
     found = groupby(find_responses(study), key=lambda one: (one.plugins, one.names))
-    letters = "".join
-    return [
-        (f"response_{letters(c if c.isalnum() or c in '_-.' else '_' for c in plugins)}", list(group))
-        for (plugins, _), group in found
-    ]
+    return [("response_" + re.sub(r"[^\w.-]", "_", plugins), list(group)) for (plugins, _), group in found]
 
 
 def write_markdown(study: Study, tables: Sequence[Table], samples: bool = False) -> str:
     """The comparison as one Markdown page beside its pictures."""
-    sweeps = [
-        f"![response to {escape_markdown(', '.join(found[0].names))}]({name}.png)" for name, found in list_sweeps(study)
-    ]
-    ahead = ["![the forecasts](forecast.png)", escape_markdown(captions.write_forecast_caption(study))]
-    ahead = ahead if study.forecasts else []
-    if study.scalings:
-        ahead += ["![the scaling law](scaling.png)", *(escape_markdown(write_scaling(law)) for law in study.scalings)]
+    text = escape_markdown
     others = [f"[{axis}](compare_{FILES[axis]}.png)" for axis in list_axes(study)]
-    parts = [
-        f"# Comparison: {escape_markdown(study.name)}",
-        f"**{escape_markdown(words.write_answer(study))}**",
-        *(["![the answer](answer.png)", escape_markdown(captions.write_answer_caption(study))] * can_answer(study)),
-        *unfold(
-            "How sure that is, in each metric, and for which budgets", [escape_markdown(words.write_reasons(study))]
-        ),
-        "![the curves](compare.png)",
-        escape_markdown(captions.write_caption(study)),
-        *(["![agreement with prompts](alignment.png)"] * bool(pick_alignments(study.points.metrics()))),
-        *(["![samples of the methods, over cost](samples.png)"] * samples),
-        *ahead,
-        *sweeps,
-        *unfold("Tables", [table.markdown() for table in tables]),
-        *write_list("Fair-comparison card", captions.write_card(study)),
-        *([f"The same curves against other axes: {', '.join(others)}."] if others else []),
-        *write_list("Published numbers in the picture", captions.list_published(study)),
-        *write_list("Remarks", study.remarks),
-    ]
+    parts = [f"# Comparison: {text(study.name)}", f"**{text(words.write_answer(study))}**"]
+    if can_answer(study):
+        parts += ["![the answer](answer.png)", text(captions.write_answer_caption(study))]
+    parts += unfold("How sure that is, in each metric, and for which budgets", [text(words.write_reasons(study))])
+    parts += ["![the curves](compare.png)", text(captions.write_caption(study))]
+    if pick_alignments(study.points.metrics()):
+        parts.append("![agreement with prompts](alignment.png)")
+    if samples:
+        parts.append("![samples of the methods, over cost](samples.png)")
+    if study.forecasts:
+        parts += ["![the forecasts](forecast.png)", text(captions.write_forecast_caption(study))]
+    if study.scalings:
+        parts += ["![the scaling law](scaling.png)", *(text(write_scaling(law)) for law in study.scalings)]
+    parts += [f"![response to {text(', '.join(found[0].names))}]({name}.png)" for name, found in list_sweeps(study)]
+    parts += unfold("Tables", [table.markdown() for table in tables])
+    parts += write_list("Fair-comparison card", captions.write_card(study))
+    parts += [f"The same curves against other axes: {', '.join(others)}."] if others else []
+    parts += write_list("Published numbers in the picture", captions.list_published(study))
+    parts += write_list("Remarks", study.remarks)
     return "\n\n".join(parts) + "\n"
 
 
@@ -181,12 +172,11 @@ def write_list(title: str, lines: Sequence[str]) -> list[str]:
 def say(study: Study, tables: Sequence[Table], folder: Path, console: Console) -> None:
     """The tables, the remarks and the verdict, ending with where everything is."""
     for table in tables:
-        console.print(Printed(table))
+        console.print(table)
+    show = partial(console.print, highlight=False, markup=False)
     for line in (captions.list_differences(study), *study.cautions, *captions.say_mixed(study)):
-        console.print(line, highlight=False, markup=False)
+        show(line)
     for remark in study.remarks:
-        console.print(f"note: {remark}", style="yellow", highlight=False, markup=False)
-    console.print()
-    console.print(words.write_verdict(study), highlight=False, markup=False)
-    where = f"\nCurves, tables and data: {folder}/compare.html .png .svg .md .csv"
-    console.print(where, highlight=False, markup=False, soft_wrap=True)
+        show(f"note: {remark}", style="yellow")
+    show(f"\n{words.write_verdict(study)}")
+    show(f"\nCurves, tables and data: {folder}/compare.html .png .svg .md .csv", soft_wrap=True)

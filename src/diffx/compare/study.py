@@ -1,16 +1,21 @@
 """A study: the methods being compared, and what their curves say in each metric."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffx.compare.ahead.forecast import Forecast
 from diffx.compare.ahead.scaling import Scaling
-from diffx.compare.card import MARK, UNITS, Difference, check_measures, find_differences, find_odd, name_kinship
-from diffx.compare.cost import charge, hash_rule, name_busy, name_equal_work
+from diffx.compare.card import MARK, Difference, check_measures, find_differences, find_odd, name_kinship
+from diffx.compare.cost import RULES, charge, name_busy, name_equal_work
 from diffx.compare.lines import Crossing, cross, pool
-from diffx.compare.seeds import (
+from diffx.curves.curve import READING, Curve, Reach, Value, find_cost, read_value
+from diffx.curves.measured import pick_measured
+from diffx.curves.method import Method, choose_baseline, group_runs
+from diffx.curves.metric import find_network, name_metric
+from diffx.curves.points import Points, tabulate
+from diffx.curves.read import Run, read
+from diffx.curves.seeds import (
     Speedup,
     Spread,
     choose_ladder,
@@ -20,15 +25,10 @@ from diffx.compare.seeds import (
     share_error,
     take_median,
 )
-from diffx.curves.curve import Curve, Reach, Value, find_cost, read_value
-from diffx.curves.measured import pick_measured
-from diffx.curves.method import Method, choose_baseline, group_runs
-from diffx.curves.metric import find_network, name_metric
-from diffx.curves.points import Points, tabulate
-from diffx.curves.read import Run, read
 from diffx.errors import DiffxError
 from diffx.plain import write_number
 from diffx.run.distances import pick_distances
+from diffx.store.digest import digest
 
 AXIS_NAMES = {"step": "steps", "images": "images", "train_flops": "training FLOPs"}
 SHORT = 0.5  # a run that ends before this share of the usual cost is said to cut the comparison short
@@ -56,7 +56,10 @@ class Result:
     goal: int
     equal_cost: float
     outcomes: dict[str, Outcome]
-    floor: float | None
+
+    def at_goal(self, label: str) -> tuple[Reach, Speedup | None]:
+        """What it took a method to reach what the baseline ended with, and how much sooner that was."""
+        return self.outcomes[label].reaches[self.goal], self.outcomes[label].speedups[self.goal]
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,10 @@ class Study:
     methods: tuple[Method, ...]
     baseline: Method | None
     points: Points
-    results: tuple[Result, ...]
     differences: tuple[Difference, ...]
     cautions: tuple[str, ...]  # kinship, busy machines, unequal costs of equal work: part of the card
     clashes: tuple[str, ...]  # what is measured differently, when --mixed allowed it
+    results: tuple[Result, ...] = ()
     odd: frozenset[str] = frozenset()  # labels that carry the mark of being measured unlike the baseline
     remarks: tuple[str, ...] = ()
     best_so_far: bool = False
@@ -85,6 +88,28 @@ class Study:
     def mark(self, label: str) -> str:
         """A label with the mark of being measured unlike the baseline, where it is."""
         return label + (MARK if label in self.odd else "")
+
+    def result(self, metric: str) -> Result | None:
+        """What is said of a metric; None for one that is no distance of all methods."""
+        return next((one for one in self.results if one.metric == metric), None)
+
+    def curves(self, label: str, metric: str, sound: bool = False) -> dict[int, Curve]:
+        """The curves of a method by seed, on the study's axis; as `Points.curves` has them."""
+        return self.points.curves(label, metric, self.axis, sound)
+
+    def floor(self, metric: str) -> float | None:
+        """What real images score in a metric, as `run.json` says it."""
+        runs = (run for method in self.methods for run in method.runs)
+        return next((run.floors[metric] for run in runs if metric in run.floors), None)
+
+    def forecast(self, metric: str) -> dict[str, Forecast]:
+        """The forecasts of a metric by label."""
+        return {one.label: one for one in self.forecasts if one.metric == metric}
+
+    @property
+    def networks(self) -> list[dict[str, str]]:
+        """The feature networks that metrics were measured in, as `run.json` lists them."""
+        return self.methods[0].facts["feature_networks"]
 
     @property
     def others(self) -> list[Method]:
@@ -103,14 +128,14 @@ class Study:
     @property
     def cost_name(self) -> str:
         """GPU-hours or CPU-hours."""
-        units = {UNITS.get(run.unit, run.unit) for method in self.methods for run in method.runs}
+        units = {run.unit_name for method in self.methods for run in method.runs}
         rule = "" if self.cost_rule == "measured" else f", {self.cost_rule}"
         return " or ".join(sorted(units)) + (", mixed" if len(units) > 1 else "") + rule
 
     @property
     def rule_hash(self) -> str:
         """Of how costs are charged and curves read; two studies are alike in that when it is the same."""
-        return hash_rule(self.cost_rule, self.best_so_far)
+        return digest({**READING, "cost": RULES[self.cost_rule], "best so far": self.best_so_far})
 
     @property
     def unit_name(self) -> str:
@@ -131,7 +156,8 @@ def make_study(
     """Reads and compares the runs below the paths; DiffxError when none is usable or they cannot share an axis."""
     runs, remarks = read(paths)
     if not any(run.points for run in runs):
-        said = "\n".join(remarks) or f"no run.json, and no pair NAME.json and NAME.jsonl, below {join_paths(paths)}"
+        below = ", ".join(map(str, paths))
+        said = "\n".join(remarks) or f"no run.json, and no pair NAME.json and NAME.jsonl, below {below}"
         raise DiffxError(f"nothing to compare:\n{said}")
     if protocol is not None:
         runs, said_of_protocol = pick_measured(runs, protocol)
@@ -142,30 +168,23 @@ def make_study(
     chosen, said_of_baseline = choose_baseline(methods, baseline)
     points = tabulate(methods)
     metrics = find_common_metrics(methods, points)
-    results = tuple(compare_metric(methods, chosen, points, metric, targets, axis) for metric in metrics)
-    unequal = name_equal_work(timed, UNITS.get(runs[0].unit, runs[0].unit)) if cost == "measured" else []
-    return Study(
-        tuple(methods), chosen, points, results,
+    unequal = name_equal_work(timed, runs[0].unit_name) if cost == "measured" else []
+    found = Study(
+        tuple(methods), chosen, points,
         differences=tuple(find_differences(methods)),
         cautions=(*name_kinship(methods, metrics), *name_busy(timed), *unequal),
         clashes=tuple(clashes),
         odd=frozenset(find_odd(methods, chosen)) if clashes else frozenset(),
-        remarks=(*remarks, *said_of_baseline, *name_unevenness(methods, metrics), *name_unmet(results)),
         best_so_far=best, axis=axis, protocol=protocol, cost_rule=cost, asked=tuple(targets),
     )  # fmt: skip
-
-
-def join_paths(paths: Sequence[Path]) -> str:
-    return ", ".join(map(str, paths))
+    found = replace(found, results=tuple(compare_metric(found, metric, targets) for metric in metrics))
+    return replace(found, remarks=(*remarks, *said_of_baseline, *name_unevenness(found), *name_unmet(found.results)))
 
 
 def count_in(study: Study, axis: str) -> Study:
     """The same study counted in something else: steps, images or training FLOPs."""
-    results = [
-        compare_metric(study.methods, study.baseline, study.points, one.metric, one.targets, axis)
-        for one in study.results
-    ]
-    return replace(study, results=tuple(results), axis=axis)
+    counted = replace(study, axis=axis)
+    return replace(counted, results=tuple(compare_metric(counted, one.metric, one.targets) for one in study.results))
 
 
 def keep_best(run: Run) -> Run:
@@ -190,56 +209,40 @@ def find_common_metrics(methods: Sequence[Method], points: Points) -> list[str]:
     return shared
 
 
-def compare_metric(
-    methods: Sequence[Method],
-    baseline: Method | None,
-    points: Points,
-    metric: str,
-    wanted: Sequence[float],
-    axis: str,
-) -> Result:
-    """What the curves of one metric say about each method."""
-    curves = {method.label: points.curves(method.label, metric, axis) for method in methods}
-    equal_cost = find_equal_cost(methods, curves)
-    targets, goal = choose_targets(methods, baseline, points, curves, metric, wanted)
-    outcomes = {one.label: weigh(one, baseline, curves, targets, equal_cost) for one in methods}
-    if baseline is not None:
-        lines = {one.label: pool(list(sound.values())) for one in methods
-                 if (sound := points.curves(one.label, metric, axis, sound=True))}  # fmt: skip
-        for label in lines.keys() - {baseline.label} if baseline.label in lines else ():
-            crossings = tuple(cross(lines[label], lines[baseline.label]))
-            outcomes[label] = replace(outcomes[label], crossings=crossings)
-    return Result(metric, tuple(targets), goal, equal_cost, outcomes, find_floor(methods, metric))
+def compare_metric(study: Study, metric: str, wanted: Sequence[float]) -> Result:
+    """What the curves of one metric say about each method, against the study's axis."""
+    curves = {method.label: study.curves(method.label, metric) for method in study.methods}
+    equal_cost = find_equal_cost(study.methods, curves)
+    targets, goal = choose_targets(study, curves, metric, wanted)
+    outcomes = {one.label: weigh(one, study.baseline, curves, targets, equal_cost) for one in study.methods}
+    for label, crossings in find_crossings(study, metric).items():
+        outcomes[label] = replace(outcomes[label], crossings=crossings)
+    return Result(metric, tuple(targets), goal, equal_cost, outcomes)
 
 
-def find_floor(methods: Sequence[Method], metric: str) -> float | None:
-    """What real images score in a metric, as `run.json` says it."""
-    known = [(run.facts.get("reference") or {}).get("floor") or {} for method in methods for run in method.runs]
-    return next((float(one[metric]) for one in known if one.get(metric) is not None), None)
+def find_crossings(study: Study, metric: str) -> dict[str, tuple[Crossing, ...]]:
+    """Where the line of each method crosses the baseline's, by label."""
+    sound = {one.label: list(study.curves(one.label, metric, sound=True).values()) for one in study.methods}
+    lines = {label: pool(curves) for label, curves in sound.items() if curves}
+    base = lines.pop(study.baseline.label, None) if study.baseline else None
+    return {} if base is None else {label: tuple(cross(line, base)) for label, line in lines.items()}
 
 
 def weigh(
-    method: Method,
-    baseline: Method | None,
-    curves: dict[str, dict[int, Curve]],
-    targets: Sequence[float],
-    equal_cost: float,
+    method: Method, baseline: Method | None, curves: dict[str, dict[int, Curve]], targets: Sequence[float], cost: float
 ) -> Outcome:
-    """One method against the baseline."""
+    """One method against the baseline, at the cost which is equal for all."""
     own = curves[method.label]
-    read = read_seeds(own, equal_cost)
-    equal = make_spread([one.value for one in read])
     lost = {run.seed for run in method.runs if run.diverged}
     final = make_spread([curve.y[-1] for seed, curve in own.items() if seed not in lost])
+    equal = make_spread([one.value for one in read_seeds(own, cost)])
     reaches = [reach_target(method, own, target) for target in targets]
     medians = tuple(map(take_median, reaches))
     if baseline is None or baseline.label == method.label:
         return Outcome(final, equal, None, None, medians, (None,) * len(targets))
-    theirs = read_seeds(curves[baseline.label], equal_cost)
-    ratio, luck = divide(baseline, theirs, method, read)
-    base_reaches = [reach_target(baseline, curves[baseline.label], target) for target in targets]
-    gains = tuple(compare_costs(above, below) for above, below in zip(base_reaches, reaches, strict=True))
-    return Outcome(final, equal, ratio, luck, medians, gains)
+    theirs = [reach_target(baseline, curves[baseline.label], target) for target in targets]
+    gains = tuple(map(compare_costs, theirs, reaches))
+    return Outcome(final, equal, *divide(baseline, method, curves, cost), medians, gains)
 
 
 def reach_target(method: Method, curves: dict[int, Curve], target: float) -> list[Reach]:
@@ -253,13 +256,14 @@ def read_seeds(curves: dict[int, Curve], cost: float) -> list[Value]:
 
 
 def divide(
-    baseline: Method, theirs: Sequence[Value], method: Method, own: Sequence[Value]
+    baseline: Method, method: Method, curves: dict[str, dict[int, Curve]], cost: float
 ) -> tuple[float | None, float | None]:
     """Baseline's mean over the method's, and the permutation chance; None where nothing can be divided or permuted.
 
     In the permutation a seed that diverged counts as the worst value of all seeds.
     """
-    above, below = make_spread([one.value for one in theirs]), make_spread([one.value for one in own])
+    theirs, own = (read_seeds(curves[one.label], cost) for one in (baseline, method))
+    above, below = (make_spread([one.value for one in side]) for side in (theirs, own))
     if above is None or below is None or below.mean <= 0:
         return None, None
     slack = share_error(one.errors for one in theirs) + share_error(one.errors for one in own)
@@ -281,12 +285,7 @@ def find_equal_cost(methods: Sequence[Method], curves: dict[str, dict[int, Curve
 
 
 def choose_targets(
-    methods: Sequence[Method],
-    baseline: Method | None,
-    points: Points,
-    curves: dict[str, dict[int, Curve]],
-    metric: str,
-    wanted: Sequence[float],
+    study: Study, curves: dict[str, dict[int, Curve]], metric: str, wanted: Sequence[float]
 ) -> tuple[list[float], int]:
     """Targets from high to low, and the place of the baseline's final value among them.
 
@@ -294,18 +293,16 @@ def choose_targets(
     cost of the baseline, and with it every speed-up, without an upper end.
     """
     everything = [curve.y for seeds in curves.values() for curve in seeds.values()]
-    first = next(one.label for one in (baseline, *methods) if one is not None and curves[one.label])
-    final = max(curve.y[-1] for curve in points.curves(first, metric, sound=True).values())
-    if wanted:
-        targets = sorted({*wanted, final}, reverse=True)
-    else:
-        targets = choose_ladder(final, start=min(y[0] for y in everything), best=min(min(y) for y in everything))
+    first = next(one.label for one in (study.baseline, *study.methods) if one is not None and curves[one.label])
+    final = max(curve.y[-1] for curve in study.points.curves(first, metric, sound=True).values())
+    ladder = choose_ladder(final, start=min(y[0] for y in everything), best=min(min(y) for y in everything))
+    targets = sorted({*wanted, final}, reverse=True) if wanted else ladder
     return targets, targets.index(final)
 
 
-def name_unevenness(methods: Sequence[Method], metrics: Sequence[str]) -> list[str]:
+def name_unevenness(study: Study) -> list[str]:
     """Remarks on seeds, settings and feature spaces that a reader has to know about."""
-    remarks = []
+    remarks, methods = [], study.methods
     if len({method.seeds for method in methods}) > 1:
         listed = "; ".join(f"{method.label}: {' '.join(map(str, method.seeds))}" for method in methods)
         remarks.append(f"unequal seeds ({listed})")
@@ -316,17 +313,16 @@ def name_unevenness(methods: Sequence[Method], metrics: Sequence[str]) -> list[s
             "records say: devices, versions, protocols"
         )
     remarks += name_shortest(methods)
-    if len(find_spaces(methods, metrics)) < 2:
+    if len(find_spaces(study)) < 2:
         remarks.append(
             "only one feature space was measured; a second one would show whether the metric flatters a method"
         )
     return remarks
 
 
-def find_spaces(methods: Sequence[Method], metrics: Sequence[str]) -> set[str]:
+def find_spaces(study: Study) -> set[str]:
     """The feature networks behind the metrics; a metric whose network is unknown counts as one of its own."""
-    networks = methods[0].facts.get("feature_networks") or []
-    return {str(find_network(metric, networks) or metric) for metric in metrics}
+    return {str(find_network(one.metric, study.networks) or one.metric) for one in study.results}
 
 
 def name_unmet(results: Sequence[Result]) -> list[str]:
@@ -350,7 +346,7 @@ def name_shortest(methods: Sequence[Method]) -> list[str]:
     first = runs[ends.index(min(ends))]
     return [
         f"{first.source.name} ends at {write_number(min(ends))} of the usual {write_number(usual)} "
-        f"{UNITS.get(first.unit, first.unit)}, and equal cost is there; leave it out to compare the others further on"
+        f"{first.unit_name}, and equal cost is there; leave it out to compare the others further on"
     ]
 
 
@@ -358,9 +354,7 @@ def measure_fall(study: Study, result: Result) -> float | None:
     """How many times the baseline falls over the last doubling before equal cost; None where it is not known."""
     if study.baseline is None:
         return None
-    curves = study.points.curves(study.baseline.label, result.metric, study.axis, sound=True).values()
-    ends = [[read_value(curve, cost) for curve in curves] for cost in (result.equal_cost / 2, result.equal_cost)]
-    means = [make_spread([one.value for one in side if one is not None]) for side in ends]
-    if means[0] is None or means[1] is None or means[1].mean <= 0 or not math.isfinite(means[0].mean):
-        return None
-    return means[0].mean / means[1].mean
+    curves = study.curves(study.baseline.label, result.metric, sound=True)
+    costs = (result.equal_cost / 2, result.equal_cost)
+    before, after = (make_spread([one.value for one in read_seeds(curves, cost)]) for cost in costs)
+    return None if before is None or after is None or after.mean <= 0 else before.mean / after.mean

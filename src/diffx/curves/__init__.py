@@ -1,2 +1,2 @@
-"""Curves of runs: read from disk without trusting them, seeds pooled into methods, one table of points, and what lies
-between two evaluations."""
+"""Curves of runs: read from disk without trusting them, seeds pooled into methods, one table of points, what lies
+between two evaluations, and what several seeds say together."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from diffx.curves.read import Point, Run, keep_finite, list_leaves, make_points, read_lines
 from diffx.errors import DiffxError, clean_text
-from diffx.plain import clean
+from diffx.plain import clean, group
 
 START = "curve_"
 
@@ -32,14 +32,11 @@ def read_measured(run: Run) -> list[Measured]:
     """What a run's curve_*.jsonl hold, a protocol at a time; lines and files that cannot be read are left out."""
     found = []
     for file in sorted(run.source.folder.glob(f"{START}*.jsonl")):
-        by_key: dict[str, list[dict[str, Any]]] = {}
         try:
             lines = read_lines(file)[0]
         except (DiffxError, OSError):
             continue
-        for line in lines:
-            by_key.setdefault(clean_text(str(line.get("protocol") or "")), []).append(line)
-        for key, alike in by_key.items():
+        for key, alike in group((line, clean_text(str(line.get("protocol") or ""))) for line in lines).items():
             points = keep_finite(make_points(alike, run.unit)[0])
             known = [line["protocol_facts"] for line in alike if isinstance(line.get("protocol_facts"), dict)]
             if points:

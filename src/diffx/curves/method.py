@@ -7,7 +7,7 @@ from typing import Any
 
 from diffx.curves.read import Run, list_leaves
 from diffx.errors import DiffxError
-from diffx.plain import is_number, join, write_value
+from diffx.plain import group, is_number, join, write_value
 from diffx.run.name import is_part_of_a_run
 
 CLASS = "._target_"
@@ -47,10 +47,8 @@ class Method:
 
 def group_runs(runs: Sequence[Run]) -> list[Method]:
     """Pools the seeds of each method; fewest plugins first, then by label."""
-    pools: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        pools.setdefault(run.key, []).append(run)
-    methods = [Method(pool[0].label, tuple(sorted(pool, key=lambda run: run.seed))) for pool in pools.values()]
+    pools = group((run, run.key) for run in runs).values()
+    methods = [Method(pool[0].label, tuple(sorted(pool, key=lambda run: run.seed))) for pool in pools]
     methods.sort(key=lambda method: (len(method.plugins), method.label, method.runs[0].key))
     return make_distinct(methods)
 

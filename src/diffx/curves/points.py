@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from diffx.curves.curve import Curve, make_curve
 from diffx.curves.method import Method
+from diffx.plain import group
 
 AXES = ("cost", "step", "images", "train_flops")  # columns that a curve can be drawn against
 
@@ -34,10 +35,8 @@ class Points:
     @cached_property
     def index(self) -> dict[tuple[str, str], dict[int, list[Row]]]:
         """The rows by method and metric, then by seed."""
-        found: dict[tuple[str, str], dict[int, list[Row]]] = {}
-        for row in self.rows:
-            found.setdefault((row.label, row.metric), {}).setdefault(row.seed, []).append(row)
-        return found
+        found = group((row, (row.label, row.metric)) for row in self.rows)
+        return {key: group((row, row.seed) for row in rows) for key, rows in found.items()}
 
     def curves(self, label: str, metric: str, axis: str = "cost", sound: bool = False) -> dict[int, Curve]:
         """The curves of a method by seed. `sound` leaves out the seeds that diverged, unless all did."""

@@ -17,10 +17,10 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
 from diffx.errors import DiffxError, clean_text
-from diffx.plain import clean, join
+from diffx.plain import clean, group, join
 from diffx.run.distances import pick_distances
 
-COSTS = ("gpu_hours", "cpu_hours")
+UNITS = {"gpu_hours": "GPU-hours", "cpu_hours": "CPU-hours"}  # the costs that a run may count, as people write them
 NOT_RUNS = {"checkpoints", "samples", "wandb"}  # folders inside a run directory
 LARGEST = 32 * 2**20  # bytes of a file that a run may bring
 LABEL = 60  # letters of a label
@@ -53,7 +53,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: its resolved configuration, the facts of `run.json`, and the evaluations that can be used."""
+    """One training run: its resolved configuration, the facts of `run.json` (those of EMPTY are always there), and the
+    evaluations that can be used."""
 
     source: Source
     config: dict[str, Any]
@@ -80,8 +81,28 @@ class Run:
         return clean_text(str(self.facts.get("label") or "+".join(self.plugins) or "plain"), LABEL)
 
     @property
+    def device(self) -> str | None:
+        """The name of what it ran on, or its kind."""
+        return self.facts["device"].get("name") or self.facts["device"].get("kind")
+
+    @property
+    def unit_name(self) -> str:
+        """GPU-hours or CPU-hours."""
+        return UNITS.get(self.unit, self.unit)
+
+    @property
     def last_step(self) -> int:
         return self.points[-1].step if self.points else 0
+
+    @property
+    def last_cost(self) -> float | None:
+        return self.points[-1].cost if self.points else None
+
+    @property
+    def floors(self) -> dict[str, float]:
+        """What real images score, by metric, where it is known."""
+        known = self.facts["reference"].get("floor") or {}
+        return {metric: float(value) for metric, value in known.items() if value is not None}
 
     def values(self, metric: str) -> list[float]:
         return [point.values[metric] for point in self.points if metric in point.values]
@@ -130,16 +151,18 @@ def read_run(source: Source) -> tuple[Run | None, list[str]]:
         facts = clean(json.loads(read_bytes(source.facts)))
         config = {} if source.config is None else clean(read_settings(source.config))
     except Exception as error:  # any broken file is this run's problem alone
-        return None, [f"skipped: {take_first_line(error)}"]
+        said = str(error).splitlines() or [type(error).__name__]
+        return None, [f"skipped: {clean_text(said[0])}"]
     if not isinstance(facts, dict) or not isinstance(config, dict):
         return None, ["skipped: run.json and config.yaml have to be mappings"]
     if wrong := find_misshapen(facts):
         return None, [f"skipped: {wrong} in {source.facts.name} is not what diffx writes"]
+    facts = EMPTY | {name: value for name, value in facts.items() if value is not None}
     try:
         lines, remarks = read_lines(source.curve)
     except (DiffxError, OSError):
         lines, remarks = [], []
-    unit = facts.get("cost") or next((name for name in COSTS if any(name in line for line in lines)), COSTS[0])
+    unit = facts.get("cost") or next((name for name in UNITS if any(name in line for line in lines)), "gpu_hours")
     points, said = make_points(lines, unit)
     kept, run_ends, used = end_run(facts, points)
     run = Run(source, config, facts, tuple(kept), unit, run_ends is not None)
@@ -286,21 +309,13 @@ def drop_duplicates(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
 
 def name_same_curves(runs: Sequence[Run]) -> list[str]:
     """A remark on every curve that stands under two seed numbers of a method: seeds never agree to the last digit."""
-    found: dict[Any, list[Run]] = {}
-    for run in runs:
-        curve = tuple((point.step, tuple(point.values.items())) for point in run.points)
-        if curve:
-            found.setdefault((run.key, curve), []).append(run)
+    curves = [(run, tuple((point.step, tuple(point.values.items())) for point in run.points)) for run in runs]
     return [
         f"seeds {join(str(run.seed) for run in same)} of {same[0].label} have one and the same curve, digit for digit: "
         "if one run was copied under several seed numbers, its spread says nothing"
-        for same in found.values()
+        for same in group((run, (run.key, curve)) for run, curve in curves if curve).values()
         if len(same) > 1
     ]
-
-
-def take_first_line(error: Exception) -> str:
-    return clean_text((str(error).splitlines() or [type(error).__name__])[0])
 
 
 def list_leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -320,26 +335,22 @@ def is_numbers(value: Any) -> bool:
     return isinstance(value, dict) and all(one is None or is_finite(one) for one in value.values())
 
 
-def is_mapping(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def is_mappings(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, dict) for one in value)
-
-
-# What kind of thing each entry of run.json has to be before a comparison relies on it.
+NUMBERS = ("parameters", "flops", "clock", "train_parts")
+MAPPINGS = ("device", "protocol", "versions", "git", "offline")
+LISTS = ("encoders", "feature_networks")
+# What kind of thing each entry of run.json has to be before a comparison relies on it, and what it is without one.
 SHAPES: dict[str, Callable[[Any], bool]] = {
     "seed": lambda value: isinstance(value, int) and abs(value) < STEPS,
     "plugins": lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
-    **dict.fromkeys(("parameters", "flops", "clock", "train_parts"), is_numbers),
-    **dict.fromkeys(("device", "protocol", "versions", "git", "offline"), is_mapping),
-    **dict.fromkeys(("encoders", "feature_networks"), is_mappings),
+    **dict.fromkeys(NUMBERS, is_numbers),
+    **dict.fromkeys(MAPPINGS, lambda value: isinstance(value, dict)),
+    **dict.fromkeys(LISTS, lambda value: isinstance(value, list) and all(isinstance(one, dict) for one in value)),
     **dict.fromkeys(("samples_per_second", "peak_memory_bytes"), is_finite),
     "reference": lambda value: isinstance(value, dict) and is_numbers(value.get("floor") or {}),
-    "cost": lambda value: value in COSTS,
+    "cost": lambda value: value in UNITS,
     "diverged_at": lambda value: isinstance(value, int) and 0 <= value < STEPS,
 }
+EMPTY: dict[str, Any] = {**{name: {} for name in (*NUMBERS, *MAPPINGS, "reference")}, **{name: [] for name in LISTS}}
 
 
 def find_misshapen(facts: dict[str, Any]) -> str | None:

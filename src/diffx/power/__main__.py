@@ -9,7 +9,6 @@ from pathlib import Path
 from rich.console import Console
 
 from diffx.compare.shown.cell import Table
-from diffx.compare.shown.terminal import Printed
 from diffx.compare.study import Result, Study, make_study
 from diffx.curves.metric import name_metric
 from diffx.errors import DiffxError
@@ -32,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     console = Console()
     for table in tables:
-        console.print(Printed(table))
+        console.print(table)
     return 0
 
 

@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from diffx.compare.card import UNITS
 from diffx.curves.metric import name_metric
+from diffx.curves.read import UNITS
 from diffx.errors import DiffxError
 from diffx.plain import write_number
 from diffx.record.check import Finding, check

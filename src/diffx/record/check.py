@@ -1,6 +1,5 @@
 """Whether an entry stands: three seeds that reach the target, whole records, and cheaper than the one before."""
 
-import itertools
 import math
 import statistics
 from collections.abc import Iterator, Sequence
@@ -9,15 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from diffx.compare.card import name_device
 from diffx.curves.read import Run, list_leaves
+from diffx.curves.seeds import sum_splits
 from diffx.errors import DiffxError
 from diffx.plain import join, write_number, write_value
 from diffx.record.track import Entry, Track, read_entry, read_track
 
 FEWEST = 3  # seeds
 ENOUGH = 0.05  # one-sided chance of being so much cheaper by luck, which three seeds against three can reach
-SPLITS = 20_000  # permutations are counted up to here and sampled beyond
 
 
 @dataclass(frozen=True)
@@ -72,14 +70,14 @@ def find_faults(track: Track, entry: Entry) -> Iterator[str]:
             yield f"seed {seed} did not reach {track.metric} {track.target:g}"
         elif met.bound == "<":
             yield f"seed {seed} was below {track.target:g} at its first evaluation, so what it cost is not known"
-    commits = {str((run.facts.get("git") or {}).get("commit")) for run in entry.runs}
+    commits = {str(run.facts["git"].get("commit")) for run in entry.runs}
     if len(commits) > 1:
         yield f"its seeds ran from {len(commits)} commits"
 
 
 def find_run_faults(track: Track, run: Run) -> Iterator[str]:
     """What one seed lacks: settings, a commit that anyone can check out, the track's protocol and cost."""
-    git = run.facts.get("git") or {}
+    git = run.facts["git"]
     if run.source.config is None or not run.config:
         yield "has no settings beside it (config.yaml, or NAME.yaml)"
     if not git.get("commit"):
@@ -90,7 +88,7 @@ def find_run_faults(track: Track, run: Run) -> Iterator[str]:
         yield f"is {run.facts.get('status') or 'of unknown status'}, not complete"
     if run.unit != track.cost:
         yield f"counts {run.unit}, and the track {track.cost}"
-    known = dict(list_leaves(run.facts.get("protocol") or {}))
+    known = dict(list_leaves(run.facts["protocol"]))
     for key, value in list_leaves(track.protocol):
         if known.get(key) != value:
             yield f"was measured with {key} {write_value(known.get(key))}, and the track has {write_value(value)}"
@@ -98,7 +96,7 @@ def find_run_faults(track: Track, run: Run) -> Iterator[str]:
 
 def name_devices(entry: Entry) -> str:
     """The devices of an entry's seeds, in words."""
-    return join(dict.fromkeys(str(name_device(run) or "an unknown device") for run in entry.runs))
+    return join(dict.fromkeys(str(run.device or "an unknown device") for run in entry.runs))
 
 
 def find_before(track: Track, folder: Path) -> Entry | None:
@@ -122,9 +120,4 @@ def compare_with(before: tuple[str, float], cost: float, chance: float) -> list[
 def permute_below(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """One-sided exact permutation test: how often a random split has logarithms of costs lower by as much or more."""
     pooled, size = np.log([*ours, *theirs]), len(ours)
-    if math.comb(len(pooled), size) <= SPLITS:
-        picks = np.array(list(itertools.combinations(range(len(pooled)), size)))
-    else:
-        picks = np.random.default_rng(0).permuted(np.tile(np.arange(len(pooled)), (SPLITS, 1)), axis=1)[:, :size]
-    sums = pooled[picks].sum(axis=1)
-    return float(np.mean(sums <= pooled[:size].sum() + 1e-12))
+    return float(np.mean(sum_splits(pooled, size) <= pooled[:size].sum() + 1e-12))

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffx.compare.card import UNITS
 from diffx.curves.curve import Curve, Reach, find_cost
 from diffx.curves.method import Method, group_runs
 from diffx.curves.points import tabulate
-from diffx.curves.read import Run, read, read_settings
+from diffx.curves.read import UNITS, Run, read, read_settings
 from diffx.errors import DiffxError
 from diffx.plain import clean
 

@@ -4,7 +4,7 @@ from diffx.compare.card import MARK
 from diffx.compare.cost import RULES
 from diffx.compare.shown.published import place_published
 from diffx.compare.shown.words import count_diverged
-from diffx.compare.study import Study, find_floor
+from diffx.compare.study import Study
 from diffx.curves.metric import name_metric
 from diffx.curves.read import list_leaves
 from diffx.plain import join, write_number, write_value
@@ -28,16 +28,16 @@ def read_panel(study: Study, metric: str) -> list[str]:
         if several
         else "One seed per method: no order of the lines can be told from chance. Dot: an evaluation."
     ]
-    result = next((one for one in study.results if one.metric == metric), None)
+    result = study.result(metric)
     if result is not None and study.baseline is not None:
         base, outcomes = study.baseline.label, result.outcomes
         worst, median = (" (its worst seed)", " (median over seeds)") if several else ("", "")
-        met = [label for label in outcomes if label != base and outcomes[label].reaches[result.goal].bound != ">"]
+        met = [label for label in outcomes if label != base and result.at_goal(label)[0].bound != ">"]
         rings = f"; rings and factors: {study.unit_name} to reach it, against {base}{median}" if met else ""
         parts.append(f"Dotted: what {base} ended with{worst}{rings}.")
         if any(outcome.crossings for outcome in outcomes.values()):
             parts.append("Square: a line crosses the baseline's.")
-    if (floor := find_floor(study.methods, metric)) is not None:
+    if (floor := study.floor(metric)) is not None:
         parts.append(f"Held-out real images score {write_number(floor)} in {name_metric(metric)}.")
     if any(method.diverged for method in study.methods):
         parts.append("Cross: the last evaluation of a seed that diverged.")
@@ -82,11 +82,10 @@ def list_published(study: Study) -> list[str]:
 def describe_protocol(study: Study) -> str:
     """What was held equal, from the first run: data and evaluation protocol, batch, EMA, device."""
     run = study.methods[0].runs[0]
-    settings = {name_setting(name): value for name, value in list_leaves(run.facts.get("protocol") or {})}
-    settings |= {name_setting(name): run.config[name] for name in CAPTION_SETTINGS if name in run.config}
-    device = run.facts.get("device") or {}
-    settings |= {"device": f"{device.get('count', 1)} × {device.get('name') or device.get('kind', 'unknown')}"}
-    settings |= {"precision": run.facts.get("precision")}
+    kept = {name: run.config[name] for name in CAPTION_SETTINGS if name in run.config}
+    settings = {name_setting(name): value for name, value in (*list_leaves(run.facts["protocol"]), *kept.items())}
+    settings["device"] = f"{run.facts['device'].get('count', 1)} × {run.device or 'unknown'}"
+    settings["precision"] = run.facts.get("precision")
     shown = {name: write_value(value) for name, value in settings.items() if value is not None}
     listed = [f"{name} {text.rsplit('.', 1)[-1] if name in CLASSES else text}" for name, text in shown.items()]
     name = f"Protocol {study.protocol}" if study.protocol else "Protocol"
@@ -99,9 +98,8 @@ def name_setting(name: str) -> str:
 
 
 def list_differences(study: Study) -> str:
-    if study.differences:
-        return f"Differs beside the plugins: {'; '.join(map(str, study.differences))}."
-    return f"{say_nothing_differs(study)}."
+    listed = "; ".join(map(str, study.differences))
+    return f"Differs beside the plugins: {listed}." if listed else f"{say_nothing_differs(study)}."
 
 
 def say_nothing_differs(study: Study) -> str:

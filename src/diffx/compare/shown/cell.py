@@ -1,20 +1,32 @@
-"""A table, and what stands in its cells: spreads, bounds, speed-ups and their intervals as text."""
+"""A table for Markdown, the terminal and the page; and what stands in its cells: spreads, bounds, speed-ups and their
+intervals as text."""
 
 import math
-import statistics
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from diffx.compare.seeds import Speedup, Spread
+import rich.box
+import rich.table
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.measure import Measurement
+from rich.text import Text
+
 from diffx.curves.curve import Reach
 from diffx.curves.method import Method
+from diffx.curves.seeds import Speedup, Spread
 from diffx.plain import NONE, escape_markdown, write_number
+
+MANY = 1000  # columns of a terminal wider than any
 
 
 @dataclass(frozen=True)
 class Table:
-    """Title, header, rows of cells (the first is text, the others numbers) and a line that says how to read it."""
+    """Title, header, rows of cells (the first is text, the others numbers) and a line that says how to read it.
+
+    In a terminal no cell is ever broken; columns that do not fit beside the others stand below them.
+    """
 
     title: str
     header: tuple[str, ...]
@@ -23,24 +35,46 @@ class Table:
 
     def markdown(self) -> str:
         """A GitHub-flavoured Markdown table under its title."""
-        head = f"| {' | '.join(map(escape_table, self.header))} |"
         rule = "|---|" + "---:|" * (len(self.header) - 1)
-        lines = [f"| {' | '.join(map(escape_table, row))} |" for row in self.rows]
+        head, *lines = (f"| {' | '.join(map(escape_table, row))} |" for row in (self.header, *self.rows))
         note = ["", escape_markdown(self.note)] if self.note else []
         return "\n".join([f"### {escape_markdown(self.title)}", "", head, rule, *lines, *note])
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        yield Text(self.title, style="bold")
+        parts, header = [list(range(1, len(self.header)))], self.header
+        if not self._fits(parts[0], header, console, options):
+            parts, header = [[]], tuple(self._wrap(place) for place in range(len(self.header)))
+            for place in range(1, len(header)):
+                if parts[-1] and not self._fits([*parts[-1], place], header, console, options):
+                    parts.append([])
+                parts[-1].append(place)
+        yield from (self._draw(places, header) for places in parts)
+        yield Text(f"{self.note}\n" if self.note else "", style="dim")
+
+    def _draw(self, places: Sequence[int], header: Sequence[str]) -> rich.table.Table:
+        """Some of the columns, the first one in front. Text, not markup: a metric may be called [/red]."""
+        drawn = rich.table.Table(pad_edge=False, padding=(0, 1, 0, 0), box=rich.box.SIMPLE_HEAD)
+        drawn.add_column(Text(header[0]), no_wrap=True)
+        for place in places:
+            drawn.add_column(Text(header[place]), justify="right", overflow="fold")
+        for row in self.rows:
+            drawn.add_row(*(Text(row[place]) for place in (0, *places)))
+        return drawn
+
+    def _fits(self, places: Sequence[int], header: Sequence[str], console: Console, options: ConsoleOptions) -> bool:
+        drawn = self._draw(places, header)
+        return Measurement.get(console, options.update(width=MANY), drawn).maximum <= options.max_width
+
+    def _wrap(self, place: int) -> str:
+        """A header over several lines, broken between words alone, where it is wider than its cells."""
+        cells = max((cell_len(line) for row in self.rows for line in row[place].splitlines()), default=0)
+        width = max(cells, *map(cell_len, self.header[place].split()), 1)
+        return "\n".join(textwrap.wrap(self.header[place], width, break_long_words=False, break_on_hyphens=False))
 
 
 def escape_table(cell: str) -> str:
     return escape_markdown(cell).replace("|", "\\|").replace("\n", "<br>")
-
-
-def take_middle(found: Iterable[Any]) -> float | None:
-    known = [float(value) for value in found if value is not None]
-    return statistics.median(known) if known else None
-
-
-def take_greatest(found: Iterable[Any]) -> float | None:
-    return max((float(value) for value in found if value is not None), default=None)
 
 
 def count_lost(method: Method) -> str:

@@ -38,15 +38,14 @@ def forecast_study(study: Study, horizon: float, draws: int = DRAWS) -> Study:
             f"{study.cost_name}); type {write_number(FARTHEST * longest)} or less."
         )
     found: list[Forecast] = []
-    unfit: dict[str, None] = {}
+    unfit: list[str] = []
     tested = False
     for result in study.results:
-        curves = {one.label: list(study.points.curves(one.label, result.metric, sound=True).values())
-                  for one in study.methods}  # fmt: skip
+        curves = {one.label: list(study.curves(one.label, result.metric, sound=True).values()) for one in study.methods}
         fit = {label: seeds for label, seeds in curves.items() if seeds and can_fit(seeds)}
         tested |= any(min(len(seed.x) for seed in seeds) > FEWEST for seeds in fit.values())
-        found += forecast_metric(fit, result.metric, result.floor or 0.0, horizon, draws)
-        unfit.update({label: None for label in curves if label not in fit})
+        found += forecast_metric(fit, result.metric, study.floor(result.metric) or 0.0, horizon, draws)
+        unfit += [label for label in curves if label not in {*fit, *unfit}]
     lacking = f"it takes {FEWEST} evaluations of every seed, above zero, to fit one"
     said = [f"no forecast for {join(unfit)}: {lacking}"] if unfit else []
     said += [UNTESTED] if found and not tested else []
@@ -55,22 +54,19 @@ def forecast_study(study: Study, horizon: float, draws: int = DRAWS) -> Study:
 
 def order(study: Study, result: Result) -> list[Order]:
     """Every method against the baseline at the horizon; empty without a baseline that could be forecast."""
-    by_label = {one.label: one for one in study.forecasts if one.metric == result.metric}
+    by_label = study.forecast(result.metric)
     base = by_label.pop(study.baseline.label, None) if study.baseline else None
     return [] if base is None else [compare_forecasts(one, base) for one in by_label.values()]
 
 
 def tabulate_forecasts(study: Study, result: Result) -> list[Table]:
     """A method's forecast at the horizon, its share of draws below the baseline, and where it passes it."""
-    by_label = {one.label: one for one in study.forecasts if one.metric == result.metric}
+    by_label = study.forecast(result.metric)
     if not by_label:
         return []
     against = {one.forecast.label: one for one in order(study, result)}
     base = study.baseline.label if study.baseline else ""
-    rows = []
-    for method in study.methods:
-        if (one := by_label.get(method.label)) is not None:
-            rows.append((study.mark(method.label), write_ends(one), *write_order(against.get(method.label))))
+    rows = [(study.mark(label), write_ends(one), *write_order(against.get(label))) for label, one in by_label.items()]
     header = ("method", f"at {write_number(study.horizon)} {study.cost_name}", f"below {base}", f"passes {base}")
     note = (
         "forecast, not measured: median [95 % interval] of a saturating power law with a floor, bootstrapped over "

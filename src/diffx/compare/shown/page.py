@@ -7,22 +7,22 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
 from diffx.compare.card import MARK
+from diffx.compare.lines import Line
 from diffx.compare.shown.caption import describe_basis, read_panel, write_answer_caption, write_card
 from diffx.compare.shown.cell import Table
 from diffx.compare.shown.pictures.answer import can_answer, draw_answer_alone
-from diffx.compare.shown.pictures.colours import choose_looks
-from diffx.compare.shown.pictures.figure import STYLE, draw_alone
+from diffx.compare.shown.pictures.figure import draw_alone
 from diffx.compare.shown.pictures.panel import LONGEST_ON_PAGE, Panel, make_panel
 from diffx.compare.shown.pictures.samples import Rows, list_prompts, say_samples
+from diffx.compare.shown.pictures.style import choose_looks, in_style
 from diffx.compare.shown.words import write_answer, write_reasons
 from diffx.compare.study import AXIS_NAMES, Study, count_in
-from diffx.curves.method import Method, find_varied
+from diffx.curves.method import find_varied
 from diffx.curves.metric import name_metric
 from diffx.plain import write_number, write_value
 
@@ -91,13 +91,12 @@ def write_png(pixels: np.ndarray) -> str:
     return base64.b64encode(data.getvalue()).decode()
 
 
+@in_style
 def write_svg(figure: Figure) -> str:
     """Without what stands before the element."""
     text = io.StringIO()
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(
-            text, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-        )
+    nameless = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    figure.savefig(text, format="svg", transparent=True, metadata=nameless)
     svg = text.getvalue()
     return svg[svg.index("<svg") :]
 
@@ -106,22 +105,15 @@ def describe_methods(study: Study) -> list[dict[str, Any]]:
     """Methods with their colours, and the settings and entries of the card that set each of them off."""
     varied = find_varied([method.settings for method in study.methods])
     looks = choose_looks(study.methods, study.baseline)
-    return [
-        {
-            "label": method.label,
-            "mark": MARK if method.label in study.odd else "",
-            "colour": looks[method.label]["color"],
-            "settings": list_settings(method, varied, study),
-        }
-        for method in study.methods
-    ]
-
-
-def list_settings(method: Method, varied: Sequence[str], study: Study) -> list[str]:
-    own = {name: write_value(method.settings[name]) for name in varied if name in method.settings}
-    own |= {one.name: one.values[method.label] for one in study.differences if one.name not in own}
-    lost = [f"{method.diverged} of {len(method.runs)} seeds diverged"] if method.diverged else []
-    return [*lost, *(f"{name}: {value}" for name, value in own.items())]
+    found = []
+    for method in study.methods:
+        own = {name: write_value(method.settings[name]) for name in varied if name in method.settings}
+        own |= {one.name: one.values[method.label] for one in study.differences if one.name not in own}
+        lost = [f"{method.diverged} of {len(method.runs)} seeds diverged"] if method.diverged else []
+        settings = [*lost, *(f"{name}: {value}" for name, value in own.items())]
+        mark, colour = MARK if method.label in study.odd else "", looks[method.label]["color"]
+        found.append({"label": method.label, "mark": mark, "colour": colour, "settings": settings})
+    return found
 
 
 def draw_pictures(study: Study, metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -144,12 +136,8 @@ def draw_picture(panel: Panel, scale: str, study: Study) -> dict[str, Any]:
     for place, trace in panel.traces.items():
         line = trace.line
         curves[place] = [
-            [
-                *locate(line.x[i], line.mean[i]),
-                describe_point(panel.title, line.x[i], trace.line, i),
-                f"{write_number(line.x[i])} {unit}",
-            ]
-            for i in range(len(line.x))
+            [*locate(x, line.mean[i]), describe_point(panel.title, line, i), f"{write_number(x)} {unit}"]
+            for i, x in enumerate(line.x)
             if line.evaluated[i]
         ]
         if trace.ring and not trace.ring.bound and panel.goal is not None:
@@ -160,9 +148,9 @@ def draw_picture(panel: Panel, scale: str, study: Study) -> dict[str, Any]:
     return {"svg": svg, "curves": curves, "rings": rings, "marks": marks}
 
 
-def describe_point(title: str, x: float, line: Any, place: int) -> str:
+def describe_point(title: str, line: Line, place: int) -> str:
     """`FD 65.9 [65.5 – 66.3], 2 seeds`"""
-    if line.seeds == 1:
-        return f"{title} {write_number(line.mean[place])}, one seed"
-    ends = f"[{write_number(line.low[place])} – {write_number(line.high[place])}]"
-    return f"{title} {write_number(line.mean[place])} {ends}, {line.seeds} seeds"
+    low, middle, high = (write_number(values[place]) for values in (line.low, line.mean, line.high))
+    return (
+        f"{title} {middle}, one seed" if line.seeds == 1 else f"{title} {middle} [{low} – {high}], {line.seeds} seeds"
+    )

@@ -23,8 +23,6 @@ from diffx.store.whole_file import write_text
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report
 
-AXES = {"steps": "trainer/global_step"}  # beside the cost, what the training runs count on the server
-
 
 @dataclass(frozen=True)
 class Destination:
@@ -49,17 +47,19 @@ def publish(study: Study, folder: Path, tables: Sequence[Table], verdict: str, w
     from diffx.run.sink import online
 
     check_extra()
-    live, project = online("auto"), where.project or find_project(study)
-    directory = log_run(study, folder, tables, Destination(project, where.entity), live)
-    report = build_report(study, tables, verdict, Destination(project, where.entity))
+    live, where = online("auto"), Destination(where.project or find_project(study), where.entity)
+    directory = log_run(study, folder, tables, where, live)
+    report = build_report(study, tables, verdict, where)
     if live:
         report.save()
         return [f"W&B report: {report.url}"]
     write_text(folder / "wandb_report.json", write_json(report))
+    folders = [run.source.folder / "wandb" for method in study.methods for run in method.runs]
+    waiting = [run for one in folders for run in sorted(one.glob("offline-run-*"))]
     return [
         f"W&B: no key, so the figure and the tables wait in {directory}; what the report will say is in "
         f"{folder / 'wandb_report.json'}. To publish, log in and type:",
-        f"wandb sync {' '.join(shlex.quote(str(path)) for path in [*find_waiting(study), directory])}",
+        f"wandb sync {' '.join(shlex.quote(str(path)) for path in [*waiting, directory])}",
         repeat_command(),
     ]
 
@@ -68,13 +68,6 @@ def find_project(study: Study) -> str:
     """The project that the first run was logged to."""
     logged = study.methods[0].runs[0].config.get("logger")
     return str((logged if isinstance(logged, dict) else {}).get("project") or "diffx")
-
-
-def find_waiting(study: Study) -> Iterator[Path]:
-    """The compared runs' own offline W&B runs."""
-    for method in study.methods:
-        for run in method.runs:
-            yield from sorted((run.source.folder / "wandb").glob("offline-run-*"))
 
 
 def repeat_command() -> str:
@@ -88,6 +81,7 @@ def log_run(study: Study, folder: Path, tables: Sequence[Table], where: Destinat
     import wandb
 
     name = study.name.replace("'", "")
+    methods = {one.label: {"plugins": list(one.plugins), "seeds": list(one.seeds)} for one in study.methods}
     run = wandb.init(
         project=where.project,
         entity=where.entity,
@@ -97,7 +91,7 @@ def log_run(study: Study, folder: Path, tables: Sequence[Table], where: Destinat
         tags=["compare"],
         dir=folder.resolve(),
         mode="online" if live else "offline",
-        config={"comparison": name, "card": write_card(study), "methods": describe_methods(study)},
+        config={"comparison": name, "card": write_card(study), "methods": methods},
         settings=wandb.Settings(silent=True, console="off"),
     )
     pictures = {path.stem: wandb.Image(str(path)) for path in sorted(folder.glob("*.png"))}
@@ -107,10 +101,6 @@ def log_run(study: Study, folder: Path, tables: Sequence[Table], where: Destinat
     directory = Path(run.dir).parent
     run.finish()
     return directory
-
-
-def describe_methods(study: Study) -> dict[str, dict[str, Any]]:
-    return {method.label: {"plugins": list(method.plugins), "seeds": list(method.seeds)} for method in study.methods}
 
 
 def build_report(study: Study, tables: Sequence[Table], verdict: str, where: Destination) -> "Report":
@@ -146,7 +136,7 @@ def plot_distances(study: Study) -> Iterator[Any]:
         return  # evaluations after training are not in the runs' own W&B runs
     cost = study.methods[0].runs[0].unit
     for row, result in enumerate(study.results):
-        for column, (name, axis) in enumerate({study.cost_name: cost, **AXES}.items()):
+        for column, (name, axis) in enumerate({study.cost_name: cost, "steps": "trainer/global_step"}.items()):
             yield wr.LinePlot(
                 title=f"{name_metric(result.metric)} against {name}",
                 x=axis,

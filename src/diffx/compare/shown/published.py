@@ -49,18 +49,19 @@ def read_published(file: Path | None) -> list[dict[str, str]]:
 def place_published(study: Study, metric: str) -> list[Mark]:
     """The published numbers that can stand beside these runs: same data, metric and size; for hours the same GPU."""
     run, settings = study.methods[0].runs[0], study.methods[0].settings
-    gpu = str((run.facts.get("device") or {}).get("name") or "")
+    gpu = str(run.facts["device"].get("name") or "")
     if settings.get("guidance.scale", 1.0) != 1.0 or not study.published:
         return []
     ours = (settings.get("data.name"), metric, name_size(settings))
-    fitting = [row for row in study.published if (row["data"], row["metric"], row["size"]) == ours]
     longest = max(getattr(row, study.axis) for row in study.points.rows)
-    found = []
-    for row in fitting:
-        x = place_row(row, study.axis, run.unit)
-        if x is not None and x <= REACH * longest and (study.axis != "cost" or row["gpu"].lower() in gpu.lower()):
-            found.append(Mark(row["method"], float(row["value"]), x, row["source"]))
-    return found
+    return [
+        Mark(row["method"], float(row["value"]), x, row["source"])
+        for row in study.published
+        if (row["data"], row["metric"], row["size"]) == ours
+        and (x := place_row(row, study.axis, run.unit)) is not None
+        and x <= REACH * longest
+        and (study.axis != "cost" or row["gpu"].lower() in gpu.lower())
+    ]
 
 
 def place_row(row: dict[str, str], axis: str, unit: str) -> float | None:

@@ -2,31 +2,28 @@
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from diffx.compare.cost import cost_method_step, count_method_flops
+from diffx.compare.cost import cost_method_step, count_method_flops, take_middle
 from diffx.compare.design import find_interactions, find_responses
-from diffx.compare.seeds import ENOUGH, Spread, find_least_chance, make_spread
 from diffx.compare.shown.cell import (
     Table,
     count_lost,
-    take_greatest,
-    take_middle,
     write_bound,
     write_reach,
     write_spread,
     write_times,
 )
-from diffx.compare.shown.epochs import tabulate_epochs
 from diffx.compare.shown.forecast import tabulate_forecasts
 from diffx.compare.shown.scaling import tabulate_scaling
-from diffx.compare.study import Result, Study, find_floor
+from diffx.compare.study import Result, Study, reach_target
 from diffx.curves.measured import Measured, read_measured
 from diffx.curves.method import Method
 from diffx.curves.metric import name_metric
-from diffx.curves.read import list_leaves
-from diffx.plain import NONE, escape_cell, is_number, write_number, write_value
+from diffx.curves.read import Run, list_leaves
+from diffx.curves.seeds import ENOUGH, Spread, find_least_chance, make_spread, take_median
+from diffx.plain import NONE, escape_cell, group, is_number, write_number, write_value
 from diffx.run.distances import pick_distances
 
 CLOCKS = {"clock": "", "train_parts": "of train: "}  # entries of run.json in seconds, and how their columns begin
@@ -36,19 +33,17 @@ COVERAGE = {3: 0.988, 5: 0.986}
 
 def make_tables(study: Study) -> list[Table]:
     """All metrics side by side, each one's values and times, what the runs cost, then interactions and sweeps."""
-    per_metric = [make(study, result) for result in study.results for make in (tabulate_values, tabulate_times)]
-    taken = [table for result in study.results for table in tabulate_epochs(study, result)]
-    ahead = [table for result in study.results for table in tabulate_forecasts(study, result)]
-    ahead += [tabulate_scaling(law) for law in study.scalings]
-    whole = [tabulate_sizes(study), tabulate_time(study)]
-    beside = [*tabulate_others(study), *tabulate_protocols(study)]
+    results = study.results
     return [
         *summarise(study),
-        *per_metric,
-        *taken,
-        *ahead,
-        *beside,
-        *whole,
+        *(make(study, result) for result in results for make in (tabulate_values, tabulate_times)),
+        *(tabulate_epochs(study, result) for result in results),
+        *(table for result in results for table in tabulate_forecasts(study, result)),
+        *map(tabulate_scaling, study.scalings),
+        *tabulate_others(study),
+        *tabulate_protocols(study),
+        tabulate_sizes(study),
+        tabulate_time(study),
         *tabulate_interactions(study),
         *tabulate_sweeps(study),
     ]
@@ -74,8 +69,8 @@ def summarise(study: Study) -> list[Table]:
     rows = []
     for method in study.methods:
         cells = [study.mark(method.label) + count_lost(method)]
-        for one, goal in ((result.outcomes[method.label], result.goal) for result in study.results):
-            sooner = one.speedups[goal]
+        for result in study.results:
+            one, (_, sooner) = result.outcomes[method.label], result.at_goal(method.label)
             cells += [write_number(one.equal.mean if one.equal else None), write_times(one.ratio)]
             cells.append(NONE if sooner is None else f"{write_bound(sooner.bound)}{sooner.ratio:.3g}×")
         rows.append(tuple(cells))
@@ -130,6 +125,42 @@ def say_coverage(study: Study) -> str:
     return "" if known is None else f", which with {fewest} seeds held the truth in {known:.0%} of simulated cases"
 
 
+def tabulate_epochs(study: Study, result: Result) -> Table:
+    """What a target takes, in epochs (EP@k), steps, images, FLOPs and hours: a row for every method and target that was
+    asked for, else for what the baseline ended with."""
+    targets = [one for one in result.targets if one in study.asked] or [result.targets[result.goal]]
+    axes = [axis for axis in ("step", "images", "train_flops", "cost") if axis in study.points.axes()]
+    known = any(count_images(method) for method in study.methods)
+    names = {"step": "steps", "images": "images", "train_flops": "FLOPs", "cost": study.cost_name}
+    rows = []
+    for target in targets:
+        for method in study.methods:
+            cells = [write_taken(study, result.metric, method, target, axis) for axis in axes]
+            epochs = [write_taken(study, result.metric, method, target, "images", count_images(method))]
+            rows.append((f"{study.mark(method.label)}{count_lost(method)} ≤ {target:.3g}", *epochs * known, *cells))
+    header = ("method and target", *["epochs"] * known, *(names[axis] for axis in axes))
+    note = "median over seeds; > not reached, < met at the first evaluation" + (
+        "; epochs: passes over the training images, as EP@k counts them" if known else ""
+    )
+    return Table(f"What a target takes: {name_metric(result.metric)}", header, tuple(rows), note)
+
+
+def write_taken(
+    study: Study, metric: str, method: Method, target: float, axis: str, per_unit: float | None = 1.0
+) -> str:
+    """The median seed's count on an axis, in units of so many; a dash where the unit is not known."""
+    if not per_unit:
+        return NONE
+    met = take_median(reach_target(method, study.points.curves(method.label, metric, axis), target))
+    return f"{write_bound(met.bound)}{write_number(met.cost / per_unit)}"
+
+
+def count_images(method: Method) -> float | None:
+    """Images of an epoch, as run.json has them."""
+    found = method.facts.get("training_images")
+    return float(found) if isinstance(found, int) and found > 0 else None
+
+
 def tabulate_others(study: Study) -> list[Table]:
     """What was measured beside the distances, at the end of training: nearest training image, precision, recall."""
     measured = study.points.metrics()
@@ -140,7 +171,7 @@ def tabulate_others(study: Study) -> list[Table]:
     for method in study.methods:
         last = [[run.values(name)[-1] for run in method.runs if run.values(name)] for name in names]
         rows.append((study.mark(method.label), *(write_spread(make_spread(values)) for values in last)))
-    floors = [find_floor(study.methods, name) for name in names]
+    floors = [study.floor(name) for name in names]
     if any(floor is not None for floor in floors):
         rows.append(("real images", *map(write_number, floors)))
     note = "at the end of training, mean [least – greatest seed]"
@@ -151,30 +182,37 @@ def tabulate_others(study: Study) -> list[Table]:
 
 def tabulate_protocols(study: Study) -> list[Table]:
     """What was measured after training: a table per protocol, under its name, beside that of the curves."""
-    values: dict[str, dict[str, list[Measured]]] = {}
-    for method in study.methods:
-        for run in method.runs:
-            for one in read_measured(run):
-                values.setdefault(str(one), {}).setdefault(method.label, []).append(one)
+    every = [(method.label, one) for method in study.methods for run in method.runs for one in read_measured(run)]
+    found = group((pair, str(pair[1])) for pair in every)
     chosen = study.methods[0].facts.get("protocol_hash") if study.protocol else None
-    return [tabulate_protocol(study, key, found) for key, found in values.items() if not key.endswith(f":{chosen}")]
+    return [tabulate_protocol(study, key, some) for key, some in found.items() if not key.endswith(f":{chosen}")]
 
 
-def tabulate_protocol(study: Study, key: str, found: dict[str, list[Measured]]) -> Table:
+def tabulate_protocol(study: Study, key: str, found: Sequence[tuple[str, Measured]]) -> Table:
     """The last values of each method under one protocol."""
-    last = {label: [one.points[-1] for one in several] for label, several in found.items()}
-    names = list(dict.fromkeys(name for points in last.values() for point in points for name in point.values))
+    names = list(dict.fromkeys(name for _, one in found for name in one.points[-1].values))
     rows = []
     for method in study.methods:
-        points = last.get(method.label, [])
-        cells = (
-            write_spread(make_spread([one.values[name] for one in points if name in one.values])) for name in names
-        )
-        row = (str(len(points)), write_number(take_middle(point.cost for point in points)), *cells)
-        rows.append((study.mark(method.label), *row))
-    leaves = list_leaves(next(iter(found.values()))[0].facts)
+        points = [one.points[-1] for label, one in found if label == method.label]
+        values = [[one.values[name] for one in points if name in one.values] for name in names]
+        cost = write_number(take_middle(point.cost for point in points))
+        rows.append((study.mark(method.label), str(len(points)), cost, *map(write_spread, map(make_spread, values))))
+    leaves = list_leaves(found[0][1].facts)
     listed = ", ".join(f"{name} {write_value(value)}" for name, value in leaves if not name.endswith("_target_"))
     return Table(f"Measured under {key}", ("method", "seeds", study.cost_name, *names), tuple(rows), listed)
+
+
+def measure_runs(method: Method) -> dict[str, Any]:
+    """What a method's runs weigh and cost, by the names that the CSV has for it."""
+    memory = [run.facts.get("peak_memory_bytes") for run in method.runs]
+    return {
+        "parameters_backbone": method.facts["parameters"].get("backbone"),
+        "parameters_training_only": method.facts["parameters"].get("training_only"),
+        "flops_per_step": count_method_flops(method),
+        "images_per_second": take_middle(run.facts.get("samples_per_second") for run in method.runs),
+        "peak_memory_bytes": max((float(one) for one in memory if one is not None), default=None),
+        "total_cost": take_middle(run.last_cost for run in method.runs),
+    }
 
 
 def tabulate_sizes(study: Study) -> Table:
@@ -182,19 +220,18 @@ def tabulate_sizes(study: Study) -> Table:
     header = ("method", "params", "training", "FLOPs", "× FLOPs", "× time", "images/s", "memory")
     rows = []
     for method in study.methods:
-        parameters = method.facts.get("parameters") or {}
-        backbone, extra = parameters.get("backbone"), parameters.get("training_only") or 0
-        row = (
+        one = measure_runs(method)
+        backbone, extra = one["parameters_backbone"], one["parameters_training_only"] or 0
+        rows.append((
             study.mark(method.label),
             write_number(backbone),
             write_number(None if backbone is None else backbone + extra),
-            write_number(count_method_flops(method)),
+            write_number(one["flops_per_step"]),
             write_times(divide_by_baseline(study, method, count_method_flops)),
             write_times(divide_by_baseline(study, method, cost_method_step)),
-            write_number(take_middle(run.facts.get("samples_per_second") for run in method.runs)),
-            write_number(take_greatest(run.facts.get("peak_memory_bytes") for run in method.runs), "B"),
-        )
-        rows.append(row)
+            write_number(one["images_per_second"]),
+            write_number(one["peak_memory_bytes"], "B"),
+        ))  # fmt: skip
     note = (
         "params: of the model that samples, training: with what only training needs; FLOPs: of a training "
         f"step; × FLOPs, × time: its FLOPs and {study.cost_rule} cost over the baseline's; images/s: median over "
@@ -203,33 +240,38 @@ def tabulate_sizes(study: Study) -> Table:
     return Table("Size and speed", header, tuple(rows), note)
 
 
+def divide_by_baseline(study: Study, method: Method, measure: Callable[[Method], float | None]) -> float | None:
+    one, other = measure(method), measure(study.baseline) if study.baseline else None
+    return one / other if one and other else None
+
+
 def tabulate_time(study: Study) -> Table:
     """Where the device-hours went, by the run's clocks, in seconds where they are few; "of train" are parts of the
     training loop."""
     runs = [run for method in study.methods for run in method.runs]
-    clocks = list(
-        dict.fromkeys((entry, name) for entry in CLOCKS for run in runs for name in run.facts.get(entry) or {})
-    )
-    hours = [
-        [
-            take_middle(run.points[-1].cost for run in method.runs if run.points),
-            *(take_middle(count_hours(run.facts, *clock) for run in method.runs) for clock in clocks),
-        ]
-        for method in study.methods
-    ]
+    clocks = list(dict.fromkeys((entry, name) for entry in CLOCKS for run in runs for name in run.facts[entry]))
+    hours = []
+    for method in study.methods:
+        by_clock = [take_middle(count_hours(run, *clock) for run in method.runs) for clock in clocks]
+        hours.append([take_middle(run.last_cost for run in method.runs), *by_clock])
     few = max((one for row in hours for one in row if one is not None), default=0.0) < 1
     scale, unit = (3600, "seconds") if few else (1, "hours")
     rows = [
         (study.mark(method.label), *(write_number(None if one is None else one * scale) for one in row))
         for method, row in zip(study.methods, hours, strict=True)
     ]
-    spent = [f"{one.label}: {one.facts['offline']}" for one in study.methods if one.facts.get("offline")]
+    spent = [f"{one.label}: {one.facts['offline']}" for one in study.methods if one.facts["offline"]]
     total = study.cost_name.replace("hours", unit)
-    note = f"total: {total} up to the last evaluation, as drawn; then device-{unit} by clock; median over seeds" + (
-        f"; offline work beside it: {'; '.join(spent)}" if spent else ""
-    )
+    note = f"total: {total} up to the last evaluation, as drawn; then device-{unit} by clock; median over seeds"
+    note += f"; offline work beside it: {'; '.join(spent)}" if spent else ""
     header = ("method", "total", *(f"{CLOCKS[entry]}{name}" for entry, name in clocks))
     return Table(f"Where the {unit} went", header, tuple(rows), note)
+
+
+def count_hours(run: Run, entry: str, clock: str) -> float | None:
+    """Device-hours of a clock."""
+    seconds, count = run.facts[entry].get(clock), run.facts["device"].get("count", 1)
+    return None if seconds is None else float(seconds) * (float(count) if is_number(count) else 1.0) / 3600
 
 
 def tabulate_interactions(study: Study) -> list[Table]:
@@ -267,9 +309,8 @@ def tabulate_sweeps(study: Study) -> list[Table]:
             for place, (point, value) in enumerate(zip(one.points, one.values, strict=True))
         )
         header = (*one.names, f"at {write_number(one.equal_cost)} {study.unit_name}", "")
-        few = max(value.count for value in one.values) < 2
         note = f"flat region: {one.describe_flat()}"
-        note += "; caution: one seed a value cannot tell their order from chance" if few else ""
+        note += "; caution: one seed a value cannot tell their order from chance" if one.few else ""
         tables.append(Table(f"Sweep of {one.plugins}: {name_metric(one.metric)}", header, rows, note))
     return tables
 
@@ -286,7 +327,6 @@ def write_csv(study: Study) -> str:
 
 def make_records(study: Study, result: Result, method: Method) -> list[dict[str, Any]]:
     one = result.outcomes[method.label]
-    parameters = method.facts.get("parameters") or {}
     shared = {
         "method": method.label,
         "plugins": "+".join(method.plugins),
@@ -303,32 +343,14 @@ def make_records(study: Study, result: Result, method: Method) -> list[dict[str,
         "gain_at_equal_cost": one.ratio,
         "permutation_chance": one.chance,
     }
-    after = {
-        "parameters_backbone": parameters.get("backbone"),
-        "parameters_training_only": parameters.get("training_only"),
-        "flops_per_step": count_method_flops(method),
-        "images_per_second": take_middle(run.facts.get("samples_per_second") for run in method.runs),
-        "peak_memory_bytes": take_greatest(run.facts.get("peak_memory_bytes") for run in method.runs),
-        "total_cost": take_middle(run.points[-1].cost for run in method.runs if run.points),
-    }
     rows = []
     for target, met, gain in zip(result.targets, one.reaches, one.speedups, strict=True):
         low, high = gain.interval if gain and gain.interval else (None, None)
         timed = {"target": target, "cost_bound": met.bound, "cost_to_target": met.cost}
         faster = {"speedup_bound": gain.bound if gain else None, "speedup": gain.ratio if gain else None}
-        rows.append({**shared, **timed, **faster, "speedup_low": low, "speedup_high": high, **after})
+        rows.append({**shared, **timed, **faster, "speedup_low": low, "speedup_high": high, **measure_runs(method)})
     return rows
 
 
 def split_spread(name: str, one: Spread | None) -> dict[str, float | None]:
     return {f"{name}_{part}": getattr(one, part) if one else None for part in ("mean", "low", "high")}
-
-
-def divide_by_baseline(study: Study, method: Method, measure: Callable[[Method], float | None]) -> float | None:
-    one, other = measure(method), measure(study.baseline) if study.baseline else None
-    return one / other if one and other else None
-
-
-def count_hours(facts: dict[str, Any], entry: str, clock: str) -> float | None:
-    seconds, count = (facts.get(entry) or {}).get(clock), (facts.get("device") or {}).get("count", 1)
-    return None if seconds is None else float(seconds) * (float(count) if is_number(count) else 1.0) / 3600

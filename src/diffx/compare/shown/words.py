@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from diffx.compare.design import Response, find_responses
-from diffx.compare.seeds import ENOUGH, find_least_chance
 from diffx.compare.shown.forecast import write_forecast
-from diffx.compare.study import Outcome, Result, Study, find_spaces, measure_fall
+from diffx.compare.study import Result, Study, find_spaces, measure_fall
 from diffx.curves.method import Method, name_together
 from diffx.curves.metric import name_metric
-from diffx.plain import join, write_number
+from diffx.curves.seeds import ENOUGH, find_least_chance
+from diffx.plain import group, join, write_number
 
 STEEP = 1.5  # a curve that falls so many times in a doubling has not flattened
 ENDINGS = {
@@ -61,16 +61,14 @@ def rank(result: Result, study: Study) -> str:
 
 def say_flat(one: Response) -> str:
     """Where a sweep is flat, and whether that region ends within it."""
-    swept = join(name.split(".")[-1] for name in one.names)
-    head = f"In {name_metric(one.metric)} the sweep of {one.plugins} over {swept} "
-    few = " (one seed a value, so chance is not excluded)" if max(value.count for value in one.values) < 2 else ""
+    head = f"In {name_metric(one.metric)} the sweep of {one.plugins} over {join(one.swept)} "
+    few = " (one seed a value, so chance is not excluded)" if one.few else ""
     if len(one.flat) == len(one.points):
         return f"{head}is flat: no value can be told from another{few}."
     edges = []
-    for place, name in enumerate(one.names):
-        inside, every = ([point[place] for point in points]
-                         for points in ([one.points[flat] for flat in one.flat], one.points))  # fmt: skip
-        edges += [f"{name.split('.')[-1]} {end(every):g}" for end in (min, max) if end(inside) == end(every)]
+    for name, every in zip(one.swept, zip(*one.points, strict=True), strict=True):
+        inside = [every[place] for place in one.flat]
+        edges += [f"{name} {end(every):g}" for end in (min, max) if end(inside) == end(every)]
     beyond = f"; it reaches the edge of the sweep ({', '.join(edges)}), beyond which nothing was run" if edges else ""
     return f"{head}is flat at {one.describe_flat()}{few}{beyond}."
 
@@ -79,42 +77,35 @@ def describe_response(one: Response, study: Study) -> str:
     """What a sweep shows: its best value, its worst, and the region as good as the best."""
     means = [value.mean for value in one.values]
     best, worst = means.index(min(means)), means.index(max(means))
-    names = [name.split(".")[-1] for name in one.names]
-    at = [
-        " ".join(f"{name} {number:g}" for name, number in zip(names, one.points[p], strict=True)) for p in (best, worst)
-    ]
-    few = max(value.count for value in one.values) < 2
+    at = [" ".join(f"{name} {number:g}" for name, number in zip(one.swept, one.points[place], strict=True))
+          for place in (best, worst)]  # fmt: skip
     flat = "no value can be told from another" if len(one.flat) == len(means) else f"as good: {one.describe_flat()}"
     return (
         f"Sweep of {one.plugins} in {name_metric(one.metric)} after {write_number(one.equal_cost)} {study.unit_name}: "
         f"{means[best]:.3g} at {at[0]} to {means[worst]:.3g} at {at[1]}; {flat}"
-        + (" (one seed a value: chance is not excluded)." if few else ".")
+        + (" (one seed a value: chance is not excluded)." if one.few else ".")
     )
 
 
 def conclude(study: Study, baseline: Method) -> str:
     """Who beats the baseline whichever feature space is asked, in one sentence."""
-    calls = {
-        method.label: [call_difference(result.outcomes[method.label], method, baseline) for result in study.results]
-        for method in study.others
-    }
+    calls = {one.label: {call_difference(result, one, baseline) for result in study.results} for one in study.others}
     where = count_spaces(study)
-    if all(result.outcomes[method.label].ratio is None for result in study.results for method in study.others):
+    if all(result.outcomes[label].ratio is None for result in study.results for label in calls):
         return "No method was measured at a cost at which the baseline was too, so none is compared at equal cost."
-    winners = [label for label, said in calls.items() if set(said) == {"better"}]
+    winners = [label for label, said in calls.items() if said == {"better"}]
     if winners:
         return f"At equal cost {join(winners)} beat{'s' if len(winners) == 1 else ''} {baseline.label} {where}."
-    if any(set(said) <= {"better", "untold better"} for said in calls.values()):
+    if any(said <= {"better", "untold better"} for said in calls.values()):
         return f"With so few seeds no method can be said to beat {baseline.label}."
     return f"At equal cost no method beats {baseline.label} {where}."
 
 
 def count_spaces(study: Study) -> str:
     """In how many feature spaces the study asked."""
-    count = len(find_spaces(study.methods, [result.metric for result in study.results]))
-    if count == 1:
-        return "in the one feature space measured"
-    return "in both feature spaces" if count == 2 else f"in all {count} feature spaces"
+    count = len(find_spaces(study))
+    few = {1: "in the one feature space measured", 2: "in both feature spaces"}
+    return few.get(count, f"in all {count} feature spaces")
 
 
 def say_cost(study: Study, result: Result) -> str:
@@ -127,7 +118,7 @@ def describe_metric(study: Study, result: Result, baseline: Method) -> str:
     compared = [method for method in study.others if result.outcomes[method.label].ratio is not None]
     if not compared:
         return head + "no method can be compared with the baseline there."
-    calls = {method.label: call_difference(result.outcomes[method.label], method, baseline) for method in compared}
+    calls = {method.label: call_difference(result, method, baseline) for method in compared}
     base = result.outcomes[baseline.label].equal
     parts = [f"{baseline.label} has {base.mean:.3g}" if base else baseline.label, *list_calls(result, calls)]
     if not {"better", "untold better"} & set(calls.values()):
@@ -137,31 +128,29 @@ def describe_metric(study: Study, result: Result, baseline: Method) -> str:
     return " ".join(part for part in said if part)
 
 
-def call_difference(outcome: Outcome, method: Method, baseline: Method) -> str:
+def call_difference(result: Result, method: Method, baseline: Method) -> str:
     """`better` or `worse` when the seeds allow to say so, else `within` their spread or `untold` with too few seeds."""
-    ratio = outcome.ratio or 1.0
+    outcome = result.outcomes[method.label]
+    side = "better" if (outcome.ratio or 1.0) > 1 else "worse"
     if outcome.chance is None or find_least_chance(len(baseline.runs), len(method.runs)) > ENOUGH + 1e-9:
-        return "untold better" if ratio > 1 else "untold worse"
-    if outcome.chance > ENOUGH + 1e-9:
-        return "within"
-    return "better" if ratio > 1 else "worse"
+        return f"untold {side}"
+    return "within" if outcome.chance > ENOUGH + 1e-9 else side
 
 
 def list_calls(result: Result, calls: dict[str, str]) -> list[str]:
     """A clause for every kind of call, with the methods and their values."""
     found = []
     for kind, (verb, ending) in ENDINGS.items():
-        equal = {label: result.outcomes[label].equal for label, said in calls.items() if said == kind}
-        listed = [f"{label} ({one.mean:.3g})" for label, one in equal.items() if one]
-        if listed:
-            several = len(listed) > 1 and verb == "is"
-            found.append(f"{join(listed)} {'are' if several else verb} {ending}")
+        listed = [f"{label} ({one.mean:.3g})" for label, said in calls.items()
+                  if said == kind and (one := result.outcomes[label].equal)]  # fmt: skip
+        verb = "are" if len(listed) > 1 and verb == "is" else verb
+        found += [f"{join(listed)} {verb} {ending}"] if listed else []
     return found
 
 
 def say_sooner(result: Result, baseline: Method, better: Sequence[str]) -> str:
     """How much sooner the better methods reached the baseline's final value."""
-    gains = [(label, result.outcomes[label].speedups[result.goal]) for label in better]
+    gains = [(label, result.at_goal(label)[1]) for label in better]
     bounds = {"=": "", ">": "more than ", "<": "less than "}
     listed = [f"{bounds[gain.bound]}{gain.ratio:.3g} times sooner by {label}" for label, gain in gains if gain]
     return f"What {baseline.label} ended with was reached {join(listed)}." if listed else ""
@@ -170,21 +159,13 @@ def say_sooner(result: Result, baseline: Method, better: Sequence[str]) -> str:
 def say_since(study: Study, result: Result, better: Sequence[str]) -> str:
     """From which budget on the order of the lines is what it is at equal cost."""
     assert study.baseline is not None
-    turned: dict[str, list[str]] = {}
+    base, turned = study.baseline.label, {}
     for label, one in result.outcomes.items():
-        seen = [crossing for crossing in one.crossings if crossing.x <= result.equal_cost]
-        if seen:
-            side = "below" if seen[-1].below else "above"
-            turned.setdefault(f"{side} {study.baseline.label} only from {write_number(seen[-1].x)} on", []).append(
-                label
-            )
-    crossed = {label for labels in turned.values() for label in labels}
-    always = [label for label in better if label not in crossed]
-    turned |= {f"below {study.baseline.label} at every budget measured": always} if always else {}
-    said = [
-        f"{name_together(study.methods, labels)} {'is' if len(labels) == 1 else 'are'} {where}"
-        for where, labels in turned.items()
-    ]
+        for last in [crossing for crossing in one.crossings if crossing.x <= result.equal_cost][-1:]:
+            turned[label] = f"{'below' if last.below else 'above'} {base} only from {write_number(last.x)} on"
+    turned |= {label: f"below {base} at every budget measured" for label in better if label not in turned}
+    said = [f"{name_together(study.methods, labels)} {'is' if len(labels) == 1 else 'are'} {where}"
+            for where, labels in group(turned.items()).items()]  # fmt: skip
     return f"Of the lines, {'; '.join(said)}." if said else ""
 
 
@@ -217,15 +198,12 @@ def name_disagreement(study: Study) -> str:
 
 def count_diverged(study: Study) -> list[str]:
     """A sentence on every method that lost seeds."""
+    others = "its values are those of the others, which flatters it, and "
     return [
-        f"{method.diverged} of {len(method.runs)} seeds of {method.label} diverged: "
-        + (
-            "its values are those of the others, which flatters it, and later targets count as not reached."
-            if method.diverged < len(method.runs)
-            else "later targets count as not reached."
-        )
-        for method in study.methods
-        if method.diverged
+        f"{one.diverged} of {len(one.runs)} seeds of {one.label} diverged: "
+        f"{others if one.diverged < len(one.runs) else ''}later targets count as not reached."
+        for one in study.methods
+        if one.diverged
     ]
 
 

@@ -4,18 +4,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 
-from diffx.compare.seeds import Speedup
 from diffx.compare.shown.cell import write_bound, write_interval
-from diffx.compare.shown.pictures.colours import BASELINE, choose_looks, darken
-from diffx.compare.shown.pictures.figure import STYLE, set_ticks
 from diffx.compare.shown.pictures.panel import LONGEST, LONGEST_ON_PAGE, write_label
+from diffx.compare.shown.pictures.style import BASELINE, choose_looks, darken, in_style, set_ticks
 from diffx.compare.study import Result, Study
 from diffx.curves.metric import name_metric
+from diffx.curves.seeds import Speedup
 from diffx.plain import NONE, write_number
 
 ROW = 0.27  # inches a method
@@ -38,6 +36,7 @@ def draw_answer_alone(study: Study, result: Result) -> Figure:
     return draw_panels(study, [result], NARROW, LONGEST_ON_PAGE, dpi=72)
 
 
+@in_style
 def draw_panels(study: Study, results: Sequence[Result], wide: float, longest: int, dpi: int) -> Figure:
     first = study.results[0]
     labels = sorted((one.label for one in study.others), key=lambda label: rank(first, label))
@@ -45,34 +44,33 @@ def draw_panels(study: Study, results: Sequence[Result], wide: float, longest: i
     factors, count = 1.35, len(results)
     width = names + count * (wide + factors) + 0.1
     height = ROW * len(labels) + 1.2
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), dpi=dpi)
-        axes = figure.subplots(1, count, squeeze=False).flatten()
-        figure.subplots_adjust(left=names / width, right=1 - factors / width, wspace=factors / wide,
-                               bottom=0.55 / height, top=1 - 0.55 / height)  # fmt: skip
-        for place, (axis, result) in enumerate(zip(axes, results, strict=True)):
-            draw_panel(axis, study, result, labels)
-            names_shown = [write_label(study, label, longest) for label in labels] if place == 0 else []
-            axis.set_yticks(range(len(labels)), names_shown)
+    figure = Figure(figsize=(width, height), dpi=dpi)
+    axes = figure.subplots(1, count, squeeze=False).flatten()
+    figure.subplots_adjust(left=names / width, right=1 - factors / width, wspace=factors / wide,
+                           bottom=0.55 / height, top=1 - 0.55 / height)  # fmt: skip
+    for axis, result in zip(axes, results, strict=True):
+        draw_panel(axis, study, result, labels)
+        axis.set_yticks(range(len(labels)), [])
+    axes[0].set_yticks(range(len(labels)), [write_label(study, label, longest) for label in labels])
     return figure
 
 
 def rank(result: Result, label: str) -> tuple[bool, float]:
     """Methods that met the goal in the order of their costs, then those that did not."""
-    met = result.outcomes[label].reaches[result.goal]
+    met, _ = result.at_goal(label)
     return met.bound == ">", met.cost
 
 
 def draw_panel(axis: Axes, study: Study, result: Result, labels: list[str]) -> None:
     """One metric: the baseline as a line across, each method's cost with the interval of its speed-up."""
     assert study.baseline is not None
-    start = result.outcomes[study.baseline.label].reaches[result.goal]
+    start, _ = result.at_goal(study.baseline.label)
     base = start.cost
     looks = choose_looks(study.methods, study.baseline)
     axis.set_xscale("log")
     ends = [base]
     for row, label in enumerate(labels):
-        met, gain = result.outcomes[label].reaches[result.goal], result.outcomes[label].speedups[result.goal]
+        met, gain = result.at_goal(label)
         colour = looks[label]["color"]
         low, high = find_whisker(base, met.cost, gain)
         ends += [met.cost, *(end for end in (low, high) if 0 < end < math.inf)]

@@ -4,39 +4,22 @@ import math
 import textwrap
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from scipy.optimize import isotonic_regression
 
-from diffx.compare.shown.pictures.colours import BASELINE, darken
-from diffx.compare.shown.pictures.panel import Fan, Panel, Trace, look_ahead, make_panel
+from diffx.compare.shown.pictures.panel import Panel, Trace, look_ahead, make_panel
 from diffx.compare.shown.pictures.placing import Name, place_texts
+from diffx.compare.shown.pictures.style import BASELINE, PANEL, darken, draw_grid, in_style, set_ticks, write_heading
 from diffx.compare.study import Study
 from diffx.curves.metric import pick_alignments
-from diffx.plain import write_number
-from diffx.store.whole_file import replaced
 
 FAR = 5.0  # what real images score is drawn as a line when the best value is within this factor of it
-PANEL = (3.5, 2.95)  # inches, without what stands around it
-SMALL = (2.0, 1.95)  # the same on the page, where letters are then as large beside a panel as a telephone needs them
+SMALL = (2.0, 1.95)  # inches of a panel on the page: letters are then as large beside it as a telephone needs them
 GAP = 10.5  # points between names right of a panel
 CROWDED = 20.0  # points between rings, with less of which their factors stand behind the names
-STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "text.parse_math": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "diffx",
-}
 
 
 def draw(study: Study, caption: str, ahead: bool = False) -> Figure:
@@ -47,46 +30,39 @@ def draw(study: Study, caption: str, ahead: bool = False) -> Figure:
     return draw_panels(panels, caption)
 
 
-def draw_alignment(study: Study, caption: str) -> Figure | None:
-    """Agreement with prompts against the axis of the study; None where no run was measured so."""
-    panels = [make_panel(study, metric) for metric in pick_alignments(study.points.metrics())]
-    return draw_panels(panels, caption) if panels else None
+def draw_alignment(study: Study, caption: str) -> Figure:
+    """Agreement with prompts against the axis of the study, where it was measured."""
+    return draw_panels([make_panel(study, metric) for metric in pick_alignments(study.points.metrics())], caption)
 
 
-def draw_panels(panels: Sequence[Panel], caption: str) -> Figure:
+@in_style
+def draw_panels(
+    panels: Sequence[Panel], caption: str, size: tuple[float, float] = PANEL, scale: str = "log", dpi: int = 200
+) -> Figure:
     """Two panels in a row, with the caption below them."""
     columns = min(len(panels), 2)
     rows = math.ceil(len(panels) / columns)
     aside = measure_aside(panels)
-    width = columns * (PANEL[0] + aside) + 0.55 * columns
+    width = columns * (size[0] + aside) + 0.55 * columns
     text = textwrap.fill(caption, int(18.2 * width))
     below = 0.135 * (text.count("\n") + 1) + 0.15 if text else 0.0
-    height = PANEL[1] * rows + 0.85 * (rows - 1) + 0.45 + 0.5 + below
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), dpi=200)
-        axes = figure.subplots(rows, columns, squeeze=False).flatten()
-        for spare in axes[len(panels) :]:
-            spare.remove()
-        figure.subplots_adjust(left=0.55 / width, right=1 - aside / width, wspace=(aside + 0.55) / PANEL[0],
-                               bottom=(below + 0.5) / height, top=1 - 0.45 / height,
-                               hspace=0.85 / PANEL[1])  # fmt: skip
-        for axis, panel in zip(axes, panels, strict=False):
-            draw_panel(axis, panel)
-        figure.text(0.1 / width, 0.08 / height, text, fontsize=7, color="#444444", va="bottom", linespacing=1.3)
+    height = size[1] * rows + 0.85 * (rows - 1) + 0.45 + 0.5 + below
+    figure = Figure(figsize=(width, height), dpi=dpi)
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for spare in axes[len(panels) :]:
+        spare.remove()
+    figure.subplots_adjust(left=0.55 / width, right=1 - aside / width, wspace=(aside + 0.55) / size[0],
+                           bottom=(below + 0.5) / height, top=1 - 0.45 / height, hspace=0.85 / size[1])  # fmt: skip
+    for axis, panel in zip(axes, panels, strict=False):
+        draw_panel(axis, panel, scale)
+    figure.text(0.1 / width, 0.08 / height, text, fontsize=7, color="#444444", va="bottom", linespacing=1.3)
     return figure
 
 
 def draw_alone(panel: Panel, scale: str) -> Figure:
     """One small panel as a figure of its own, at 72 dots an inch: the units of an SVG."""
-    aside = measure_aside([panel])
-    wide, high = SMALL[0], max(SMALL[1], GAP * len(panel.traces) / 72)
-    width, height = 0.55 + wide + aside, 0.45 + high + 0.5
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), dpi=72)
-        axis = figure.subplots()
-        figure.subplots_adjust(left=0.55 / width, right=1 - aside / width, bottom=0.5 / height, top=1 - 0.45 / height)
-        draw_panel(axis, panel, scale)
-    return figure
+    size = SMALL[0], max(SMALL[1], GAP * len(panel.traces) / 72)
+    return draw_panels([panel], "", size, scale, dpi=72)
 
 
 def measure_aside(panels: Sequence[Panel]) -> float:
@@ -96,28 +72,26 @@ def measure_aside(panels: Sequence[Panel]) -> float:
     return 0.32 + 0.066 * letters
 
 
-def draw_panel(axis: Axes, panel: Panel, scale: str = "log") -> None:
+def draw_panel(axis: Axes, panel: Panel, scale: str) -> None:
     """Curves, seed bands, the floor, the baseline's final value and where each method meets it, and all names."""
-    axis.set_title(panel.title, loc="left", fontsize=10, fontweight="bold", pad=14)
-    axis.text(0, 1.02, panel.subtitle, transform=axis.transAxes, fontsize=7.5, color="#666666")
+    write_heading(axis, panel.title, panel.subtitle)
     positive = not panel.share and all(trace.line.low.max() > 0 for trace in panel.traces.values())
     axis.set(xscale=scale, yscale=scale if positive else "linear")
     axis.set_xlabel(panel.xlabel, gid="xlabel")
-    axis.grid(True, which="major", color="#E6E6E6", linewidth=0.6)
-    axis.set_axisbelow(True)
+    draw_grid(axis)
     for place, trace in panel.traces.items():
         draw_trace(axis, trace, f"curve-{place}")
     for place, fan in panel.fans.items():
-        draw_fan(axis, fan, panel.traces[place].look["color"])
-    xs = [
-        x
-        for trace in panel.traces.values()
-        for x in (trace.line.x[0], trace.line.x[-1], *(lost.x[-1] for lost in trace.lost))
-    ] + [float(fan.x[-1]) for fan in panel.fans.values()]
+        colour = panel.traces[place].look["color"]
+        for low, high in fan.bands:  # without a line, since none was measured
+            axis.fill_between(fan.x, low, high, color=colour, alpha=0.14, linewidth=0, zorder=1)
+    xs = [float(fan.x[-1]) for fan in panel.fans.values()]
+    for trace in panel.traces.values():
+        xs += [trace.line.x[0], trace.line.x[-1], *(lost.x[-1] for lost in trace.lost)]
     if scale == "log":
         axis.set_xlim(min(xs) * 0.93, max([max(xs) * 1.04, *(mark.x * 1.9 for mark in panel.marks)]))
-    lowest = min(float(trace.line.mean.min()) for trace in panel.traces.values())
-    lowest = min([lowest, *(float(fan.bands[0][0].min()) for fan in panel.fans.values())])
+    drawn = [*(trace.line.mean for trace in panel.traces.values()), *(fan.bands[0][0] for fan in panel.fans.values())]
+    lowest = min(float(values.min()) for values in drawn)
     floor = panel.floor if is_near(axis, panel, lowest) else None
     if floor is not None:
         axis.axhline(floor, color="#888888", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
@@ -162,12 +136,6 @@ def draw_trace(axis: Axes, trace: Trace, gid: str) -> None:
     for met in trace.crossings:
         axis.plot([met.x], [met.y], "s", markersize=4.2, markerfacecolor="white", markeredgewidth=1.1,
                   markeredgecolor=colour, zorder=5, gid=f"{gid}-crossing")  # fmt: skip
-
-
-def draw_fan(axis: Axes, fan: Fan, colour: str) -> None:
-    """A forecast: two bands without a line, since no line was measured."""
-    for low, high in fan.bands:
-        axis.fill_between(fan.x, low, high, color=colour, alpha=0.14, linewidth=0, zorder=1)
 
 
 def draw_rings(axis: Axes, panel: Panel, goal: float) -> None:
@@ -248,38 +216,3 @@ def to_axes(axis: Axes, x: float, y: float) -> np.ndarray:
     """A point in fractions of the panel."""
     axis.get_xlim(), axis.get_ylim()  # settles the limits, which positions depend on
     return axis.transAxes.inverted().transform(axis.transData.transform((x, y)))
-
-
-DIGITS = ((2.5, (1.0,)), (0.8, (1.0, 2.0, 5.0)), (0.0, (1.0, 2.0, 3.0, 5.0, 7.0)))  # from so many decades on
-
-
-def set_ticks(axis: Axes) -> None:
-    """Plain numbers on both log axes, with more of them when the range is short: side by side they need more room."""
-    inches = (axis.bbox.width / axis.figure.dpi, axis.bbox.height / axis.figure.dpi)
-    for side, limits, usual, shortest, size, room in (
-        (axis.xaxis, axis.get_xlim(), PANEL[0], 0.35, inches[0], 0.6),
-        (axis.yaxis, axis.get_ylim(), PANEL[1], 0.8, inches[1], 0.35),
-    ):
-        if side.get_scale() != "log":
-            continue
-        decades = math.log10(limits[1] / limits[0])
-        shown = decades / min(size / usual, 1.0)  # what the same letters make of it on a smaller panel
-        digits = next(digits for least, digits in DIGITS if shown > least)
-        inside = [d for d in digits for k in range(-30, 30) if limits[0] <= d * 10.0**k <= limits[1]]
-        if shown > shortest and len(inside) > 1:
-            side.set_major_locator(LogLocator(base=10, subs=digits, numticks=12))
-        else:
-            side.set_major_locator(MaxNLocator(max(2, int(size / room)), steps=[1, 2, 5, 10]))
-        side.set_major_formatter(FuncFormatter(lambda value, _: write_number(value)))
-        side.set_minor_formatter(NullFormatter())
-
-
-def save(figure: Figure, folder: Path, name: str, suffixes: Sequence[str] = ("png", "svg")) -> list[Path]:
-    """Writes NAME.png and NAME.svg, each complete or not at all."""
-    written = []
-    for suffix in suffixes:
-        path = folder / f"{name}.{suffix}"
-        with replaced(path) as temporary, matplotlib.rc_context(STYLE):
-            figure.savefig(temporary, format=suffix, metadata={"Date": None} if suffix == "svg" else None)
-        written.append(path)
-    return written

@@ -7,11 +7,10 @@ import numpy as np
 
 from diffx.compare.card import MARK
 from diffx.compare.lines import Crossing, Line, pool
-from diffx.compare.seeds import Speedup
 from diffx.compare.shown.cell import write_interval
-from diffx.compare.shown.pictures.colours import choose_looks
+from diffx.compare.shown.pictures.style import choose_looks
 from diffx.compare.shown.published import Mark, place_published
-from diffx.compare.study import Result, Study, find_floor
+from diffx.compare.study import Result, Study
 from diffx.curves.metric import find_network, name_metric, pick_alignments
 from diffx.plain import shorten
 from diffx.run.distances import pick_distances
@@ -86,61 +85,57 @@ def write_label(study: Study, label: str, longest: int = LONGEST) -> str:
 def make_panel(study: Study, metric: str, longest: int = LONGEST) -> Panel:
     """The panel of a metric in a study as it is counted, with names of at most so many letters; what is no distance
     has a line alone."""
-    result = next((one for one in study.results if one.metric == metric), None)
-    networks = study.methods[0].facts.get("feature_networks") or []
-    network = find_network(metric, networks) if pick_distances([metric]) else None
-    features = f"{network.get('training', '')} features of {network['name']}".strip() if network else ""
-    if pick_distances([metric]):
-        subtitle = f"{features or 'feature network not named'} · lower is better"
-    elif pick_alignments([metric]):
-        subtitle = "agreement of samples with their prompts · higher is better"
-    else:
-        subtitle = "no distance to real images"
+    result = study.result(metric)
     base = study.baseline if result else None
+    met = result.at_goal(base.label)[0] if result and base else None
     return Panel(
         title=name_metric(metric),
-        subtitle=subtitle,
+        subtitle=describe_ruler(study, metric),
         xlabel=study.unit_name if study.axis != "cost" else f"{study.unit_name} of training",
         traces=make_traces(study, metric, result, longest),
-        floor=find_floor(study.methods, metric),
+        floor=study.floor(metric),
         goal=result.targets[result.goal] if result and base else None,
         goal_name=f"{base.label}'s final {result.targets[result.goal]:.3g}" if result and base else "",
-        start=find_start(result, base.label) if result and base else None,
+        start=met.cost if met and met.bound == "=" else None,
         marks=tuple(place_published(study, metric)),
         rises=bool(pick_alignments([metric])),
         share=metric.startswith("align_"),
     )
 
 
+def describe_ruler(study: Study, metric: str) -> str:
+    """What a metric measures, and which way is better."""
+    if pick_alignments([metric]):
+        return "agreement of samples with their prompts · higher is better"
+    if not pick_distances([metric]):
+        return "no distance to real images"
+    network = find_network(metric, study.networks)
+    features = f"{network.get('training', '')} features of {network['name']}".strip() if network else ""
+    return f"{features or 'feature network not named'} · lower is better"
+
+
 def look_ahead(panel: Panel, study: Study, metric: str) -> Panel:
     """The panel with the forecasts as fans, and without rings, which belong to what was measured."""
-    by_label = {one.label: one for one in study.forecasts if one.metric == metric}
-    fans = {
-        place: Fan(one.costs, tuple((one.read(low), one.read(1 - low)) for low in FAN))
-        for place, method in enumerate(study.methods)
-        if (one := by_label.get(method.label)) is not None and place in panel.traces
-    }
+    labels, ahead = [method.label for method in study.methods], study.forecast(metric)
+    known = {place: ahead[labels[place]] for place in panel.traces if labels[place] in ahead}
+    fans = {place: Fan(one.costs, tuple((one.read(low), one.read(1 - low)) for low in FAN))
+            for place, one in known.items()}  # fmt: skip
     bare = {place: replace(trace, ring=None, crossings=()) for place, trace in panel.traces.items()}
     return replace(panel, traces=bare, fans=fans, goal=None, goal_name="", marks=())
-
-
-def find_start(result: Result, label: str) -> float | None:
-    met = result.outcomes[label].reaches[result.goal]
-    return met.cost if met.bound == "=" else None
 
 
 def make_traces(study: Study, metric: str, result: Result | None, longest: int) -> dict[int, Trace]:
     looks = choose_looks(study.methods, study.baseline)
     traces = {}
     for place, method in enumerate(study.methods):
-        curves = study.points.curves(method.label, metric, study.axis)
+        curves = study.curves(method.label, metric)
         if not curves:
             continue
         lost = [curves[run.seed] for run in method.runs if run.diverged and run.seed in curves]
         traces[place] = Trace(
             name=write_label(study, method.label, longest),
             look=looks[method.label],
-            line=pool(list(study.points.curves(method.label, metric, study.axis, sound=True).values())),
+            line=pool(list(study.curves(method.label, metric, sound=True).values())),
             ring=make_ring(result, method.label) if result else None,
             crossings=result.outcomes[method.label].crossings if result else (),
             lost=tuple(pool([curve]) for curve in lost),
@@ -150,14 +145,9 @@ def make_traces(study: Study, metric: str, result: Result | None, longest: int) 
 
 def make_ring(result: Result, label: str) -> Ring | None:
     """None for the baseline, and for a method that did not meet its final value."""
-    outcome = result.outcomes[label]
-    met, gain = outcome.reaches[result.goal], outcome.speedups[result.goal]
+    met, gain = result.at_goal(label)
     if gain is None or met.bound == ">":
         return None
     bound = met.bound == "<"
-    return Ring(met.cost, ("> " if bound else "") + write_factor(gain), write_interval(gain.interval), bound)
-
-
-def write_factor(gain: Speedup) -> str:
-    """A speed-up as its ring shows it: 7.5×, 21×."""
-    return f"{gain.ratio:.1f}×" if gain.ratio < 9.95 else f"{gain.ratio:.0f}×"
+    factor = f"{gain.ratio:.1f}×" if gain.ratio < 9.95 else f"{gain.ratio:.0f}×"
+    return Ring(met.cost, f"> {factor}" if bound else factor, write_interval(gain.interval), bound)

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from diffx.compare.shown.pictures.figure import STYLE
 from diffx.compare.shown.pictures.panel import write_label
+from diffx.compare.shown.pictures.style import in_style
 from diffx.compare.study import Study
 from diffx.curves.method import Method
 from diffx.curves.read import Run, read_bytes
@@ -40,6 +39,7 @@ Rows = dict[str, list[Shown | None]]
 """By method."""
 
 
+@in_style
 def draw_samples(study: Study, rows: Rows) -> Figure:
     """A row a method, a column a share of equal cost. `rows`: what `list_rows` found, which is something."""
     filled = [place for place in range(len(SHARES)) if any(row[place] for row in rows.values())]
@@ -47,24 +47,23 @@ def draw_samples(study: Study, rows: Rows) -> Figure:
     below = LINE * len(prompts) + 0.05
     names = 0.2 + 0.062 * max(len(write_label(study, label)) for label in rows)
     tall = SIDE * DOWN / ACROSS + 0.2
-    with matplotlib.rc_context(STYLE):
-        width, height = names + len(filled) * (SIDE + 0.1) + 0.1, len(rows) * tall + 0.3 + below
-        figure = Figure(figsize=(width, height), dpi=150)
-        axes = figure.subplots(len(rows), len(filled), squeeze=False)
-        figure.subplots_adjust(left=names / width, right=1 - 0.1 / width, bottom=below / height,
-                               top=1 - 0.4 / height, wspace=0.05, hspace=0.3)  # fmt: skip
-        for line, (label, row) in zip(axes, rows.items(), strict=True):
-            for axis, place in zip(line, filled, strict=True):
-                axis.set_axis_off()
-                if (one := row[place]) is not None:
-                    axis.imshow(one.pixels, interpolation="nearest")
-                    axis.set_title(f"{write_number(one.cost)} {study.unit_name}", fontsize=6.5, pad=2)
-            line[0].text(-0.06, 0.5, write_label(study, label), transform=line[0].transAxes, ha="right", va="center",
-                         fontsize=8)  # fmt: skip
-        if prompts:
-            listed = "\n".join(f"{place}. {words}" for place, words in enumerate(prompts, start=1))
-            figure.text(0.1 / width, 0.04 / height, listed, fontsize=6, color="#444444", va="bottom")
-        figure.text(0.1 / width, 1 - 0.17 / height, say_samples(prompts), fontsize=7, color="#444444")
+    width, height = names + len(filled) * (SIDE + 0.1) + 0.1, len(rows) * tall + 0.3 + below
+    figure = Figure(figsize=(width, height), dpi=150)
+    axes = figure.subplots(len(rows), len(filled), squeeze=False)
+    figure.subplots_adjust(left=names / width, right=1 - 0.1 / width, bottom=below / height,
+                           top=1 - 0.4 / height, wspace=0.05, hspace=0.3)  # fmt: skip
+    for line, (label, row) in zip(axes, rows.items(), strict=True):
+        for axis, place in zip(line, filled, strict=True):
+            axis.set_axis_off()
+            if (one := row[place]) is not None:
+                axis.imshow(one.pixels, interpolation="nearest")
+                axis.set_title(f"{write_number(one.cost)} {study.unit_name}", fontsize=6.5, pad=2)
+        line[0].text(-0.06, 0.5, write_label(study, label), transform=line[0].transAxes, ha="right", va="center",
+                     fontsize=8)  # fmt: skip
+    if prompts:
+        listed = "\n".join(f"{place}. {words}" for place, words in enumerate(prompts, start=1))
+        figure.text(0.1 / width, 0.04 / height, listed, fontsize=6, color="#444444", va="bottom")
+    figure.text(0.1 / width, 1 - 0.17 / height, say_samples(prompts), fontsize=7, color="#444444")
     return figure
 
 

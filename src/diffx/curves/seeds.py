@@ -117,14 +117,19 @@ def permute(one: Sequence[float], other: Sequence[float], slack: float = 0.0) ->
     pooled = np.array([*one, *other], dtype=float)
     pooled = np.log(pooled) if pooled.min() > 0 else pooled
     size = len(one)
+    sums = sum_splits(pooled, size)
+    gaps = np.abs(sums / size - (pooled.sum() - sums) / (len(pooled) - size))
+    seen = abs(pooled[:size].mean() - pooled[size:].mean()) - slack
+    return float(np.mean(gaps >= seen - 1e-12))
+
+
+def sum_splits(pooled: np.ndarray, size: int) -> np.ndarray:
+    """The sums of `size` of the values, for every way to pick them, or for SPLITS random ways where there are more."""
     if math.comb(len(pooled), size) <= SPLITS:
         picks = np.array(list(itertools.combinations(range(len(pooled)), size)))
     else:
         picks = np.random.default_rng(0).permuted(np.tile(np.arange(len(pooled)), (SPLITS, 1)), axis=1)[:, :size]
-    sums = pooled[picks].sum(axis=1)
-    gaps = np.abs(sums / size - (pooled.sum() - sums) / (len(pooled) - size))
-    seen = abs(pooled[:size].mean() - pooled[size:].mean()) - slack
-    return float(np.mean(gaps >= seen - 1e-12))
+    return pooled[picks].sum(axis=1)
 
 
 def find_least_chance(one: int, other: int) -> float:
