@@ -51,7 +51,7 @@ class Score:
 
 def list_groups(studies: Iterable[Path]) -> Iterator[Group]:
     for folder in studies:
-        study = make_study([folder])
+        study = make_study([folder], mixed=True)  # each method is forecast from its own curve
         for result in study.results:
             curves = {m.label: list(study.points.curves(m.label, result.metric, sound=True).values())
                       for m in study.methods}  # fmt: skip
