@@ -171,5 +171,5 @@ def test_no_held_out_images_are_refused_with_the_command(root):
 
 def test_latents_that_are_missing_are_to_be_prepared_with_the_autoencoder_of_the_experiment(tmp_path):
     settings = compose_config(["+experiment=rae2_xl", f"data.source.root={tmp_path}"])
-    with pytest.raises(DiffxError, match=r"diffx\.prepare latents .* --autoencoder rae2_dinov3_l`"):
+    with pytest.raises(DiffxError, match=r"diffx\.prepare latents .* --autoencoder rae2_dinov3_l --flip`"):
         make(settings.data.source)
