@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from made_runs import falling, line, write_run
 
@@ -204,6 +204,7 @@ def test_damage_anywhere_in_a_run_never_stops_the_comparison(root: Path, name: s
 
 @fuzzed
 @given(st.sampled_from(FACTS + MORE), VALUE)
+@example("cost", [])
 def test_a_fact_of_another_kind_never_stops_the_comparison(root: Path, name: str, value: object):
     write_run(root, "plain")
     edit(write_run(root, "repa"), **{name: value})

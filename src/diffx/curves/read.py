@@ -347,7 +347,7 @@ SHAPES: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(LISTS, lambda value: isinstance(value, list) and all(isinstance(one, dict) for one in value)),
     **dict.fromkeys(("samples_per_second", "peak_memory_bytes"), is_finite),
     "reference": lambda value: isinstance(value, dict) and is_numbers(value.get("floor") or {}),
-    "cost": lambda value: value in UNITS,
+    "cost": lambda value: isinstance(value, str) and value in UNITS,
     "diverged_at": lambda value: isinstance(value, int) and 0 <= value < STEPS,
 }
 EMPTY: dict[str, Any] = {**{name: {} for name in (*NUMBERS, *MAPPINGS, "reference")}, **{name: [] for name in LISTS}}
