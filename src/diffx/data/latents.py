@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffx.backbone import Text
-from diffx.data.remote_shards import RemoteShards, open_rows
-from diffx.data.shards import Shards, join, verify_command
+from diffx.data.remote_shards import open_rows
+from diffx.data.shards import Rows, join, verify_command
 from diffx.data.stream import Joined, Stream
 from diffx.data.text_rows import EncodedCaptions
 from diffx.errors import DiffxError
@@ -243,7 +243,7 @@ class Latents:
             out[chosen] = part.read(place[chosen])
         return out
 
-    def _open(self, folder: str) -> list[Shards | RemoteShards]:
+    def _open(self, folder: str) -> list[Rows]:
         return [open_rows(self.root / f"{folder}{side}", self._how_to(folder)) for side in self._sides]
 
     def _how_to(self, folder: str) -> str:
@@ -261,7 +261,7 @@ class Latents:
             else f"{images}, then {latents}"
         )
 
-    def _join(self, what: str, shards: Shards | RemoteShards) -> Joined:
+    def _join(self, what: str, shards: Rows) -> Joined:
         """Rows of the samples in `shards`. Raises DiffxError naming the first sample that has none."""
         rows = join(self._keys, shards.index()[0])
         if (missing := np.flatnonzero(rows < 0)).size:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffx.data.shards import FORMAT, Shards, note_checksum, note_file, npy_header, open_shards, shard_file
+from diffx.data.shards import FORMAT, Rows, note_checksum, note_file, npy_header, open_shards, shard_file
 from diffx.errors import DiffxError
 from diffx.store import cache
 from diffx.store.digest import digest
@@ -20,39 +20,19 @@ AT_ONCE, PIECE = 2**28, 2**23  # bytes that are asked for together, and of one r
 NOTES = 64  # small files that are asked for together
 
 
-class RemoteShards:
-    """The finished shards of one folder behind a URL, read as `Shards` are; open one with `open_rows`.
+class RemoteShards(Rows):
+    """Behind a URL, where neighbours come in one range of bytes; open one with `open_rows`.
 
     Keys, labels and checksums of all rows are read once and kept in diffx's cache folder (`index`).
     """
 
+    folder: RemotePath
+
     def __init__(self, folder: RemotePath, manifest: dict[str, Any]) -> None:
-        self.folder, self.manifest = folder, manifest
-        self._counts = [shard["samples"] for shard in manifest["shards"]]
-        self._starts = np.concatenate([[0], np.cumsum(self._counts, dtype=np.int64)])
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one row."""
-        return tuple(self.manifest["shape"])
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return np.dtype(self.manifest["dtype"])
-
-    @property
-    def row_bytes(self) -> int:
-        return int(np.prod(self.shape)) * self.dtype.itemsize
+        super().__init__(manifest)
+        self.folder = folder
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """The rows (B, ...) as a new array, in the order asked for. Neighbours come in one range of bytes.
-
-        Raises:
-            DiffxError: the storage does not give them, or one is not what was prepared.
-        """
         out = np.empty((len(rows), *self.shape), self.dtype)
         places = np.argsort(rows, kind="stable")
         step = max(1, AT_ONCE // self.row_bytes)
@@ -61,17 +41,16 @@ class RemoteShards:
         return out
 
     def index(self) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:
-        """Keys (N,) as UTF-8 bytes and labels (N,) of all rows, in order."""
         return self._index["keys"], self._index["labels"]
 
     def _read_into(self, out: NDArray[Any], rows: NDArray[np.int64], places: NDArray[np.int64]) -> None:
         """Put rows[places], which rise, at these places of `out`."""
         wanted = rows[places]
-        shards = np.searchsorted(self._starts, wanted, side="right") - 1
+        shards, own = self.locate(wanted)
         ends = np.flatnonzero((np.diff(wanted) != 1) | (np.diff(shards) != 0)) + 1
         pieces = np.arange(0, len(wanted), max(1, PIECE // self.row_bytes))[1:]
         runs = np.split(np.arange(len(wanted)), np.union1d(ends, pieces))
-        ranges = [self._range(int(shards[run[0]]), int(wanted[run[0]]), len(run)) for run in runs]
+        ranges = [self._range(int(shards[run[0]]), int(own[run[0]]), len(run)) for run in runs]
         whole = out.reshape(len(out), -1).view(np.uint8)
         for run, content in zip(runs, self.folder.read_ranges(ranges), strict=True):
             for i, row in zip(run, np.frombuffer(content, np.uint8).reshape(len(run), -1), strict=True):
@@ -79,13 +58,14 @@ class RemoteShards:
                 whole[places[i]] = row
 
     def _range(self, shard: int, row: int, count: int) -> Range:
-        header = len(npy_header(self._counts[shard], self.shape, self.dtype))
-        start = header + (row - int(self._starts[shard])) * self.row_bytes
+        """Of `count` rows of a shard, from this one of its own on."""
+        header = len(npy_header(self.manifest["shards"][shard]["samples"], self.shape, self.dtype))
+        start = header + row * self.row_bytes
         return Range(shard_file(shard), start, start + count * self.row_bytes)
 
     def _check(self, row: int, content: NDArray[np.uint8]) -> None:
         if zlib.crc32(content.data) != self._index["crc32"][row]:
-            shard = int(np.searchsorted(self._starts, row, side="right")) - 1
+            shard = int(self.locate(np.array(row))[0])
             key = self._index["keys"][row].decode()
             raise DiffxError(
                 f"{self.folder / shard_file(shard)} is not what was prepared: {key} has another checksum; it was "
@@ -113,7 +93,7 @@ class RemoteShards:
 
     def _notes(self) -> Iterator[dict[str, Any]]:
         """What stands beside the shards, one after the other."""
-        names = [note_file(shard) for shard in range(len(self._counts))]
+        names = [note_file(shard) for shard in range(len(self.manifest["shards"]))]
         for start in range(0, len(names), NOTES):
             some = names[start : start + NOTES]
             for shard, content in enumerate(self.folder.read_many(some), start):
@@ -130,7 +110,7 @@ class RemoteShards:
                 yield note
 
 
-def open_rows(folder: Path | RemotePath, prepare: str) -> Shards | RemoteShards:
+def open_rows(folder: Path | RemotePath, prepare: str) -> Rows:
     """The shards in `folder`, wherever it is. `prepare` is the command that makes them on this machine.
 
     Raises:

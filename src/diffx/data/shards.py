@@ -14,8 +14,8 @@ import io
 import json
 import os
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,24 +29,22 @@ from diffx.store.whole_file import write_text
 FORMAT = 1
 
 
-@dataclass
-class Shards:
-    """The finished shards of one folder on this machine, memory-mapped when first read; safe to fork, and pickled
-    without the maps. Behind a URL they are diffx.data.remote_shards.RemoteShards.
+class Rows(ABC):
+    """The rows of the finished shards of one folder, wherever it is.
 
-    folder, manifest: where, and what manifest.json says. Open one with `open_shards`.
+    folder, manifest: where, and what manifest.json says. starts: the row that each shard begins with, and how many
+    there are in all.
     """
 
-    folder: Path
-    manifest: dict[str, Any]
-    _maps: dict[int, NDArray[Any]] = field(default_factory=dict, repr=False)
+    folder: Path | RemotePath
 
-    def __post_init__(self) -> None:
-        counts = [shard["samples"] for shard in self.manifest["shards"]]
-        self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    def __init__(self, manifest: dict[str, Any]) -> None:
+        self.manifest = manifest
+        counts = [shard["samples"] for shard in manifest["shards"]]
+        self.starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return int(self.starts[-1])
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -57,11 +55,39 @@ class Shards:
     def dtype(self) -> np.dtype[Any]:
         return np.dtype(self.manifest["dtype"])
 
+    @property
+    def row_bytes(self) -> int:
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def locate(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The shards (B,) that hold these rows, and their places there."""
+        shards = np.searchsorted(self.starts, rows, side="right") - 1
+        return shards, rows - self.starts[shards]
+
+    @abstractmethod
     def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """The rows (B, ...) as a new array, in the order asked for."""
+        """The rows (B, ...) as a new array, in the order asked for. Raises DiffxError where one cannot be had."""
+
+    @abstractmethod
+    def index(self) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:
+        """Keys (N,) as UTF-8 bytes and labels (N,) of all rows, in order."""
+
+
+class Shards(Rows):
+    """On this machine: memory-mapped when first read; safe to fork, and pickled without the maps. Open one with
+    `open_shards`. Behind a URL they are diffx.data.remote_shards.RemoteShards."""
+
+    folder: Path
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        super().__init__(manifest)
+        self.folder = folder
+        self._maps: dict[int, NDArray[Any]] = {}
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         out = np.empty((len(rows), *self.shape), self.dtype)
-        shards = np.searchsorted(self._starts, rows, side="right") - 1
-        for place, (shard, row) in enumerate(zip(shards.tolist(), (rows - self._starts[shards]).tolist(), strict=True)):
+        shards, places = self.locate(rows)
+        for place, (shard, row) in enumerate(zip(shards.tolist(), places.tolist(), strict=True)):
             rows_of = self._maps.get(shard)
             out[place] = (self._map(shard) if rows_of is None else rows_of)[row]
         return out
@@ -81,7 +107,6 @@ class Shards:
         return self._maps.setdefault(shard, mapped)
 
     def index(self) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:
-        """Keys (N,) as UTF-8 bytes and labels (N,) of all rows, in order."""
         keys: list[bytes] = []
         labels: list[int] = []
         for shard in range(len(self.manifest["shards"])):

@@ -24,8 +24,7 @@ from torch import Tensor
 
 from diffx import ranks
 from diffx.data.batches import StepBatches
-from diffx.data.remote_shards import RemoteShards
-from diffx.data.shards import Shards
+from diffx.data.shards import Rows
 from diffx.errors import DiffxError
 from diffx.store.bounded import GB, BoundedFolder
 from diffx.store.digest import digest
@@ -43,14 +42,10 @@ class Joined:
         shards: the folder. rows: of each sample, as `join` found them. kept: where rows behind a URL are kept.
     """
 
-    def __init__(self, shards: Shards | RemoteShards, rows: NDArray[np.int64], kept: BoundedFolder | None) -> None:
+    def __init__(self, shards: Rows, rows: NDArray[np.int64], kept: BoundedFolder | None) -> None:
         self.shards, self.rows, self.kept = shards, rows, kept
         of = {"folder": str(shards.folder), "checksum": shards.manifest.get("checksum"), "rows": zlib.crc32(rows.data)}
         self._name = f"{shards.folder.name}-{digest(of)}"
-
-    @property
-    def row_bytes(self) -> int:
-        return int(np.prod(self.shards.shape)) * self.shards.dtype.itemsize
 
     def read(self, place: NDArray[np.int64]) -> NDArray[np.generic]:
         """Rows of the samples at these places: from kept groups, and what of them is not there from the URL."""
@@ -61,7 +56,7 @@ class Joined:
         missing: list[int] = []
         for group in np.unique(groups).tolist():
             chosen = np.flatnonzero(groups == group).tolist()
-            parts = [(int(place[i]) % GROUP * self.row_bytes, whole[i].data) for i in chosen]
+            parts = [(int(place[i]) % GROUP * self.shards.row_bytes, whole[i].data) for i in chosen]
             if not self.kept.read_into(f"{self._name}-{group}", parts):
                 missing += chosen
         if missing:
@@ -72,7 +67,7 @@ class Joined:
         """Keep the rows of a group. Raises DiffxError as `RemoteShards.read` and `BoundedFolder.fill` do."""
         assert self.kept is not None
         rows = self.rows[group * GROUP : (group + 1) * GROUP]
-        self.kept.fill(f"{self._name}-{group}", len(rows) * self.row_bytes, lambda: self._bytes(rows))
+        self.kept.fill(f"{self._name}-{group}", len(rows) * self.shards.row_bytes, lambda: self._bytes(rows))
 
     def use(self, group: int) -> None:
         """Have the rows of a group count as used, if they are kept."""
@@ -147,7 +142,7 @@ class Stream:
     def bytes_at_once(self) -> int:
         """That have to be kept at once: of two windows, or of all samples where those are less."""
         groups = min(self._windows_held * -(-len(self._sizes) // self._count), len(self._sizes))
-        return groups * GROUP * sum(part.row_bytes for part in self.sides[0])
+        return groups * GROUP * sum(part.shards.row_bytes for part in self.sides[0])
 
     @property
     def fetched(self) -> int:
@@ -175,7 +170,7 @@ class Stream:
     def fetching(self, window: Window) -> "Fetching":
         """Begin to fetch a window. Ranks begin at different groups, so that those of one node share the work."""
         work = self._parts(np.roll(window.groups, -len(window.groups) * ranks.rank() // ranks.world()))
-        largest = max(part.row_bytes for side in self.sides for part in side) * GROUP
+        largest = max(part.shards.row_bytes for side in self.sides for part in side) * GROUP
         return Fetching(work, max(1, min(THREADS, IN_FLIGHT // largest)))
 
     def use(self, window: Window) -> None:
