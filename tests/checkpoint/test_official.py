@@ -13,8 +13,11 @@ from diffx import backbone as backbones
 from diffx.backbone import DiT
 from diffx.checkpoint import export_model, import_file, open_backbone
 from diffx.checkpoint.architecture import check_layout
-from diffx.checkpoint.folder import read_model
-from diffx.checkpoint.official import from_official, to_official, turn_time
+from diffx.checkpoint.folder import Imported, read_model, write_model
+from diffx.checkpoint.imported import settings_of_model
+from diffx.checkpoint.layouts import LAYOUTS
+from diffx.checkpoint.official import Weights, from_official, to_official, turn_time
+from diffx.config.compose import compose_config
 from diffx.errors import DiffxError
 from diffx_plugins.mdt import MDT
 from diffx_plugins.repa import REPA
@@ -298,3 +301,25 @@ def test_the_weights_of_a_run_are_exported_in_an_official_layout(sit, tmp_path):
     assert load_file(tmp_path / "repa.safetensors").keys() == load_file(model / "backbone.safetensors").keys()
     with pytest.raises(DiffxError, match="neither an imported model"):
         export_model(tmp_path, "repa", tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize(
+    ("family", "size", "data"),
+    [
+        ("dit", 32, "imagenet256"),
+        ("dit", 64, "imagenet512"),
+        ("jit", 256, "imagenet256"),
+        ("jit", 512, "imagenet512"),
+        ("lightningdit", 16, "imagenet256"),
+        ("lightningdit", 32, "imagenet512"),
+    ],
+)
+def test_an_imported_network_is_measured_on_images_as_large_as_its_own(tmp_path, family, size, data):
+    """Latents of 32 are images of 256 pixels by SD-VAE, and of 512 by VA-VAE."""
+    layout = LAYOUTS[family]
+    settings = {"in_channels": layout.latents["in_channels"], "input_size": size}
+    nothing = Weights({"x": torch.zeros(1)}, {}, {})
+    model = Imported(nothing, layout.backbone, settings, dict(layout.objective), {"family": family})
+    write_model(model, tmp_path / "model")
+    metrics = settings_of_model(tmp_path / "model").eval.metrics
+    assert metrics == compose_config([f"data={data}", "eval=curve"]).eval.metrics

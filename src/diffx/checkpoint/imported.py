@@ -12,6 +12,7 @@ from diffx.config.compose import compose_config
 from diffx.config.settings import Settings, TextSettings
 from diffx.config.target import Node
 from diffx.errors import DiffxError
+from diffx.frozen.autoencoder import SPECS as AUTOENCODERS
 
 SAMPLERS = {"diffx.objective.DDPM": "ancestral", "diffx.objective.EDM": "edm"}
 SD_VAE = "stabilityai/sd-vae-ft-ema"
@@ -76,7 +77,7 @@ def settings_of_model(
     objective = dict(model.objective)
     target = str(objective.pop("_target_"))
     size, channels = model.settings["input_size"], model.settings["in_channels"]
-    chosen = [f"data={data or ('imagenet512' if size in (64, 512) else 'imagenet256')}", "eval=curve"]
+    chosen = [f"data={data or _imagenet_of(model, decoder)}", "eval=curve"]
     if target in SAMPLERS:
         chosen += [f"sampler={SAMPLERS[target]}"]
     if target == "diffx.objective.EDM":
@@ -152,16 +153,32 @@ def _with_readers(settings: Settings, name: str, text: TextShape, readers: Reade
     return replace(settings, data=changed)
 
 
-def _without_data(settings: Settings, model: Imported, decoder: str | None) -> Settings:
-    """The settings with an autoencoder in place of prepared latents."""
-    size, channels = model.settings["input_size"], model.settings["in_channels"]
-    classes = model.settings.get("num_classes", 0)
-    name = decoder or DECODERS.get(str(model.source.get("family")), SD_VAE if channels == 4 else None)
+def _decoder_of(model: Imported, typed: str | None) -> str:
+    """What decodes the network's latents: what was typed, else what is known of its family."""
+    channels = model.settings["in_channels"]
+    name = typed or DECODERS.get(str(model.source.get("family")), SD_VAE if channels == 4 else None)
     if name is None:
         raise DiffxError(
             f"This network makes latents of {channels} channels, which the autoencoder that it was trained with "
             "decodes; type --decoder and its name (conf/autoencoder) or folder."
         )
+    return name
+
+
+def _imagenet_of(model: Imported, decoder: str | None) -> str:
+    """The data set whose images are as large as the network's. An autoencoder that is not known without its files is
+    taken to have SD-VAE's stride."""
+    name = _decoder_of(model, decoder)
+    known = {spec.source: spec for spec in AUTOENCODERS.values()} | AUTOENCODERS
+    stride = known[name].stride if name in known else None
+    return "imagenet512" if model.settings["input_size"] * (stride or 8) == 512 else "imagenet256"
+
+
+def _without_data(settings: Settings, model: Imported, decoder: str | None) -> Settings:
+    """The settings with an autoencoder in place of prepared latents."""
+    name = _decoder_of(model, decoder)
+    size, channels = model.settings["input_size"], model.settings["in_channels"]
+    classes = model.settings.get("num_classes", 0)
     space = {"decoder": name, "shape": [channels, size, size], "num_classes": classes}
     changed = replace(
         settings.data,
