@@ -212,6 +212,18 @@ def test_a_discriminator_judges_patches():
     assert PatchDiscriminator(3, 16, 2)(torch.zeros(2, 3, 32, 32)).shape == (2, 1, 6, 6)
 
 
+def test_a_fresh_discriminator_begins_as_the_authors():
+    """Weights of convolutions N(0, 0.02²), scales of BatchNorm N(1, 0.02²); its shifts are zero."""
+    torch.manual_seed(0)
+    for layer in PatchDiscriminator(3).main:
+        if isinstance(layer, torch.nn.Conv2d):
+            assert layer.weight.std().item() == pytest.approx(0.02, rel=0.1)
+        elif isinstance(layer, torch.nn.BatchNorm2d):
+            assert layer.weight.std().item() == pytest.approx(0.02, rel=0.2)
+            assert layer.weight.mean().item() == pytest.approx(1, abs=0.01)
+            assert not layer.bias.any()
+
+
 def test_a_discriminators_file_that_is_not_there_or_another_networks_is_refused(tmp_path):
     with pytest.raises(DiffxError, match=r"d\.pt does not exist; type the file, or null"):
         PatchDiscriminator(3, 8, 2).load(tmp_path / "d.pt")

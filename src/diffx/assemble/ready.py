@@ -19,6 +19,7 @@ from diffx.config.settings import Settings
 from diffx.config.target import make, target_of
 from diffx.curves.prune import check_pruning
 from diffx.data import Data, StepBatches
+from diffx.data.stream import stream_of
 from diffx.errors import DiffxError
 from diffx.frozen.autoencoder import SPECS as AUTOENCODERS
 from diffx.processes.devices import check_devices, cost_unit, pick_device
@@ -52,7 +53,7 @@ def look(settings: Settings) -> Ready:
     _check_autoencoder(settings, data)
     _check_shape(settings, sketch, data)
     find_services(data.provide(sketch.plan.needs, sketch.backbone.side))
-    if stream := getattr(data, "stream", None):
+    if stream := stream_of(data):
         stream.check_room(settings.batch_size)
     data.decode(torch.zeros(1, *data.shape))  # a decoder without weights must refuse now, not at the first evaluation
     metrics = settings.eval.metrics

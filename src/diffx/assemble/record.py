@@ -12,6 +12,7 @@ from diffx.assemble.parts import Parts
 from diffx.assemble.services import encoder_names
 from diffx.config.settings import Settings
 from diffx.data.prompts import prompts_of
+from diffx.data.stream import stream_of
 from diffx.frozen.encoder import encoder_spec
 from diffx.processes.devices import cost_unit
 from diffx.run.name import short_hash
@@ -80,7 +81,7 @@ def _offline(parts: Parts) -> dict[str, dict[str, float]]:
 
 def _streamed_from(parts: Parts) -> str | None:
     """The URL of the data, which holds no secrets; None where they are here."""
-    stream = getattr(parts.data, "stream", None)
+    stream = stream_of(parts.data)
     return stream.source if stream and stream.is_remote else None
 
 

@@ -222,6 +222,11 @@ class Stream:
         return places * self._count // len(places)
 
 
+def stream_of(data: object) -> Stream | None:
+    """How a data set comes in windows; None where any order will do, as in memory."""
+    return getattr(data, "stream", None)
+
+
 @dataclass(frozen=True)
 class Ahead:
     """Batches of a stream. The next window is fetched beside the training, from `lag` batches after the current one

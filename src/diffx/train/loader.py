@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from diffx import ranks
 from diffx.config.settings import Settings
 from diffx.data import Data, StepBatches
+from diffx.data.stream import stream_of
 from diffx.train.clock import Meter
 
 PREFETCHED = 2  # batches that each worker has read or is reading
@@ -60,7 +61,7 @@ def _ignore_signals(worker: int) -> None:
 def make_loader(settings: Settings, data: Data, start: int, meter: Meter) -> Iterable[Any]:
     """Batches from step `start` on, without an end: the steps and the budget say when to stop."""
     world, parts = ranks.world(), settings.trainer.accumulate
-    stream, workers = getattr(data, "stream", None), settings.data.workers
+    stream, workers = stream_of(data), settings.data.workers
     order = stream.order if stream else None
     sampler: Iterable[Tensor]
     sampler = StepBatches(len(data), settings.batch_size, settings.seed, start, ranks.rank(), world, parts, order)

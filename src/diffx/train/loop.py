@@ -23,6 +23,7 @@ from diffx.config.parse import tree_of, yaml_of
 from diffx.config.settings import LearningRateSettings, Settings
 from diffx.config.target import make
 from diffx.curves.prune import Pruning
+from diffx.data.stream import stream_of
 from diffx.errors import DiffxError, Diverged, Stopped
 from diffx.evaluation.evaluation import Evaluation
 from diffx.processes.arithmetic import set_tf32
@@ -227,7 +228,7 @@ def _train(settings: Settings, run: RunDir, parts: Parts, fit: Fit, logger: Sink
 
 def _fetched(parts: Parts, run: RunDir) -> float | None:
     """GB that all ranks have fetched of a data set behind a URL, with what run.json has of before; None: it is here."""
-    stream = getattr(parts.data, "stream", None)
+    stream = stream_of(parts.data)
     if stream is None or not stream.is_remote:
         return None
     return sum(ranks.everyones(stream.fetched)) / GB + run.read_record().get("fetched_gb", 0.0)
